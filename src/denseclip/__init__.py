@@ -1,0 +1,1 @@
+"""CLIP made dense: masks for any words."""

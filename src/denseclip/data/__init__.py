@@ -1,0 +1,1 @@
+"""Pictures, data sets and sticker scenes."""

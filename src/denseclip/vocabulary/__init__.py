@@ -1,0 +1,1 @@
+"""Class sets, prompts, ontologies and class embeddings."""
