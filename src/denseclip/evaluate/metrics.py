@@ -1,0 +1,157 @@
+"""Pixel counts and the figures made from them (maskclip section e)."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from denseclip.errors import UserError
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Means over a group of classes, as fractions; nan where no class of the group occurs.
+
+    `miou` and `macc` are means over the classes that occur; `pacc` is the group's correct pixels over its
+    pixels.
+    """
+
+    miou: float
+    pacc: float
+    macc: float
+
+
+class ConfusionMatrix:
+    """Counts of (true class, predicted class) over pixels, exact and independent of batching and order.
+
+    `matrix` is int64 (K, K) on `device`: rows are the truth, columns the prediction. With `per_image` the
+    intersection, union and size of every class are also kept for every image, for `paired_bootstrap`.
+    """
+
+    def __init__(
+        self, num_classes: int, device: torch.device | str = "cpu", *, per_image: bool = False
+    ) -> None:
+        assert num_classes > 0
+        self.num_classes = num_classes
+        self.matrix = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
+        self._per_image: list[Tensor] | None = [] if per_image else None
+
+    def update(self, prediction: Tensor, target: Tensor, ignore_index: int = 255) -> None:
+        """Count a batch.
+
+        prediction, target: integer ids, (N, H, W) or (H, W), of equal shape. Pixels whose target is
+        `ignore_index` are not counted, whatever is predicted there.
+        Raises UserError if any other id lies outside 0..K-1.
+        """
+        assert prediction.shape == target.shape
+        images = len(target) if target.ndim == 3 and self._per_image is not None else 1
+        truth = target.to(self.matrix.device, torch.int64).reshape(images, -1)  # (N or 1, pixels)
+        guess = prediction.to(self.matrix.device, torch.int64).reshape(images, -1)
+        ignored = truth == ignore_index
+        self._check(truth, ignored, "mask")
+        self._check(guess, ignored, "prediction")
+        cells = self.num_classes**2
+        index = (truth * self.num_classes + guess).masked_fill(ignored, cells)
+        if images > 1:
+            index += torch.arange(images, device=index.device)[:, None] * (cells + 1)
+        counts = torch.bincount(index.flatten(), minlength=images * (cells + 1)).view(images, cells + 1)
+        counts = counts[:, :cells].reshape(images, self.num_classes, self.num_classes)  # the ignored fall off
+        self.matrix += counts.sum(0)
+        if self._per_image is not None:
+            self._per_image.append(_areas(counts).cpu())
+
+    def _check(self, ids: Tensor, ignored: Tensor, what: str) -> None:
+        wrong = ((ids < 0) | (ids >= self.num_classes)) & ~ignored
+        if wrong.any():
+            raise UserError(
+                f"{what} has class id {int(ids[wrong][0])}, but only 0..{self.num_classes - 1} are declared: "
+                "declare the class, or mark those pixels as ignored"
+            )
+
+    def merge(self, other: "ConfusionMatrix") -> None:
+        """Add the counts of another matrix over the same classes (its images follow this one's)."""
+        assert self.num_classes == other.num_classes
+        assert (self._per_image is None) == (other._per_image is None)
+        self.matrix += other.matrix.to(self.matrix.device)
+        if self._per_image is not None and other._per_image is not None:
+            self._per_image.extend(other._per_image)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything needed to go on counting later: tensors on the CPU."""
+        state = {"matrix": self.matrix.cpu().clone()}
+        return state if self._per_image is None else state | {"per_image": self.per_image}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Continue from `state_dict()`; raises UserError if it counts other classes or lacks the images."""
+        keys = {"matrix"} if self._per_image is None else {"matrix", "per_image"}
+        if state.keys() != keys or state["matrix"].shape != self.matrix.shape:
+            raise UserError(
+                f"the saved counts do not fit this evaluation of {self.num_classes} classes: "
+                "remove them and start the evaluation again"
+            )
+        self.matrix.copy_(state["matrix"])
+        if self._per_image is not None:
+            self._per_image = [state["per_image"]]
+
+    @property
+    def per_image(self) -> Tensor:
+        """int64 (images, K, 3) in the order of `update`: intersection, union and truth of every class."""
+        assert self._per_image is not None, "made without per_image=True"
+        if not self._per_image:
+            return torch.zeros(0, self.num_classes, 3, dtype=torch.int64)
+        return torch.cat(self._per_image)
+
+    def iou(self) -> Tensor:
+        """Intersection over union: float64 (K,) on the CPU, nan for a class neither true nor predicted."""
+        intersection, union, _ = _areas(self.matrix[None])[0].cpu().double().unbind(-1)
+        return intersection / union
+
+    def accuracy(self) -> Tensor:
+        """Correct over true pixels: float64 (K,) on the CPU, nan for a class that is never true."""
+        intersection, _, truth = _areas(self.matrix[None])[0].cpu().double().unbind(-1)
+        return intersection / truth
+
+    def precision(self) -> Tensor:
+        """Correct over predicted pixels: float64 (K,) on the CPU, nan for a class never predicted."""
+        return (self.matrix.diagonal().double() / self.matrix.sum(0)).cpu()
+
+    def summary(self, classes: Sequence[int] | None = None) -> Summary:
+        """Means over `classes` (indices; all if None) of the one joint prediction."""
+        chosen = (
+            torch.arange(self.num_classes) if classes is None else torch.tensor(classes, dtype=torch.int64)
+        )
+        correct, truth = self.matrix.diagonal().cpu()[chosen].sum(), self.matrix.sum(1).cpu()[chosen].sum()
+        return Summary(
+            miou=float(self.iou()[chosen].nanmean()),
+            pacc=float(correct.double() / truth),
+            macc=float(self.accuracy()[chosen].nanmean()),
+        )
+
+    def report(self, seen: Sequence[int], unseen: Sequence[int]) -> dict[str, Any]:
+        """Summaries of `all`, `seen` and `unseen` (present where the group has classes) and `hiou`."""
+        groups = {"seen": seen, "unseen": unseen} if seen and unseen else {}
+        found: dict[str, Any] = {"all": self.summary()} | {k: self.summary(v) for k, v in groups.items()}
+        if groups:
+            found["hiou"] = harmonic_mean(found["seen"].miou, found["unseen"].miou)
+        return found
+
+
+def _areas(counts: Tensor) -> Tensor:
+    """(N, K, K) counts -> (N, K, 3): intersection, union and truth of every class."""
+    intersection = counts.diagonal(dim1=1, dim2=2)
+    truth, guess = counts.sum(2), counts.sum(1)  # (N, K)
+    return torch.stack([intersection, truth + guess - intersection, truth], dim=-1)
+
+
+def harmonic_mean(seen: float, unseen: float) -> float:
+    """2SU/(S+U): hIoU of the two groups' mIoU; 0 if both are 0, nan if either is nan."""
+    total = seen + unseen
+    return 0.0 if total == 0 else 2 * seen * unseen / total
+
+
+def percent(fraction: float, digits: int = 2) -> float:
+    """Percent with the papers' two decimals; nan stays nan."""
+    return fraction if math.isnan(fraction) else round(fraction * 100, digits)
