@@ -1,0 +1,18 @@
+"""Sticker scenes: pictures composed on the fly from sprites and textures, with masks, boxes and captions."""
+
+from denseclip.data.stickers.captions import describe, short_captions
+from denseclip.data.stickers.scenes import Scene, SceneRecipe, Thing, render
+from denseclip.data.stickers.sprites import COLOURS, sprite_names
+from denseclip.data.stickers.textures import TEXTURES
+
+__all__ = [
+    "COLOURS",
+    "TEXTURES",
+    "Scene",
+    "SceneRecipe",
+    "Thing",
+    "describe",
+    "render",
+    "short_captions",
+    "sprite_names",
+]

@@ -1,0 +1,39 @@
+"""Captions of sticker scenes: one sentence for the whole picture, and short ones for each part."""
+
+import numpy as np
+
+from denseclip.data.stickers.scenes import Scene
+
+WHOLE = (
+    "a photo of {}.",
+    "a picture of {}.",
+    "{}",
+    "an image with {}.",
+    "there is {} in the scene.",
+    "this is {}.",
+    "a rendering of {}.",
+    "a good photo of {}.",
+)
+MIN_VISIBLE = 0.4  # a thing that is mostly hidden is not mentioned
+
+
+def mentioned(scene: Scene) -> list[str]:
+    """Phrases of the things that can be seen, each once, nearest (last drawn) first."""
+    return list(dict.fromkeys(t.phrase for t in reversed(scene.things) if t.visible >= MIN_VISIBLE))
+
+
+def describe(scene: Scene, rng: np.random.Generator) -> str:
+    """A sentence such as "a photo of a cat and a red car on grass."."""
+    things = mentioned(scene)
+    rng.shuffle(things)
+    articles = ("a", "the")
+    nouns = [f"{articles[int(rng.random() < 0.2)]} {thing}" for thing in things]
+    text = " and ".join([", ".join(nouns[:-1]), nouns[-1]] if len(nouns) > 1 else nouns)
+    if scene.stuff:
+        text = f"{text} on {' and '.join(scene.stuff)}" if text else " and ".join(scene.stuff)
+    return WHOLE[int(rng.integers(len(WHOLE)))].format(text or "nothing")
+
+
+def short_captions(scene: Scene) -> list[str]:
+    """The words of each visible part, things with their colour and textures: "red car", "grass"."""
+    return [*mentioned(scene), *scene.stuff]

@@ -1,0 +1,196 @@
+"""Composing a sticker scene: textures behind, sprites in front, with labels, instances and boxes."""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cache
+
+import cv2
+import numpy as np
+
+from denseclip.data.stickers.sprites import COLOURS, RECOLOURABLE, SIDE, pyramid, sprite_names
+from denseclip.data.stickers.textures import TEXTURES, patch
+
+
+@dataclass(frozen=True)
+class SceneRecipe:
+    """What a family of scenes looks like. Sizes are fractions of the picture's side.
+
+    `things` and `stuff` restrict the words; empty means all sprites (a common one with probability
+    `common`) and all textures. `colours` is how often a recolourable sprite gets a colour word.
+    """
+
+    things: tuple[str, ...] = ()
+    stuff: tuple[str, ...] = ()
+    count: tuple[int, int] = (2, 6)
+    scale: tuple[float, float] = (0.16, 0.6)
+    common: float = 0.75
+    colours: float = 0.4
+    tilt: float = 25.0
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One sprite: box (x0, y0, x1, y1) of its visible pixels, end exclusive; visible share in 0..1."""
+
+    name: str
+    colour: str | None
+    box: tuple[int, int, int, int]
+    visible: float
+
+    @property
+    def phrase(self) -> str:
+        """Name with its colour word, such as "red car"."""
+        return f"{self.colour} {self.name}" if self.colour else self.name
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A picture and everything known about it.
+
+    `image` (S, S, 3) uint8 RGB; `names` class names, textures first; `labels` (S, S) uint8 indices into
+    `names`; `instances` (S, S) uint8, 0 for stuff and i + 1 for `things[i]`; `stuff` the visible textures.
+    """
+
+    image: np.ndarray
+    names: tuple[str, ...]
+    labels: np.ndarray
+    instances: np.ndarray
+    things: tuple[Thing, ...]
+    stuff: tuple[str, ...]
+
+
+def scene_rng(split: str, index: int) -> np.random.Generator:
+    """The random stream of one scene: the same on every machine, another for every (split, index)."""
+    digest = hashlib.sha256(f"{split}/{index}".encode()).digest()
+    return np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "little")))
+
+
+def render(split: str, index: int, recipe: SceneRecipe | None = None, side: int = 128) -> Scene:
+    """Compose scene `index` of `split` as a picture of `side` x `side` pixels.
+
+    The layout depends on (split, index, recipe) only: another `side` gives the same scene, larger.
+    """
+    recipe = recipe or SceneRecipe()
+    rng = scene_rng(split, index)
+    image, stuff_map, stuff = _background(rng, recipe, side)  # (S, S, 3) float32, (S, S) uint8
+    instances = np.zeros((side, side), np.uint8)
+    count = int(rng.integers(recipe.count[0], recipe.count[1] + 1))
+    drawn = [_draw(rng, recipe, image, instances, i + 1) for i in range(count)]
+    things = tuple(_measure(drawn, instances))
+    names = tuple(dict.fromkeys((*stuff, *(thing.name for thing in things))))
+    lookup = np.array([0, *(names.index(thing.name) for thing in things)], np.uint8)
+    behind = np.bincount(stuff_map[instances == 0], minlength=len(stuff)) if stuff else np.zeros(0)
+    return Scene(
+        image=_light(rng, image),
+        names=names,
+        labels=np.where(instances > 0, lookup[instances], stuff_map),
+        instances=instances,
+        things=things,
+        stuff=tuple(name for name, pixels in zip(stuff, behind, strict=True) if pixels > side * side / 50),
+    )
+
+
+@cache
+def _mesh(side: int) -> tuple[np.ndarray, np.ndarray]:
+    axis = (np.arange(side, dtype=np.float32) + 0.5) / side
+    return np.meshgrid(axis, axis, indexing="ij")[0], np.meshgrid(axis, axis, indexing="ij")[1]
+
+
+def _background(
+    rng: np.random.Generator, recipe: SceneRecipe, side: int
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """One to three textures, parted by wavy lines."""
+    pool = recipe.stuff or TEXTURES
+    count = min(len(pool), int(rng.choice([1, 2, 3], p=[0.3, 0.5, 0.2])))
+    stuff = tuple(pool[int(i)] for i in rng.choice(len(pool), count, replace=False))
+    image = patch(stuff[0], rng, side)
+    stuff_map = np.zeros((side, side), np.uint8)
+    angle = 0.0 if rng.random() < 0.6 else float(rng.uniform(0, 2 * np.pi))
+    y, x = _mesh(side)
+    across = (y - 0.5) * np.cos(angle) + (x - 0.5) * np.sin(angle)
+    along = (x - 0.5) * np.cos(angle) - (y - 0.5) * np.sin(angle)
+    offset = float(rng.uniform(-0.2, 0.1))
+    for i in range(1, count):
+        wave = 0.04 * np.sin(along * float(rng.uniform(4, 14)) + float(rng.uniform(0, 6.28)))
+        beyond = (across + wave > offset).astype(np.uint8)
+        cv2.copyTo(patch(stuff[i], rng, side), beyond, image)
+        stuff_map[beyond > 0] = i
+        offset += float(rng.uniform(0.2, 0.35))
+    return image.astype(np.float32), stuff_map, stuff
+
+
+def _choose(rng: np.random.Generator, recipe: SceneRecipe) -> tuple[str, str | None]:
+    pool = recipe.things or sprite_names(common=bool(rng.random() < recipe.common))
+    name = pool[int(rng.integers(len(pool)))]
+    colour = list(COLOURS)[int(rng.integers(len(COLOURS)))]
+    return name, colour if name in RECOLOURABLE and rng.random() < recipe.colours else None
+
+
+def _draw(
+    rng: np.random.Generator, recipe: SceneRecipe, image: np.ndarray, instances: np.ndarray, number: int
+) -> tuple[str, str | None, int]:
+    """Paste one sprite in place; returns its name, colour and the pixels that it covers."""
+    side = image.shape[0]
+    name, colour = _choose(rng, recipe)
+    low, high = np.log(recipe.scale)
+    size = float(np.exp(rng.uniform(low, high))) * side
+    reach = 0.5 * size / side * 0.7  # a sprite may leave the picture by a little
+    centre = (rng.uniform(reach, 1 - reach, 2) if reach < 0.5 else np.full(2, 0.5)) * side
+    angle = float(np.clip(rng.normal(0, recipe.tilt / 2), -recipe.tilt, recipe.tilt))
+    mirror = -1.0 if rng.random() < 0.5 else 1.0
+    gain = np.float32([*np.exp(rng.normal(0, 0.04, 3) + rng.normal(0, 0.12)), 1.0])
+    levels = pyramid(name, colour)
+    source = levels[int(np.clip(np.floor(np.log2(SIDE / size + 1e-9)), 0, len(levels) - 1))]
+    scale = size / source.shape[0]
+    cos, sin = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
+    half = int(np.ceil(size * (cos + abs(sin)) / 2)) + 1
+    x0, y0 = max(0, int(centre[0]) - half), max(0, int(centre[1]) - half)
+    x1, y1 = min(side, int(centre[0]) + half), min(side, int(centre[1]) + half)
+    turn = np.array([[cos * mirror, -sin], [sin * mirror, cos]]) * scale
+    shift = centre - (x0, y0) - turn @ np.full(2, source.shape[0] / 2 - 0.5)
+    sprite = cv2.warpAffine(
+        source, np.column_stack([turn, shift]), (x1 - x0, y1 - y0), flags=cv2.INTER_LINEAR
+    )
+    sprite *= gain  # (h, w, 4) float32, premultiplied
+    alpha = sprite[..., 3:] / 255.0
+    spot = image[y0:y1, x0:x1]
+    spot *= 1 - alpha
+    spot += sprite[..., :3]
+    covered = alpha[..., 0] > 0.5
+    instances[y0:y1, x0:x1][covered] = number
+    return name, colour, int(np.count_nonzero(covered))
+
+
+def _measure(drawn: list[tuple[str, str | None, int]], instances: np.ndarray) -> list[Thing]:
+    things = []
+    for i, (name, colour, covered) in enumerate(drawn):
+        mask = instances == i + 1
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        if len(rows):
+            box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
+        else:
+            box = (0, 0, 0, 0)
+        things.append(Thing(name, colour, box, np.count_nonzero(mask) / max(covered, 1)))
+    return things
+
+
+@cache
+def _grain() -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((1024, 1024, 3), dtype=np.float32)
+
+
+def _light(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
+    """Light from one side, over- or under-exposure, a little grain; (S, S, 3) float32 -> uint8."""
+    side = image.shape[0]
+    y, x = _mesh(side)
+    angle, strength = float(rng.uniform(0, 6.28)), float(rng.uniform(0, 0.3))
+    exposure = float(np.exp(rng.normal(0, 0.08)))
+    shade = exposure * (1 + strength * ((y - 0.5) * np.cos(angle) + (x - 0.5) * np.sin(angle)))
+    image *= shade[..., None].astype(np.float32)
+    top, left = (rng.random(2) * max(1, 1024 - side)).astype(int)
+    grain = (
+        np.resize(_grain(), (side, side, 3))
+        if side > 1024
+        else _grain()[top : top + side, left : left + side]
+    )
+    return cv2.add(image, grain * np.float32(rng.uniform(0, 5)), dtype=cv2.CV_8U)  # saturates
