@@ -1,0 +1,143 @@
+"""Names and pretrained tags: what open_clip knows, what is in its caches, how to fetch it."""
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+from denseclip.clip.clip import ImageStats
+from denseclip.clip.config import SUPPORTED, Config, unsupported
+from denseclip.errors import UserError
+
+EMBEDDED = ("tiny-rn", "tiny-vit")
+OPENAI_CACHE = Path("~/.cache/clip")  # where OpenAI's package and open_clip keep downloads by address
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """One set of weights that open_clip can download. `config` carries the activation of the weights."""
+
+    name: str
+    tag: str
+    config: Config
+    stats: ImageStats
+    repository: str  # on the Hugging Face hub, "" if there is none
+    filename: str  # in that repository, "" for open_clip's usual names
+    url: str  # plain download, "" if there is none
+
+    @property
+    def label(self) -> str:
+        """How the user asks for it."""
+        return f"{self.name}:{self.tag}"
+
+
+def canonical_name(name: str) -> str:
+    """OpenAI's spellings become open_clip's: "ViT-L/14@336px" -> "ViT-L-14-336"."""
+    return name.replace("/", "-").replace("@336px", "-336")
+
+
+def is_known(source: str) -> bool:
+    """Whether this is the name of a model, with or without a tag."""
+    import open_clip
+
+    return source in EMBEDDED or canonical_name(source.partition(":")[0]) in open_clip.list_models()
+
+
+def all_pretrained() -> list[Pretrained]:
+    """Every (name, tag) of open_clip whose towers work here, without touching the network."""
+    import open_clip
+
+    found = (_entry(name, tag) for name, tag in open_clip.list_pretrained())
+    return [entry for entry in found if unsupported(entry.config) is None]
+
+
+def find_pretrained(source: str, tag: str | None) -> Pretrained:
+    """The weights behind "NAME" or "NAME:TAG"; without a tag OpenAI's, or the only ones there are.
+
+    Raises UserError for an unknown name (with close ones), an unknown tag (with all there are), towers that do
+    not work here, and a tag given twice.
+    """
+    import open_clip
+
+    name, _, inline = source.partition(":")
+    if inline and tag:
+        raise UserError(f"{source}: pretrained={tag!r} names the weights a second time; give the tag once")
+    name, tag = canonical_name(name), inline or tag
+    config = open_clip.get_model_config(name) if name in open_clip.list_models() else None
+    if config is None:
+        raise UserError(f"{source}: no such model or file; {_suggestion(name)}")
+    reason = unsupported(config)
+    if reason:
+        raise UserError(f"{name}: {reason}; {SUPPORTED}")
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if not tags:
+        raise UserError(f"{name}: open_clip has no weights for it; pass the path of a file with its weights")
+    if tag is None:
+        tag = "openai" if "openai" in tags else tags[0] if len(tags) == 1 else None
+    if tag is None or not open_clip.pretrained.is_pretrained_cfg(name, tag):
+        which = f"no weights {tag!r} for it" if tag else "which weights?"
+        raise UserError(f"{name}: {which}; choose one of {', '.join(f'{name}:{known}' for known in tags)}")
+    return _entry(name, tag)
+
+
+def cached(entry: Pretrained) -> Path | None:
+    """The file on this machine, without touching the network, or None."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if entry.repository:
+        for filename in _filenames(entry):
+            found = try_to_load_from_cache(entry.repository, filename)
+            if isinstance(found, str):
+                return Path(found)
+    plain = OPENAI_CACHE.expanduser() / entry.url.rpartition("/")[2]
+    return plain if entry.url and plain.is_file() else None
+
+
+def fetch(entry: Pretrained) -> Path:
+    """The file, from this machine's caches or downloaded by open_clip; UserError says what to fetch by hand."""
+    import open_clip
+
+    found = cached(entry)
+    if found is not None:
+        return found
+    try:
+        settings = open_clip.pretrained.get_pretrained_cfg(entry.name, entry.tag)
+        return Path(open_clip.pretrained.download_pretrained(settings))
+    except Exception as error:  # the hub raises many kinds, and each means that the file cannot be had
+        raise UserError(
+            f"{entry.label}: the weights are not on this machine and cannot be downloaded; "
+            f"{_by_other_means(entry)}"
+        ) from error
+
+
+def _entry(name: str, tag: str) -> Pretrained:
+    import open_clip
+
+    settings = open_clip.pretrained.get_pretrained_cfg(name, tag)
+    repository, _, filename = settings.get("hf_hub", "").rpartition("/")
+    config = open_clip.get_model_config(name)
+    config["quick_gelu"] = bool(settings.get("quick_gelu", False) or tag == "openai")
+    stats = ImageStats(tuple(settings["mean"]), tuple(settings["std"]))
+    return Pretrained(name, tag, config, stats, repository, filename, settings.get("url", ""))
+
+
+def _filenames(entry: Pretrained) -> list[str]:
+    return (
+        [entry.filename] if entry.filename else ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
+    )
+
+
+def _by_other_means(entry: Pretrained) -> str:
+    if entry.tag == "openai":
+        return f"fetch {entry.url} by other means and pass the path of the file as the model"
+    return (
+        f"fetch open_clip_config.json and {' or '.join(_filenames(entry))} of huggingface.co/{entry.repository} "
+        "by other means into one folder and pass the path of the folder as the model"
+    )
+
+
+def _suggestion(name: str) -> str:
+    import open_clip
+
+    names = {known.lower(): known for known in (*EMBEDDED, *open_clip.list_models())}
+    close = [names[match] for match in get_close_matches(name.lower(), names, n=3)]
+    return f"did you mean {', '.join(close)}?" if close else "`denseclip models` lists all models"
