@@ -22,10 +22,10 @@ ARCHITECTURES = {  # the tiny ones of the model_* fixtures
 def openai_state(arch: dict[str, Any], seed: int, generator: str = "maskclip") -> dict[str, Tensor]:
     """A complete OpenAI-named state dict, float32.
 
-    arch: {"type": "rn"|"vit", layers, width, out, image_size (rn: 224 unless given), and patch for a vit}, as in
-    the fixtures' meta.
-    generator: "maskclip": the image tower is exactly maskclip_weights.fill(shapes, seed). The text tower, which
-    those fixtures do not have, is normal noise.
+    arch: {"type": "rn"|"vit", layers, width, out, image_size (rn: 224 unless given), and patch for a vit}, as
+    in the fixtures' meta.
+    generator: "maskclip": the image tower is exactly maskclip_weights.fill(shapes, seed). The text tower,
+    which those fixtures do not have, is normal noise.
     """
     assert generator == "maskclip"
     if arch["type"] == "rn":
@@ -61,7 +61,7 @@ def load_openai_checkpoint(arch: dict[str, Any], seed: int) -> Clip:
 
 @cache
 def tiny_clip(kind: str) -> Clip:
-    """A loaded CLIP with small random weights: "rn" (64 px, stride 32) or "vit" (64 px, patch 16); embedding 32."""
+    """A loaded CLIP with small random weights, embedding 32, 64 px: "rn" (stride 32) or "vit" (patch 16)."""
     return load_openai_checkpoint(ARCHITECTURES[kind], seed=11)
 
 

@@ -112,7 +112,7 @@ def _read_safetensors(path: Path) -> Mapping[str, Tensor]:
         ) from error
 
 
-def _named_tensors(path: Path, content: Any) -> dict[str, Tensor]:
+def _named_tensors(path: Path, content: object) -> dict[str, Tensor]:
     if not isinstance(content, Mapping) or not content:
         what = "no tensors" if isinstance(content, Mapping) else f"a {type(content).__name__}"
         raise UserError(

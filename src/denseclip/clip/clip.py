@@ -5,7 +5,6 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
@@ -29,9 +28,9 @@ OPENAI_STATS = ImageStats((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26
 class Clip:
     """A CLIP with weights, frozen and in eval mode. Made by `load_clip`, never with random weights.
 
-    name: what the user asked for. image, text: the towers. stats: how pixels are normalised. image_size: native
-    side in pixels. embed_dim: D. logit_scale: factor on cosines, e.g. 100.0. quick_gelu: the activation of both
-    towers is QuickGELU (OpenAI's weights) or exact GELU.
+    name: what the user asked for. image, text: the towers. stats: how pixels are normalised. image_size:
+    native side in pixels. embed_dim: D. logit_scale: factor on cosines, e.g. 100.0. quick_gelu: both towers
+    use QuickGELU (OpenAI's weights do), else exact GELU.
     """
 
     def __init__(
@@ -111,7 +110,7 @@ class Clip:
 
     @torch.no_grad()
     def encode_image(self, images: Tensor) -> Tensor:
-        """Plain CLIP: images (B, 3, S, S), S = `image_size`, normalised with `stats` -> (B, D), not normalised."""
+        """Plain CLIP: images (B, 3, S, S), S = `image_size`, `stats` applied -> (B, D), not normalised."""
         assert images.shape[-2:] == (self.image_size, self.image_size), tuple(images.shape)
         return self.image(images.to(self.device, self.dtype))
 
@@ -127,5 +126,5 @@ class Clip:
         )
 
 
-def _bytes(tensor: Tensor) -> Any:
+def _bytes(tensor: Tensor) -> memoryview:
     return np.ascontiguousarray(tensor.to("cpu", torch.float32).numpy()).data

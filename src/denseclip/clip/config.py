@@ -11,7 +11,8 @@ from denseclip.errors import UserError
 
 Config = dict[str, Any]
 SUPPORTED = "CLIP's ResNets and plain ViTs work, `denseclip models` lists them"
-REQUIRED = ("embed_dim", "vision_cfg", "text_cfg")
+SECTIONS = ("vision_cfg", "text_cfg")
+REQUIRED = ("embed_dim", *SECTIONS)
 IGNORED = frozenset(  # change the loss or the class that open_clip picks, not the towers
     {
         "custom_text",
@@ -68,8 +69,11 @@ def check(config: Mapping[str, Any], source: str) -> Config:
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> Config:
     """`base` with `changes` laid over it, section by section."""
     merged = {**base, **changes}
-    for section in ("vision_cfg", "text_cfg"):
-        merged[section] = {**base.get(section, {}), **changes.get(section, {})}
+    for section in SECTIONS:
+        parts = base.get(section, {}), changes.get(section, {})
+        if not all(isinstance(part, Mapping) for part in parts):
+            raise UserError(f"config: {section} must be a dict, as in open_clip's model configs")
+        merged[section] = {**parts[0], **parts[1]}
     return merged
 
 
@@ -143,7 +147,7 @@ def _blocks(shapes: _Shapes, prefix: str) -> Config:
     }
 
 
-def _is_oblong(side: Any) -> bool:
+def _is_oblong(side: object) -> bool:
     return isinstance(side, list | tuple) and len(set(side)) > 1
 
 

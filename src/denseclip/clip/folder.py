@@ -19,11 +19,11 @@ OPEN_CLIP_WEIGHTS = (
 PLAIN_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 ACTIVATIONS = {"quick_gelu": True, "gelu": False}
 # transformers writes only what differs from these
-HF_VISION = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
-             "image_size": 224, "patch_size": 32, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}  # fmt: skip
-HF_TEXT = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 8,
-           "max_position_embeddings": 77, "vocab_size": 49408, "eos_token_id": 49407,
-           "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}  # fmt: skip
+HF_COMMON = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "num_hidden_layers": 12}
+HF_VISION = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, **HF_COMMON}
+HF_VISION |= {"image_size": 224, "patch_size": 32}
+HF_TEXT = {"hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8, **HF_COMMON}
+HF_TEXT |= {"max_position_embeddings": 77, "vocab_size": 49408, "eos_token_id": 49407}
 
 
 @dataclass(frozen=True)
@@ -39,27 +39,27 @@ def embedded_folder(name: str) -> Path:
     folder = ASSETS / name
     if not (folder / "model.safetensors").is_file():
         raise UserError(
-            f"{name}: its weights are not in this installation; train them with `python -m denseclip.train.tiny_clip`"
+            f"{name}: its weights are not in this installation; "
+            "train them with `python -m denseclip.train.tiny_clip` (--help says how)"
         )
     return folder
 
 
 def weights_in(folder: Path) -> Path:
     """The file of weights in an open_clip or transformers folder."""
-    for name in (*OPEN_CLIP_WEIGHTS, *PLAIN_WEIGHTS):
+    names = (*OPEN_CLIP_WEIGHTS, *PLAIN_WEIGHTS)
+    for name in names:
         if (folder / name).is_file():
             return folder / name
     if list(folder.glob("*.index.json")):
         raise UserError(
             f"{folder}: its weights are split over several files; save them as one model.safetensors"
         )
-    raise UserError(
-        f"{folder}: a folder without weights; it must hold one of {', '.join((*OPEN_CLIP_WEIGHTS, *PLAIN_WEIGHTS))}"
-    )
+    raise UserError(f"{folder}: a folder without weights; it must hold one of {', '.join(names)}")
 
 
 def settings_beside(weights: Path, *, hugging_face: bool) -> Settings:
-    """Read the configuration files in the folder of `weights`; `hugging_face`: they have transformers' names."""
+    """Read the configuration files beside `weights`, which have transformers' names if `hugging_face`."""
     plain = _read_json(weights.parent / "config.json")
     if hugging_face:
         return (
@@ -84,16 +84,13 @@ def stats_of(settings: Mapping[str, Any], source: object, prefix: str = "") -> I
     keys = (f"{prefix}mean", f"{prefix}std")
     if not any(key in settings for key in keys):
         return None
-    values = [settings.get(key) for key in keys]
-    if not all(
-        isinstance(v, list | tuple) and len(v) == 3 and all(isinstance(x, int | float) for x in v)
-        for v in values
-    ):
+    try:
+        (r, g, b), (dr, dg, db) = (map(float, settings[key]) for key in keys)
+    except (KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"{source}: {keys[0]} and {keys[1]} must be three numbers each, for R, G, B; mend its configuration"
-        )
-    mean, std = ((float(v[0]), float(v[1]), float(v[2])) for v in values if v)
-    return ImageStats(mean, std)
+            f"{source}: {keys[0]} and {keys[1]} must be three numbers each (R, G, B); mend the configuration"
+        ) from error
+    return ImageStats((r, g, b), (dr, dg, db))
 
 
 def _transformers_stats(folder: Path) -> ImageStats | None:

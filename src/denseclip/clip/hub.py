@@ -53,8 +53,8 @@ def all_pretrained() -> list[Pretrained]:
 def find_pretrained(source: str, tag: str | None) -> Pretrained:
     """The weights behind "NAME" or "NAME:TAG"; without a tag OpenAI's, or the only ones there are.
 
-    Raises UserError for an unknown name (with close ones), an unknown tag (with all there are), towers that do
-    not work here, and a tag given twice.
+    Raises UserError for an unknown name (with close ones), an unknown tag (with all there are), towers that
+    do not work here, and a tag given twice.
     """
     import open_clip
 
@@ -93,7 +93,7 @@ def cached(entry: Pretrained) -> Path | None:
 
 
 def fetch(entry: Pretrained) -> Path:
-    """The file, from this machine's caches or downloaded by open_clip; UserError says what to fetch by hand."""
+    """The file, from this machine's caches or downloaded; UserError says what to fetch by other means."""
     import open_clip
 
     found = cached(entry)
@@ -129,9 +129,10 @@ def _filenames(entry: Pretrained) -> list[str]:
 def _by_other_means(entry: Pretrained) -> str:
     if entry.tag == "openai":
         return f"fetch {entry.url} by other means and pass the path of the file as the model"
+    files = f"open_clip_config.json and {' or '.join(_filenames(entry))}"
     return (
-        f"fetch open_clip_config.json and {' or '.join(_filenames(entry))} of huggingface.co/{entry.repository} "
-        "by other means into one folder and pass the path of the folder as the model"
+        f"fetch {files} of huggingface.co/{entry.repository} by other means into one folder "
+        "and pass the path of the folder as the model"
     )
 
 

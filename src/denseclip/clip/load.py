@@ -46,16 +46,16 @@ def load_clip(
     weights) or "NAME:TAG" with any pretrained tag of open_clip; or the path of a file (OpenAI archive, state
     dict, safetensors) or folder (open_clip's, or transformers' `CLIPModel`). A bare name wins over a file of
     that name: write "./RN50" for the file.
-    pretrained: the tag, instead of ":TAG". config: what a file does not say, in open_clip's form: a whole model
-    config, or parts of one that are laid over what the weights imply, e.g. {"quick_gelu": False} or
-    {"vision_cfg": {"head_width": 32}}.
+    pretrained: the tag, instead of ":TAG".
+    config: what a file does not say, in open_clip's form: a whole model config, or parts of one that are laid
+    over what the weights imply, e.g. {"quick_gelu": False} or {"vision_cfg": {"head_width": 32}}.
 
-    QuickGELU follows the weights: named tags and folders say it, OpenAI archives and bare pickled state dicts have
-    it, and for other files (safetensors, .bin, training checkpoints) `config` must say it.
+    QuickGELU follows the weights: tags and folders say it, OpenAI's archives and bare pickled state dicts
+    in its naming have it, and for other files (safetensors, .bin, training checkpoints) `config` must say it.
     Raises UserError for whatever cannot be found, read, understood or used; weights are never random.
     """
     recipe = _recipe(source, pretrained, config)
-    model = towers.skeleton(recipe.config)
+    model = towers.skeleton(recipe.config, recipe.source)
     state = complete(recipe.state, model.state_dict(), recipe.source)
     clip = Clip(
         recipe.name,
@@ -88,9 +88,9 @@ def complete(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], source
         )
     for name, tensor in full.items():
         if tensor.shape != expected[name].shape:
+            has, needs = tuple(tensor.shape), tuple(expected[name].shape)
             raise UserError(
-                f"{source}: {name} has shape {tuple(tensor.shape)}, the model needs {tuple(expected[name].shape)}; "
-                "pass the model config of these weights"
+                f"{source}: {name} has shape {has}, the model needs {needs}; pass the config of these weights"
             )
     floats = {n: t.to(torch.float32).contiguous() if t.is_floating_point() else t for n, t in full.items()}
     broken = sorted(name for name, tensor in floats.items() if not torch.isfinite(tensor).all())
@@ -126,13 +126,11 @@ def _recipe(source: str | Path, pretrained: str | None, config: Mapping[str, Any
 
 def _is_path(source: str | Path) -> bool:
     """A path by type or by looks; anything else that exists, unless it has the name of a model."""
-    if (
-        isinstance(source, Path)
-        or source.startswith((".", "~", "/"))
-        or Path(source).suffix in WEIGHT_SUFFIXES
-    ):
+    if isinstance(source, Path) or source.startswith((".", "~", "/")):
         return True
-    return Path(source).exists() and not is_known(source)
+    if Path(source).suffix in WEIGHT_SUFFIXES:
+        return True
+    return bool(source) and Path(source).exists() and not is_known(source)
 
 
 def _from_path(path: Path, name: str, config: Mapping[str, Any] | None) -> Recipe:
@@ -142,9 +140,8 @@ def _from_path(path: Path, name: str, config: Mapping[str, Any] | None) -> Recip
     stats = stats_of(given.get("preprocess_cfg", {}), name) or beside.stats or OPENAI_STATS
     given = given.get("model_cfg", {k: v for k, v in given.items() if k != "preprocess_cfg"})
     state = to_open_clip(checkpoint.state)
-    return Recipe(
-        name, name, state, check(_configuration(checkpoint, state, beside.config, given), name), stats
-    )
+    full = check(_configuration(checkpoint, state, beside.config, given), name)
+    return Recipe(name, name, state, full, stats)
 
 
 def _configuration(checkpoint: Checkpoint, state: State, beside: Config | None, given: Config) -> Config:
@@ -157,14 +154,16 @@ def _configuration(checkpoint: Checkpoint, state: State, beside: Config | None, 
     full = merge(beside, given)
     if "quick_gelu" not in full:
         raise UserError(
-            f"{checkpoint.path}: does not say whether its towers use QuickGELU; put its open_clip_config.json "
-            "(or transformers' config.json) beside it, or pass config={'quick_gelu': True} or False"
+            f"{checkpoint.path}: does not say whether its towers use QuickGELU; pass "
+            "config={'quick_gelu': True} (or False), or put its open_clip_config.json beside it "
+            "(config.json for transformers' weights)"
         )
     return full
 
 
 def _is_openai(checkpoint: Checkpoint) -> bool:
-    """OpenAI's own archives, and bare pickled state dicts, which come from OpenAI's weights: QuickGELU."""
-    return checkpoint.kind == "torchscript" or (
-        checkpoint.kind == "pickle" and checkpoint.path.suffix != ".bin"
-    )
+    """OpenAI's own archives, and bare pickled state dicts with its names (a .bin is open_clip's): QuickGELU."""
+    if checkpoint.kind == "torchscript":
+        return True
+    named = "token_embedding.weight" in checkpoint.state
+    return named and checkpoint.kind == "pickle" and checkpoint.path.suffix != ".bin"

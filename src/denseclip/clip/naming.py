@@ -1,4 +1,4 @@
-"""The names that others give to CLIP's weights, turned into open_clip's (`visual.`, `text.`, `logit_scale`)."""
+"""The names that others give to CLIP's weights, made open_clip's: `visual.*`, `text.*`, `logit_scale`."""
 
 import re
 from collections.abc import Mapping
@@ -47,7 +47,7 @@ def is_hugging_face(state: Mapping[str, Tensor]) -> bool:
 
 
 def to_open_clip(state: Mapping[str, Tensor]) -> State:
-    """Weights in OpenAI's, transformers' or either of open_clip's namings -> `visual.`, `text.`, `logit_scale`.
+    """Weights as OpenAI, transformers or either class of open_clip names them -> the latter's newer names.
 
     Names that fit no rule are kept as they are, so that the check against the model reports them.
     """

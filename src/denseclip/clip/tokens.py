@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -10,12 +10,13 @@ from torch import Tensor
 from denseclip.errors import UserError
 
 CLIP_VOCABULARY = 49408
+Untyped: TypeAlias = Any  # a tokenizer of open_clip: the package has no types
 
 
 class Tokenizer:
     """Sentences -> (N, context_length) int64, padded with zeros, cut at the end with the end token kept."""
 
-    def __init__(self, encoder: Any, context_length: int) -> None:
+    def __init__(self, encoder: Untyped, context_length: int) -> None:
         self._encoder = encoder
         self.context_length = context_length
 
@@ -54,13 +55,13 @@ def tokenizer_for(text_config: Mapping[str, Any], name: str) -> Tokenizer:
 
 
 @cache
-def _clip_encoder() -> Any:
+def _clip_encoder() -> Untyped:
     from open_clip.tokenizer import SimpleTokenizer
 
     return SimpleTokenizer()
 
 
-def _hugging_face(tokenizer: str, text_config: dict[str, Any], name: str) -> Any:
+def _hugging_face(tokenizer: str, text_config: dict[str, Any], name: str) -> Untyped:
     from open_clip.tokenizer import HFTokenizer
 
     options = {

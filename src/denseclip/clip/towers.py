@@ -7,11 +7,15 @@ depend on open_clip's layout. tests/clip/test_towers.py rebuilds both towers fro
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from denseclip.errors import UserError
+
+Untyped: TypeAlias = Any  # an open_clip module: the package has no types
 
 
 @dataclass(frozen=True)
@@ -66,11 +70,12 @@ class AttentionPoolWeights:
 
 
 class ResNetTower(nn.Module):
-    """CLIP's modified ResNet (three-convolution stem, average-pooled strides, attention pool), output stride 32."""
+    """CLIP's modified ResNet: stem of three, average-pooled strides, attention pool; output stride 32."""
 
     kind = "ResNet"
+    visual: Untyped
 
-    def __init__(self, visual: nn.Module) -> None:
+    def __init__(self, visual: Untyped) -> None:
         super().__init__()
         self.visual = visual.to(memory_format=torch.channels_last)
 
@@ -115,8 +120,9 @@ class ViTTower(nn.Module):
     """CLIP's vision transformer: patches, class token, blocks, one projection."""
 
     kind = "ViT"
+    visual: Untyped
 
-    def __init__(self, visual: nn.Module, *, quick_gelu: bool) -> None:
+    def __init__(self, visual: Untyped, *, quick_gelu: bool) -> None:
         super().__init__()
         self.visual = visual
         self.quick_gelu = quick_gelu
@@ -158,7 +164,7 @@ class ViTTower(nn.Module):
 
     def patch(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W), H and W multiples of `patch_size` -> tokens (B, hw, W) without position."""
-        assert images.shape[-2] % self.patch_size == 0 and images.shape[-1] % self.patch_size == 0
+        assert not any(side % self.patch_size for side in images.shape[-2:]), tuple(images.shape)
         return self.visual.conv1(images).flatten(2).transpose(1, 2)  # (B, hw, W)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -167,9 +173,11 @@ class ViTTower(nn.Module):
 
 
 class TextTower(nn.Module):
-    """CLIP's text transformer. `causal`: a token sees only those before it; `pool`: which token is the sentence."""
+    """CLIP's text transformer. `causal`: tokens see only those before; `pool`: where the sentence is read."""
 
-    def __init__(self, text: nn.Module, *, quick_gelu: bool) -> None:
+    text: Untyped
+
+    def __init__(self, text: Untyped, *, quick_gelu: bool) -> None:
         super().__init__()
         self.text = text
         self.quick_gelu = quick_gelu
@@ -228,13 +236,17 @@ class TextTower(nn.Module):
         return self.project(x)  # (N, D)
 
 
-def skeleton(config: Mapping[str, Any]) -> nn.Module:
+def skeleton(config: Mapping[str, Any], source: str) -> Untyped:
     """An open_clip model without values (meta tensors): nothing can run until `fill` gave it every weight."""
     import open_clip
 
     names = ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu")
-    with torch.device("meta"):
-        return open_clip.CustomTextCLIP(**{name: config[name] for name in names})
+    try:
+        with torch.device("meta"):
+            return open_clip.CustomTextCLIP(**{name: config[name] for name in names})
+    except (TypeError, ValueError, AssertionError, RuntimeError, ZeroDivisionError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{source}: open_clip cannot build this model config ({reason}); mend it") from error
 
 
 def config_fields() -> tuple[frozenset[str], frozenset[str]]:
@@ -245,7 +257,7 @@ def config_fields() -> tuple[frozenset[str], frozenset[str]]:
 
 
 def fill(
-    model: nn.Module, state: Mapping[str, Tensor], *, quick_gelu: bool
+    model: Untyped, state: Mapping[str, Tensor], *, quick_gelu: bool
 ) -> tuple[ResNetTower | ViTTower, TextTower]:
     """Put `state`, complete, into a `skeleton` and hand out its two towers, frozen and in eval mode."""
     model.load_state_dict(dict(state), strict=True, assign=True)
@@ -259,7 +271,7 @@ def fill(
 
 
 def cast(tower: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
-    """Move a tower in place. Batch norms stay float32: their statistics would carry the rounding into every pixel."""
+    """Move a tower in place. Batch norms stay float32: rounded statistics would shift every pixel."""
     for part in tower.modules():
         kept = torch.float32 if isinstance(part, nn.BatchNorm2d) else dtype
         for parameter in part.parameters(recurse=False):
@@ -272,7 +284,7 @@ def _norm(norm: nn.LayerNorm) -> NormWeights:
     return NormWeights(norm.weight, norm.bias, norm.eps)
 
 
-def _block(block: nn.Module) -> BlockWeights:
+def _block(block: Untyped) -> BlockWeights:
     return BlockWeights(
         ln_1=_norm(block.ln_1),
         in_proj_weight=block.attn.in_proj_weight,
