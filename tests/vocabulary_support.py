@@ -18,7 +18,7 @@ class FakeClip:
         self.fingerprint = fingerprint
         self.dtype = dtype
         self.device = torch.device("cpu")
-        self.text = SimpleNamespace(context_length=16, quick_gelu=True)
+        self.text = SimpleNamespace(context_length=16)
         self.width = width
         self.calls: list[list[str]] = []
 

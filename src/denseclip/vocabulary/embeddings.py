@@ -17,7 +17,7 @@ from denseclip.vocabulary.ontology import Ontology
 from denseclip.vocabulary.templates import fill
 from denseclip.vocabulary.words import LITERAL, show
 
-BLOCK_SENTENCES = 16_384
+BLOCK_SENTENCES = 8_192
 """Sentences whose vectors are held at a time; what bounds the memory of a large vocabulary."""
 
 
@@ -26,8 +26,6 @@ class TextSize(Protocol):
 
     @property
     def context_length(self) -> int: ...  # noqa: D102
-    @property
-    def quick_gelu(self) -> bool: ...  # noqa: D102
 
 
 class TextEncoder(Protocol):
@@ -148,7 +146,7 @@ def _sentences(word: str, templates: Sequence[str]) -> list[str]:
 
 def _group(clip: TextEncoder, templates: Sequence[str]) -> str:
     """Everything but the word that a row depends on."""
-    parts = ("1", clip.fingerprint, clip.text.quick_gelu, str(clip.dtype), list(templates))
+    parts = ("1", clip.fingerprint, str(clip.dtype), list(templates))
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
