@@ -162,7 +162,7 @@ def _configuration(checkpoint: Checkpoint, state: State, beside: Config | None, 
 
 
 def _is_openai(checkpoint: Checkpoint) -> bool:
-    """OpenAI's own archives, and bare pickled state dicts with its names (a .bin is open_clip's): QuickGELU."""
+    """OpenAI's own archives, and bare pickles with its names (a .bin is open_clip's): QuickGELU."""
     if checkpoint.kind == "torchscript":
         return True
     named = "token_embedding.weight" in checkpoint.state

@@ -264,10 +264,10 @@ def fill(
     if model.text.attn_mask is not None:
         model.text.attn_mask = model.text.build_causal_mask()
     assert not any(t.is_meta for t in (*model.parameters(), *model.buffers()))
-    model.eval().requires_grad_(False)
+    model.requires_grad_(False)
     is_resnet = hasattr(model.visual, "attnpool")
     image = ResNetTower(model.visual) if is_resnet else ViTTower(model.visual, quick_gelu=quick_gelu)
-    return image, TextTower(model.text, quick_gelu=quick_gelu)
+    return image.eval(), TextTower(model.text, quick_gelu=quick_gelu).eval()
 
 
 def cast(tower: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
