@@ -1,0 +1,74 @@
+"""Finding the files of a published data set."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from denseclip.data.datasets import Entry, SegmentationDataset
+from denseclip.data.masks import MaskFile
+from denseclip.data.specs import DatasetSpec, Split
+from denseclip.errors import UserError
+
+
+def open_split(spec: DatasetSpec, root: Path, split: str | None = None) -> SegmentationDataset:
+    """List the images of a split (the default one if None) below `root`; none is read yet.
+
+    Raises UserError if the split is unknown or empty, or a folder or list file is missing.
+    """
+    name = split or spec.default_split
+    if name not in spec.splits:
+        raise UserError(f"{spec.name} has no split {name!r}: choose from {', '.join(spec.splits)}")
+    folder = find_folder(spec, root)
+    entries = [entry for part in spec.splits[name] for entry in _entries(spec, folder, part)]
+    if not entries:
+        wanted = ", ".join(
+            str(folder / (part.ids or part.images.format(id="*"))) for part in spec.splits[name]
+        )
+        raise UserError(
+            f"split {name} of {spec.name} is empty, there is nothing in {wanted}: fetch {spec.source}"
+        )
+    return SegmentationDataset(spec, name, entries)
+
+
+def find_folder(spec: DatasetSpec, root: Path) -> Path:
+    """The folder of a data set below the user's root, which may also be that folder itself or one between.
+
+    Raises UserError, with what to fetch, if there is none.
+    """
+    if not root.is_dir():
+        raise UserError(f"no folder {root}: create it, and put in it {spec.source}")
+    top = Path(next(iter(spec.splits.values()))[0].images).parts[0]
+    parts = Path(spec.folder).parts
+    for start in range(len(parts) + 1):
+        folder = root.joinpath(*parts[start:])
+        if (folder / top).is_dir():
+            return folder
+    raise UserError(f"no folder {root / spec.folder / top}: fetch {spec.source}")
+
+
+def _entries(spec: DatasetSpec, folder: Path, part: Split) -> Iterator[Entry]:
+    for image_id in split_ids(spec, folder, part):
+        image, mask = (folder / pattern.format(id=image_id) for pattern in (part.images, part.masks))
+        yield Entry(image_id, image, MaskFile(mask))
+
+
+def split_ids(spec: DatasetSpec, folder: Path, part: Split) -> list[str]:
+    """Ids of a split in the order of its list file, or of all its images by name.
+
+    Raises UserError if the list file does not exist.
+    """
+    if part.ids is not None:
+        return read_list(folder / part.ids, spec.fix)
+    head, tail = part.images.split("{id}")
+    place = folder / head
+    found = sorted(place.glob(f"**/*{tail}"))
+    return [path.relative_to(place).as_posix().removesuffix(tail) for path in found]
+
+
+def read_list(path: Path, fix: str) -> list[str]:
+    """Ids of a list file, one a line. Raises UserError with the fix if there is no such text."""
+    if not path.is_file():
+        raise UserError(f"no list {path}: {fix}")
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError:
+        raise UserError(f"list {path} is not a text file in UTF-8: {fix}") from None

@@ -1,0 +1,131 @@
+"""The user's own data: images with masks, or images with COCO annotations."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from denseclip.data.coco import read_coco
+from denseclip.data.datasets import Entry, SegmentationDataset
+from denseclip.data.layout import read_list
+from denseclip.data.masks import SUFFIXES, MaskFile
+from denseclip.data.specs import DatasetSpec, colours
+from denseclip.errors import UserError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+
+
+@dataclass(frozen=True)
+class OwnData:
+    """What a `data.json` says; the fields are its keys. Give `masks` and `classes`, or `coco`.
+
+    classes: {id in the masks: name}. ignore: ids that are not counted.
+    """
+
+    images: Path
+    masks: Path | None = None
+    coco: Path | None = None
+    classes: Mapping[int, str] = field(default_factory=dict)
+    ignore: tuple[int, ...] = (255,)
+    background: str | None = None
+    prompts: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    unseen: tuple[str, ...] = ()
+    splits: Mapping[str, Path] = field(default_factory=dict)
+    name: str = "own data"
+
+    def open(self, split: str | None = None) -> SegmentationDataset:
+        """List the images of a split, all of them if None; none is read yet.
+
+        Raises UserError if something is missing or contradictory.
+        """
+        if not self.images.is_dir():
+            raise UserError(f"no images folder {self.images}: create it, or correct `images`")
+        if (self.masks is None) == (self.coco is None):
+            raise UserError(f"{self.name} needs either `masks` (with `classes`) or `coco`: give one of them")
+        spec, entries = self._coco() if self.coco else self._masks()
+        return SegmentationDataset(spec, split or "all", self._chosen(entries, split))
+
+    def _masks(self) -> tuple[DatasetSpec, list[Entry]]:
+        assert self.masks is not None
+        if not self.masks.is_dir():
+            raise UserError(f"no masks folder {self.masks}: create it, or correct `masks`")
+        if not self.classes:
+            raise UserError('`classes` is empty: write {id: name}, e.g. {"0": "sky", "1": "cat"}')
+        clash = set(self.classes) & set(self.ignore)
+        if clash:
+            raise UserError(f"id {min(clash)} is a class and ignored at once: remove it from one of the two")
+        masks = _by_stem(self.masks, SUFFIXES)
+        entries = [
+            Entry(name, path, MaskFile(masks.get(name, self.masks / f"{name}.png")))
+            for name, path in _by_stem(self.images, IMAGE_SUFFIXES).items()
+        ]
+        if entries and not any(entry.image_id in masks for entry in entries):
+            raise UserError(
+                f"no mask in {self.masks} belongs to an image: {entries[0].image.name} needs "
+                f"{entries[0].mask}"
+            )
+        ids = sorted(self.classes)
+        return self._spec([self.classes[k] for k in ids], ids, self.ignore), entries
+
+    def _coco(self) -> tuple[DatasetSpec, list[Entry]]:
+        assert self.coco is not None
+        if self.classes:
+            raise UserError(f"the classes of {self.name} come from {self.coco}: remove `classes`")
+        names, entries, void = read_coco(self.coco, self.images, self.background)
+        return self._spec(names, range(len(names)), (void,)), entries
+
+    def _spec(self, names: Sequence[str], ids: Sequence[int], void: Sequence[int]) -> DatasetSpec:
+        for name in (*self.unseen, *self.prompts, *([self.background] if self.background else [])):
+            if name not in names:
+                raise UserError(
+                    f"{name!r} is not a class of {self.name}: choose from {', '.join(names)[:200]}"
+                )
+        if not names:
+            raise UserError(f"{self.name} declares no classes: add categories to {self.coco}")
+        repeated = [name for name in names if names.count(name) > 1]
+        if repeated:
+            raise UserError(f"class {repeated[0]!r} is declared twice: give every id its own name")
+        background = names.index(self.background) if self.background else None
+        palette = colours(len(names) + 1)
+        return DatasetSpec(
+            self.name,
+            classes=tuple(names),
+            prompts=tuple(tuple(self.prompts.get(name, (name,))) for name in names),
+            palette=palette[:-1] if background == 0 else palette[1:],
+            label_ids=tuple(ids),
+            void_ids=tuple(void),
+            background=background,
+            unseen=tuple(names.index(name) for name in self.unseen),
+            default_split="all",
+        )
+
+    def _chosen(self, entries: list[Entry], split: str | None) -> list[Entry]:
+        if not entries:
+            raise UserError(f"{self.name} is empty, there is no image in {self.images}: put images there")
+        if split is None or (split == "all" and split not in self.splits):
+            return entries
+        if split not in self.splits:
+            names = ", ".join(("all", *self.splits))
+            raise UserError(f"{self.name} has no split {split!r}: choose from {names}, or add it to `splits`")
+        files = {entry.image.relative_to(self.images).as_posix(): entry for entry in entries}
+        by_id = files | {entry.image_id: entry for entry in entries}
+        ids = read_list(self.splits[split], f"write the ids of split {split} in it, or correct `splits`")
+        for image_id in ids:
+            if image_id not in by_id:
+                raise UserError(
+                    f"{self.splits[split]} names {image_id!r}, which is no image in {self.images}"
+                )
+        return [by_id[image_id] for image_id in ids]
+
+
+def _by_stem(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
+    """{path below the folder without its suffix: file}, by name; UserError if two files share a stem."""
+    found: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in suffixes and not path.name.startswith("."):
+            stem = path.relative_to(folder).with_suffix("").as_posix()
+            if stem in found:
+                raise UserError(
+                    f"{found[stem].name} and {path.name} in {path.parent} share a name: rename one"
+                )
+            found[stem] = path
+    return found
