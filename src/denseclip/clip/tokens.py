@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor
 from denseclip.errors import UserError
 
 CLIP_VOCABULARY = 49408
+SHORT_VOCABULARY = 8514  # the first 8,000 merges of CLIP's byte pairs: what the embedded models read
+SHORT_MERGES = Path(__file__).parents[1] / "assets" / "bpe-8k.txt.gz"
 Untyped: TypeAlias = Any  # a tokenizer of open_clip: the package has no types
 
 
@@ -46,6 +49,8 @@ def tokenizer_for(text_config: Mapping[str, Any], name: str) -> Tokenizer:
     if other:
         return Tokenizer(_hugging_face(str(other), dict(text_config), name), context_length)
     vocabulary = text_config.get("vocab_size", CLIP_VOCABULARY)
+    if vocabulary == SHORT_VOCABULARY:
+        return Tokenizer(_clip_encoder(SHORT_MERGES), context_length)
     if vocabulary < CLIP_VOCABULARY:
         raise UserError(
             f"{name}: its text tower knows {vocabulary} tokens, CLIP's tokenizer makes {CLIP_VOCABULARY}; "
@@ -55,10 +60,10 @@ def tokenizer_for(text_config: Mapping[str, Any], name: str) -> Tokenizer:
 
 
 @cache
-def _clip_encoder() -> Untyped:
+def _clip_encoder(merges: Path | None = None) -> Untyped:
     from open_clip.tokenizer import SimpleTokenizer
 
-    return SimpleTokenizer()
+    return SimpleTokenizer() if merges is None else SimpleTokenizer(bpe_path=str(merges))
 
 
 def _hugging_face(tokenizer: str, text_config: dict[str, Any], name: str) -> Untyped:

@@ -249,6 +249,14 @@ def skeleton(config: Mapping[str, Any], source: str) -> Untyped:
         raise UserError(f"{source}: open_clip cannot build this model config ({reason}); mend it") from error
 
 
+def untrained(config: Mapping[str, Any]) -> Untyped:
+    """An open_clip model with initial values: for training one from scratch, never for inference."""
+    import open_clip
+
+    names = ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu")
+    return open_clip.CustomTextCLIP(**{name: config[name] for name in names})
+
+
 def config_fields() -> tuple[frozenset[str], frozenset[str]]:
     """The keys that open_clip knows in `vision_cfg` and in `text_cfg`."""
     from open_clip.model import CLIPTextCfg, CLIPVisionCfg

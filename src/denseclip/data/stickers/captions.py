@@ -35,5 +35,6 @@ def describe(scene: Scene, rng: np.random.Generator) -> str:
 
 
 def short_captions(scene: Scene) -> list[str]:
-    """The words of each visible part, things with their colour and textures: "red car", "grass"."""
-    return [*mentioned(scene), *scene.stuff]
+    """The words of each visible part, coloured things with and without colour: "red car", "car", "grass"."""
+    plain = [t.name for t in reversed(scene.things) if t.visible >= MIN_VISIBLE]
+    return list(dict.fromkeys([*mentioned(scene), *plain, *scene.stuff]))

@@ -26,9 +26,9 @@ COLOURS: dict[str, tuple[float | None, float, float]] = {
 }
 # Things whose picture is recognised by its shape, so that any colour may be given to it.
 RECOLOURABLE = frozenset(
-    "car bus truck balloon t-shirt dress umbrella hat handbag backpack cup sofa bird fish butterfly bicycle door "
-    "shoe necktie tulip rose helicopter tractor airplane bell key heart star boot socks gloves scarf cap coat suv "
-    "kite crayon bucket shorts motorboat train horse cat dog".split()
+    """car,bus,truck,balloon,t-shirt,dress,umbrella,hat,handbag,backpack,cup,sofa,bird,fish,butterfly,bicycle,door,
+    shoe,necktie,tulip,rose,helicopter,tractor,airplane,bell,key,heart,star,boot,socks,gloves,scarf,cap,coat,suv,
+    kite,crayon,bucket,shorts,motorboat,train,horse,cat,dog""".replace("\n    ", "").split(",")
 )
 
 

@@ -13,7 +13,7 @@ Painter = Callable[[np.random.Generator], np.ndarray]
 
 
 def noise(rng: np.random.Generator, cells: int, *, stretch: tuple[float, float] = (1.0, 1.0)) -> np.ndarray:
-    """Smooth noise (TILE, TILE) float32 in 0..1 with about `cells` bumps a side; `stretch` = (y, x) elongation."""
+    """Smooth noise (TILE, TILE) float32 in 0..1, about `cells` bumps a side; `stretch`: (y, x) elongation."""
     shape = (max(2, round(cells / stretch[0])), max(2, round(cells / stretch[1])))
     grid = rng.random(shape, dtype=np.float32)
     return np.clip(cv2.resize(grid, (TILE, TILE), interpolation=cv2.INTER_CUBIC), 0, 1)

@@ -1,0 +1,27 @@
+"""Contrast between pictures and sentences, with one or several right sentences for a picture."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def pair_contrast(images: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
+    """CLIP's loss: unit rows (B, D) and (B, D), row i belongs to row i. Returns a scalar."""
+    logits = scale * images @ texts.T  # (B, B)
+    target = torch.arange(len(logits), device=logits.device)
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+def phrase_contrast(images: Tensor, phrases: Tensor, matches: Tensor, scale: Tensor) -> Tensor:
+    """The same where a picture has several right phrases and a phrase several right pictures.
+
+    images (B, D), phrases (U, D): unit rows; matches (B, U) bool. Each right pair is contrasted with the
+    wrong pairs of its row, and of its column, never with other right ones. Returns a scalar.
+    """
+    logits = scale * images @ phrases.T  # (B, U)
+    wrong = logits.masked_fill(matches, float("-inf"))
+    right = logits[matches]  # (M,)
+    rows, columns = matches.nonzero(as_tuple=True)
+    by_picture = torch.logaddexp(right, wrong.logsumexp(1)[rows]) - right
+    by_phrase = torch.logaddexp(right, wrong.logsumexp(0)[columns]) - right
+    return (by_picture.mean() + by_phrase.mean()) / 2

@@ -1,0 +1,80 @@
+"""Pictures and captions of sticker scenes, batch by batch: a batch depends on its number only."""
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from denseclip.data.stickers import describe, render, short_captions
+from denseclip.train.tiny.recipes import TinyRecipe
+from denseclip.vocabulary import TEMPLATES_85
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """A batch: `images` (B, 3, S, S) uint8, `whole` B sentences, `phrases` U sentences, `matches` (B, U) bool."""
+
+    images: Tensor
+    whole: list[str]
+    phrases: list[str]
+    matches: Tensor
+
+
+class PairBatches(Dataset[Pairs]):
+    """Item `step` is the batch of that optimiser step."""
+
+    def __init__(self, recipe: TinyRecipe, first: int = 0) -> None:
+        self.recipe, self.first = recipe, first
+
+    def __len__(self) -> int:
+        return self.recipe.steps - self.first
+
+    def __getitem__(self, item: int) -> Pairs:
+        if item >= len(self):
+            raise IndexError(item)
+        step = self.first + item
+        recipe, stage = self.recipe, self.recipe.stage_at(step)
+        rng = np.random.default_rng([recipe.seed, step])
+        indices = range(step * recipe.batch, (step + 1) * recipe.batch)
+        scenes = [render(recipe.split, i, stage.scenes, stage.side) for i in indices]
+        captions = [short_captions(scene) for scene in scenes]
+        words = sorted({caption for each in captions for caption in each})
+        place = {word: u for u, word in enumerate(words)}
+        matches = torch.zeros(len(scenes), len(words), dtype=torch.bool)
+        for i, each in enumerate(captions):
+            matches[i, [place[word] for word in each]] = True
+        shuffle = random.Random(int(rng.integers(2**31)))
+        return Pairs(
+            images=torch.from_numpy(np.stack([scene.image for scene in scenes])).permute(0, 3, 1, 2),
+            whole=[describe(scene, rng) for scene in scenes],
+            phrases=[
+                word if shuffle.random() < 0.2 else shuffle.choice(TEMPLATES_85).format(word)
+                for word in words
+            ],
+            matches=matches,
+        )
+
+
+def batches(recipe: TinyRecipe, first: int, workers: int) -> Iterator[Pairs]:
+    """The batches from optimiser step `first` on, made in `workers` processes ahead of time."""
+    loader = DataLoader(
+        PairBatches(recipe, first),
+        batch_size=None,
+        shuffle=False,
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        worker_init_fn=_one_thread,
+    )
+    return iter(loader)
+
+
+def _one_thread(worker: int) -> None:
+    import cv2
+
+    del worker
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
