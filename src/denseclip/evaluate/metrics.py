@@ -51,8 +51,8 @@ class ConfusionMatrix:
         truth = target.to(self.matrix.device, torch.int64).reshape(images, -1)  # (N or 1, pixels)
         guess = prediction.to(self.matrix.device, torch.int64).reshape(images, -1)
         ignored = truth == ignore_index
-        self._check(truth, ignored, "mask")
-        self._check(guess, ignored, "prediction")
+        self._check(truth.masked_fill(ignored, 0), "mask")
+        self._check(guess.masked_fill(ignored, 0), "prediction")
         cells = self.num_classes**2
         index = (truth * self.num_classes + guess).masked_fill(ignored, cells)
         if images > 1:
@@ -63,12 +63,14 @@ class ConfusionMatrix:
         if self._per_image is not None:
             self._per_image.append(_areas(counts).cpu())
 
-    def _check(self, ids: Tensor, ignored: Tensor, what: str) -> None:
-        wrong = ((ids < 0) | (ids >= self.num_classes)) & ~ignored
-        if wrong.any():
+    def _check(self, ids: Tensor, what: str) -> None:
+        if not ids.numel():
+            return
+        low, high = ids.aminmax()
+        if low < 0 or high >= self.num_classes:
             raise UserError(
-                f"{what} has class id {int(ids[wrong][0])}, but only 0..{self.num_classes - 1} are declared: "
-                "declare the class, or mark those pixels as ignored"
+                f"{what} has class id {int(low if low < 0 else high)}, but only 0..{self.num_classes - 1} are "
+                "declared: declare the class, or mark those pixels as ignored"
             )
 
     def merge(self, other: "ConfusionMatrix") -> None:
