@@ -7,6 +7,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from denseclip.data.images import read_image
 from denseclip.data.masks import MaskSource, to_classes
 from denseclip.data.specs import DatasetSpec
 from denseclip.errors import UserError
@@ -59,8 +60,6 @@ class SegmentationDataset:
         Raises UserError, naming the file, if either cannot be read, their sizes differ, or the mask has an id
         that is not declared.
         """
-        from denseclip.data.images import read_image
-
         entry = self.entries[index]
         image, mask = read_image(entry.image), self._mask(entry)
         if image.shape[:2] != mask.shape:

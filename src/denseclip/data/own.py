@@ -6,12 +6,12 @@ from pathlib import Path
 
 from denseclip.data.coco import read_coco
 from denseclip.data.datasets import Entry, SegmentationDataset
+from denseclip.data.images import SUFFIXES as IMAGE_SUFFIXES
 from denseclip.data.layout import read_list
-from denseclip.data.masks import SUFFIXES, MaskFile
+from denseclip.data.masks import SUFFIXES as MASK_SUFFIXES
+from denseclip.data.masks import MaskFile
 from denseclip.data.specs import DatasetSpec, colours
 from denseclip.errors import UserError
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class OwnData:
         clash = set(self.classes) & set(self.ignore)
         if clash:
             raise UserError(f"id {min(clash)} is a class and ignored at once: remove it from one of the two")
-        masks = _by_stem(self.masks, SUFFIXES)
+        masks = _by_stem(self.masks, MASK_SUFFIXES)
         entries = [
             Entry(name, path, MaskFile(masks.get(name, self.masks / f"{name}.png")))
             for name, path in _by_stem(self.images, IMAGE_SUFFIXES).items()

@@ -67,10 +67,11 @@ class ConfusionMatrix:
         if not ids.numel():
             return
         low, high = ids.aminmax()
-        if low < 0 or high >= self.num_classes:
+        wrong = int(low if low < 0 else high)
+        if not 0 <= wrong < self.num_classes:
             raise UserError(
-                f"{what} has class id {int(low if low < 0 else high)}, but only 0..{self.num_classes - 1} are "
-                "declared: declare the class, or mark those pixels as ignored"
+                f"{what} has class id {wrong}, but only 0..{self.num_classes - 1} are declared: "
+                "declare the class, or mark those pixels as ignored"
             )
 
     def merge(self, other: "ConfusionMatrix") -> None:
