@@ -1,0 +1,210 @@
+"""Pictures from anywhere as (H, W, 3) uint8 RGB, or a message that says what is wrong with the file."""
+
+import glob
+import io
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from threading import Lock
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from denseclip.errors import UserError
+
+ImageSource = str | os.PathLike[str] | bytes | BinaryIO
+
+MAX_PIXELS = 178_956_970
+"""Twice Pillow's own limit for a warning, which is where it stops by itself."""
+MAX_BYTES_PER_PIXEL = 8  # 16-bit RGBA without compression
+SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".apng", ".webp", ".tif", ".tiff", ".gif", ".bmp", ".ppm",
+            ".pgm", ".pbm", ".avif", ".jp2")  # fmt: skip
+_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "AVIF", "JPEG2000")
+_ORIENTATION = 0x0112
+_UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # by the EXIF tag: how to turn the stored rows
+    2: lambda x: x[:, ::-1],
+    3: lambda x: x[::-1, ::-1],
+    4: lambda x: x[::-1],
+    5: lambda x: x.swapaxes(0, 1),
+    6: lambda x: np.rot90(x, -1),
+    7: lambda x: x[::-1, ::-1].swapaxes(0, 1),
+    8: lambda x: np.rot90(x),
+}
+_pillow_limit = Lock()
+
+
+def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Read a picture, a path, its bytes or a binary file, as (H, W, 3) uint8 RGB.
+
+    It is turned upright by its EXIF orientation. Grayscale, palette and CMYK become RGB (colour profiles are
+    not applied); 16 bits are scaled to 8, floats of 0..1 to 0..255; what is transparent shows white paper; of
+    an animation the first frame is taken.
+
+    Raises:
+        UserError: it cannot be read, is no picture, is cut short or damaged, or has more than `max_pixels`.
+    """
+    name, content = _content(source, max_pixels * MAX_BYTES_PER_PIXEL)
+    if not content:
+        raise UserError(f"{name} is empty; copy it again")
+    try:
+        return _decode(content, name, max_pixels)
+    except UserError:
+        raise
+    except UnidentifiedImageError:
+        raise UserError(f"{name} is no picture in a known format; convert it to JPEG or PNG") from None
+    except Image.DecompressionBombError:
+        many = f"more than {2 * max_pixels:,} pixels"
+        raise UserError(f"{name} has {many}; make it smaller or raise max_pixels") from None
+    except Exception as error:  # decoders meet damage with anything from KeyError to MemoryError
+        raise UserError(f"{name} is cut short or damaged ({_line(error)}); copy it again") from None
+
+
+def list_images(sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[Path]:
+    """Pictures named by files, folders (searched to the bottom) or patterns ("photos/**/*.jpg"), sorted.
+
+    Folders and patterns give files with a suffix of `SUFFIXES` that are not hidden; a file named as such is
+    taken whatever its suffix. Each file comes once.
+
+    Raises:
+        UserError: a source is missing or unreadable, or gives no picture.
+    """
+    several = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
+    if not several:
+        raise UserError("no pictures are given; name files, folders or patterns such as 'photos/*.jpg'")
+    return sorted({path for source in several for path in _expand(os.fspath(source))})
+
+
+def _expand(source: str) -> list[Path]:
+    path = Path(source)
+    if path.is_dir():
+        found = sorted(_below(path))
+        if not found:
+            raise UserError(f"folder {source} holds no pictures; they end in {', '.join(SUFFIXES)}")
+        return found
+    if path.exists():
+        return [path]
+    if not glob.has_magic(source):
+        raise UserError(f"there is no picture {source}; check the name")
+    matches = map(Path, glob.glob(source, recursive=True))  # noqa: PTH207 Path.glob takes no absolute pattern
+    found = [match for match in matches if _is_picture(match) and match.is_file()]
+    if not found:
+        raise UserError(f"no picture matches {source}; they end in {', '.join(SUFFIXES)}")
+    return found
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    def refuse(error: OSError) -> None:
+        raise UserError(f"folder {error.filename} cannot be read ({error.strerror}); check its permissions")
+
+    for here, folders, files in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (path for path in (Path(here, name) for name in files) if _is_picture(path))
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+
+
+def _content(source: ImageSource, max_bytes: int) -> tuple[str, bytes]:
+    """What to call a source in a message, and its bytes."""
+    if isinstance(source, bytes | bytearray | memoryview):
+        return "the picture in memory", bytes(source)
+    if isinstance(source, str | os.PathLike):
+        path = os.fspath(source)
+        return f"picture {path}", _read_file(path, max_bytes)
+    if not hasattr(source, "read"):
+        raise UserError(
+            f"a picture cannot be read from {type(source).__name__}; give a path, bytes or a file"
+        )
+    name = f"picture {getattr(source, 'name', 'in memory')}"
+    try:
+        content = source.read()
+    except (OSError, ValueError) as error:  # ValueError: the file is closed, or no text in its encoding
+        raise UserError(f"{name} cannot be read ({_line(error)}); open it again as binary") from None
+    if not isinstance(content, bytes):
+        raise UserError(f"{name} is opened as text; open it as binary")
+    return name, content
+
+
+def _read_file(path: str, max_bytes: int) -> bytes:
+    if path.startswith(("http://", "https://")):
+        raise UserError(f"picture {path} is a web address; download it and give the file")
+    try:
+        status = os.stat(path)  # noqa: PTH116
+        if stat.S_ISREG(status.st_mode) and status.st_size <= max_bytes:
+            return Path(path).read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"there is no picture {path}; check the name") from None
+    except PermissionError:
+        raise UserError(f"picture {path} may not be read; check its permissions") from None
+    except (OSError, ValueError) as error:  # ValueError: a null character in the name
+        raise UserError(f"picture {path!r} cannot be read ({_line(error)}); check it") from None
+    if stat.S_ISDIR(status.st_mode):
+        raise UserError(f"{path} is a folder; give a picture in it")
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"{path} is no file but a device or a pipe; give a picture file")
+    raise UserError(
+        f"picture {path} has {status.st_size / 2**30:.1f} GiB; make it smaller or raise max_pixels"
+    )
+
+
+def _decode(content: bytes, name: str, max_pixels: int) -> np.ndarray:
+    with _open(content, max_pixels) as picture:
+        width, height = picture.size
+        if width * height > max_pixels:
+            size = f"{width} x {height} pixels, more than {max_pixels:,}"
+            raise UserError(f"{name} has {size}; make it smaller or raise max_pixels")
+        picture.load()
+        array = _to_rgb(picture, name)  # (H, W, 3)
+        turn = _UPRIGHT.get(_orientation(picture))
+    return np.ascontiguousarray(turn(array) if turn else array)
+
+
+def _open(content: bytes, max_pixels: int) -> Image.Image:
+    """Pillow's open, which takes its limit from a global. Formats that run other programs are left out."""
+    with _pillow_limit:
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels
+        try:
+            return Image.open(io.BytesIO(content), formats=_formats())
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+def _to_rgb(picture: Image.Image, name: str) -> np.ndarray:
+    """Any mode -> (H, W, 3) uint8."""
+    if picture.mode == "F" or picture.mode.startswith("I"):
+        return np.repeat(_to_8_bit(np.asarray(picture), name)[..., None], 3, axis=-1)
+    if picture.has_transparency_data:
+        layer = picture.convert("RGBA")
+        paper = Image.new("RGBA", layer.size, "white")
+        return np.array(Image.alpha_composite(paper, layer).convert("RGB"))
+    return np.array(picture.convert("RGB"))
+
+
+def _to_8_bit(gray: np.ndarray, name: str) -> np.ndarray:
+    """Gray (H, W) of 16-bit integers, or of floats in 0..1 -> uint8, rounded."""
+    top = 1 if gray.dtype.kind == "f" else 65535
+    if not (gray.min() >= 0 and gray.max() <= top):  # not a number fails, too
+        span = f"{gray.min():g} to {gray.max():g}"
+        raise UserError(f"{name} has values from {span}, not 0 to {top}; save it with 8 or 16 bits")
+    return np.rint(gray.astype(np.float32) * (255 / top)).astype(np.uint8)
+
+
+def _orientation(picture: Image.Image) -> int:
+    try:
+        return int(picture.getexif().get(_ORIENTATION, 1))
+    except Exception:  # a damaged tag does not make the picture unreadable
+        return 1
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:120] or type(error).__name__
