@@ -88,6 +88,7 @@ def embed_classes(
     Raises:
         UserError: a sentence has more tokens than the text tower takes, or the precision overflows.
     """
+    assert templates
     group = _group(clip, templates)
     rows = cache.load(group) if cache else {}
     missing = [word for word in ontology.words if _row_key(word) not in rows]
