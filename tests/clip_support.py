@@ -1,5 +1,6 @@
 """Small CLIPs with deterministic weights, for the tests of every part."""
 
+import json
 import math
 import tempfile
 from functools import cache
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from denseclip.clip import Clip, load_clip
@@ -63,6 +65,39 @@ def load_openai_checkpoint(arch: dict[str, Any], seed: int) -> Clip:
 def tiny_clip(kind: str) -> Clip:
     """A loaded CLIP with small random weights, embedding 32, 64 px: "rn" (stride 32) or "vit" (patch 16)."""
     return load_openai_checkpoint(ARCHITECTURES[kind], seed=11)
+
+
+def whole_config(kind: str) -> dict[str, Any]:
+    """The open_clip model config of `tiny_clip(kind)`."""
+    arch = ARCHITECTURES[kind]
+    shared = {"width": arch["width"], "layers": arch["layers"], "image_size": 64}
+    vision = shared | ({} if kind == "rn" else {"patch_size": 16, "head_width": 32})
+    text = {"width": 64, "heads": 1, "layers": 2, "context_length": 77, "vocab_size": 49408}
+    return {"embed_dim": 32, "quick_gelu": True, "vision_cfg": vision, "text_cfg": text}
+
+
+def write_embedded(path: Path, kind: str) -> Path:
+    """A folder as the embedded CLIPs have it: half precision, config.json in open_clip's form."""
+    path.mkdir()
+    half = {
+        n: t.half() if t.is_floating_point() else t
+        for n, t in openai_state(ARCHITECTURES[kind], seed=11).items()
+    }
+    save_file(half, path / "model.safetensors")
+    settings = {"model_cfg": whole_config(kind), "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.25] * 3}}
+    (path / "config.json").write_text(json.dumps(settings))
+    return path
+
+
+def put_in_hub_cache(cache: Path, repository: str, filename: str) -> Path:
+    """The layout of the Hugging Face cache."""
+    root = cache / f"models--{repository.replace('/', '--')}"
+    (root / "refs").mkdir(parents=True, exist_ok=True)
+    (root / "refs" / "main").write_text("0123abc")
+    path = root / "snapshots" / "0123abc" / filename
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"weights")
+    return path
 
 
 def _text_state(embed_dim: int, seed: int) -> dict[str, Tensor]:

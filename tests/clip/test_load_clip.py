@@ -10,7 +10,15 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from clip_support import ARCHITECTURES, heads_config, openai_state, tiny_clip, write_openai_checkpoint
+from clip_support import (
+    ARCHITECTURES,
+    heads_config,
+    openai_state,
+    tiny_clip,
+    whole_config,
+    write_embedded,
+    write_openai_checkpoint,
+)
 from denseclip.clip import Clip, ResNetTower, ViTTower, folder, load_clip
 from fixtures_support import maskclip_weights
 
@@ -19,14 +27,6 @@ KINDS = ["rn", "vit"]
 
 def state_of(kind: str) -> dict[str, Tensor]:
     return openai_state(ARCHITECTURES[kind], seed=11)
-
-
-def whole_config(kind: str) -> dict[str, Any]:
-    arch = ARCHITECTURES[kind]
-    shared = {"width": arch["width"], "layers": arch["layers"], "image_size": 64}
-    vision = shared | ({} if kind == "rn" else {"patch_size": 16, "head_width": 32})
-    text = {"width": 64, "heads": 1, "layers": 2, "context_length": 77, "vocab_size": 49408}
-    return {"embed_dim": 32, "quick_gelu": True, "vision_cfg": vision, "text_cfg": text}
 
 
 def config_of(kind: str) -> dict[str, Any] | None:
@@ -170,15 +170,6 @@ def test_device_and_precision(tmp_path: Path) -> None:
     clip = load_clip(path, dtype=torch.bfloat16)
     assert clip.dtype == torch.bfloat16
     assert clip.fingerprint == tiny_clip("rn").fingerprint
-
-
-def write_embedded(path: Path, kind: str) -> None:
-    """A folder as the embedded CLIPs have it: half precision, config.json in open_clip's form."""
-    path.mkdir()
-    half = {n: t.half() if t.is_floating_point() else t for n, t in state_of(kind).items()}
-    save_file(half, path / "model.safetensors")
-    settings = {"model_cfg": whole_config(kind), "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.25] * 3}}
-    (path / "config.json").write_text(json.dumps(settings))
 
 
 class _Holder(nn.Module):

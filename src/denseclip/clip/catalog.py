@@ -1,4 +1,4 @@
-"""What `denseclip models` lists: the CLIPs that work here, and which are on this machine. Never uses the network."""
+"""What `denseclip models` lists: the CLIPs that work here, and which are on this machine. Stays offline."""
 
 import json
 from collections.abc import Mapping
@@ -15,9 +15,9 @@ from denseclip.errors import UserError
 class CatalogRow:
     """One CLIP that `load_clip(row.model)` takes.
 
-    model: name, NAME:TAG or path. origin: "embedded", "openai", "open_clip" or "transformers". tower: "ResNet"
-    or "ViT". cell: pixels on the side of one cell of its map (stride or patch). parameters: of both towers;
-    None where only the file could tell. local: its file on this machine, None if it must be fetched.
+    model: name, NAME:TAG or path. origin: "embedded", "openai", "open_clip" or "transformers". tower:
+    "ResNet" or "ViT". cell: pixels on the side of one cell of its map (stride or patch). parameters: of both
+    towers. local: its file on this machine, None if it must be fetched.
     """
 
     model: str
@@ -27,13 +27,13 @@ class CatalogRow:
     image_size: int
     embed_dim: int
     quick_gelu: bool
-    parameters: int | None
+    parameters: int
     local: Path | None
 
     @property
-    def float32_bytes(self) -> int | None:
+    def float32_bytes(self) -> int:
         """Memory of the weights in float32; a download is this large, or half of it if stored in float16."""
-        return None if self.parameters is None else 4 * self.parameters
+        return 4 * self.parameters
 
     @property
     def local_bytes(self) -> int | None:
@@ -42,7 +42,7 @@ class CatalogRow:
 
 
 def catalog() -> list[CatalogRow]:
-    """The embedded CLIPs, OpenAI's, every other one that open_clip can fetch, and transformers folders in the cache.
+    """The embedded CLIPs, OpenAI's, the others that open_clip can fetch, transformers folders in the cache.
 
     Names that only differ by "-quickgelu" are left out: the activation follows the weights anyway.
     """
@@ -64,9 +64,13 @@ def parameter_count(config: Mapping[str, Any]) -> int:
 
 def _vit_parameters(vision: Mapping[str, Any], embed: int) -> int:
     width, patch = vision.get("width", 768), vision.get("patch_size", 16)
-    tokens = (vision.get("image_size", 224) // patch) ** 2 + 2  # positions, their class token's, the token itself
+    tokens = (
+        vision.get("image_size", 224) // patch
+    ) ** 2 + 2  # positions, their class token's, the token itself
     norms = 2 if vision.get("no_ln_pre") else 4
-    return width * (3 * patch**2 + tokens + norms + embed) + vision["layers"] * _block_parameters(vision, width)
+    return width * (3 * patch**2 + tokens + norms + embed) + vision["layers"] * _block_parameters(
+        vision, width
+    )
 
 
 def _block_parameters(part: Mapping[str, Any], width: int) -> int:

@@ -93,7 +93,7 @@ def _read_pickle(path: Path) -> tuple[Kind, Any]:
             f"{path}: holds Python objects besides tensors, which are not run here; "
             "save the weights alone: torch.save(model.state_dict(), ...)"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # half a pickle fails in many ways
         raise UserError(f"{path}: damaged or truncated ({path.stat().st_size:,} bytes); {AGAIN}") from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         return ("training" if "epoch" in content else "pickle"), content["state_dict"]

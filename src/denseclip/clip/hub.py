@@ -64,7 +64,7 @@ def find_pretrained(source: str, tag: str | None) -> Pretrained:
     name, tag = canonical_name(name), inline or tag
     config = open_clip.get_model_config(name) if name in open_clip.list_models() else None
     if config is None:
-        raise UserError(f"{source}: no such model or file; {_suggestion(name)}")
+        raise UserError(f"{source or repr(source)}: no such model or file; {_suggestion(name)}")
     reason = unsupported(config)
     if reason:
         raise UserError(f"{name}: {reason}; {SUPPORTED}")
@@ -74,39 +74,61 @@ def find_pretrained(source: str, tag: str | None) -> Pretrained:
     if tag is None:
         tag = "openai" if "openai" in tags else tags[0] if len(tags) == 1 else None
     if tag is None or not open_clip.pretrained.is_pretrained_cfg(name, tag):
-        which = f"no weights {tag!r} for it" if tag else "which weights?"
+        which = f"no weights {tag!r} for it" if tag else "there are several weights for it"
         raise UserError(f"{name}: {which}; choose one of {', '.join(f'{name}:{known}' for known in tags)}")
     return _entry(name, tag)
 
 
 def cached(entry: Pretrained) -> Path | None:
     """The file on this machine, without touching the network, or None."""
-    from huggingface_hub import try_to_load_from_cache
-
-    if entry.repository:
-        for filename in _filenames(entry):
-            found = try_to_load_from_cache(entry.repository, filename)
-            if isinstance(found, str):
-                return Path(found)
-    plain = OPENAI_CACHE.expanduser() / entry.url.rpartition("/")[2]
-    return plain if entry.url and plain.is_file() else None
+    found = _in_hub_cache(entry)
+    if found is None and entry.url and _beside_openais(entry).is_file():
+        return _beside_openais(entry)
+    return found
 
 
 def fetch(entry: Pretrained) -> Path:
     """The file, from this machine's caches or downloaded; UserError says what to fetch by other means."""
-    import open_clip
+    import open_clip.pretrained as source
 
-    found = cached(entry)
+    found = _in_hub_cache(entry)
     if found is not None:
         return found
     try:
-        settings = open_clip.pretrained.get_pretrained_cfg(entry.name, entry.tag)
-        return Path(open_clip.pretrained.download_pretrained(settings))
-    except Exception as error:  # the hub raises many kinds, and each means that the file cannot be had
-        raise UserError(
-            f"{entry.label}: the weights are not on this machine and cannot be downloaded; "
-            f"{_by_other_means(entry)}"
-        ) from error
+        if entry.url and _beside_openais(entry).is_file():
+            return Path(source.download_pretrained_from_url(entry.url))  # checks what is there
+        if _hub_answers():
+            return Path(source.download_pretrained(source.get_pretrained_cfg(entry.name, entry.tag)))
+        if entry.url:
+            return Path(source.download_pretrained_from_url(entry.url))
+    except Exception as error:  # of many kinds, and each means that the file cannot be had
+        raise UserError(_by_other_means(entry)) from error
+    raise UserError(_by_other_means(entry))
+
+
+def _in_hub_cache(entry: Pretrained) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    for filename in _filenames(entry):
+        found = try_to_load_from_cache(entry.repository, filename) if entry.repository else None
+        if isinstance(found, str):
+            return Path(found)
+    return None
+
+
+def _beside_openais(entry: Pretrained) -> Path:
+    return OPENAI_CACHE.expanduser() / entry.url.rpartition("/")[2]
+
+
+def _hub_answers() -> bool:
+    """One short question: asked for a file, the hub's client would knock for a minute at a closed door."""
+    from huggingface_hub import constants, get_session
+
+    try:
+        get_session().head(constants.ENDPOINT, timeout=10)
+    except Exception:  # no network, no route, offline mode
+        return False
+    return True
 
 
 def _entry(name: str, tag: str) -> Pretrained:
@@ -127,18 +149,17 @@ def _filenames(entry: Pretrained) -> list[str]:
 
 
 def _by_other_means(entry: Pretrained) -> str:
+    problem = f"{entry.label}: the weights are not on this machine and cannot be downloaded"
     if entry.tag == "openai":
-        return f"fetch {entry.url} by other means and pass the path of the file as the model"
+        return f"{problem}; fetch {entry.url} by other means and pass the path of the file as the model"
     files = f"open_clip_config.json and {' or '.join(_filenames(entry))}"
     return (
-        f"fetch {files} of huggingface.co/{entry.repository} by other means into one folder "
+        f"{problem}; fetch {files} of huggingface.co/{entry.repository} by other means into one folder "
         "and pass the path of the folder as the model"
     )
 
 
 def _suggestion(name: str) -> str:
-    import open_clip
-
-    names = {known.lower(): known for known in (*EMBEDDED, *open_clip.list_models())}
+    names = {known.lower(): known for known in (*EMBEDDED, *(entry.name for entry in all_pretrained()))}
     close = [names[match] for match in get_close_matches(name.lower(), names, n=3)]
     return f"did you mean {', '.join(close)}?" if close else "`denseclip models` lists all models"
