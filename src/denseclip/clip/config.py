@@ -77,25 +77,6 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> Config:
     return merged
 
 
-def infer(state: Mapping[str, Tensor], source: str) -> Config:
-    """The configuration that weights in open_clip's naming (`visual.`, `text.`) imply; heads are 64 wide.
-
-    `quick_gelu` cannot be seen in the weights and is left out. Source: OpenAI's `build_model`.
-    """
-    shapes = _Shapes({name: tuple(tensor.shape) for name, tensor in state.items()}, source)
-    return {
-        "embed_dim": shapes["text.text_projection"][1],
-        "vision_cfg": _vit(shapes) if "visual.class_embedding" in state else _resnet(shapes),
-        "text_cfg": {
-            "context_length": shapes["text.positional_embedding"][0],
-            "vocab_size": shapes["text.token_embedding.weight"][0],
-            "width": shapes["text.ln_final.weight"][0],
-            "heads": max(1, shapes["text.ln_final.weight"][0] // 64),
-            **_blocks(shapes, "text.transformer.resblocks"),
-        },
-    }
-
-
 class _Shapes(dict[str, tuple[int, ...]]):
     """Shapes by name; a missing name is the user's error."""
 
@@ -112,6 +93,38 @@ class _Shapes(dict[str, tuple[int, ...]]):
             else "pass a complete CLIP checkpoint (image and text tower), or its model config"
         )
         raise UserError(f"{self.source}: {reason}; {fix}")
+
+
+def infer(state: Mapping[str, Tensor], source: str) -> Config:
+    """The configuration that weights in open_clip's naming (`visual.`, `text.`) imply; heads are 64 wide.
+
+    `quick_gelu` cannot be seen in the weights and is left out. Source: OpenAI's `build_model`.
+    """
+    shapes = _Shapes({name: tuple(tensor.shape) for name, tensor in state.items()}, source)
+    try:
+        return _inferred(shapes)
+    except (
+        ValueError,
+        IndexError,
+        ZeroDivisionError,
+    ) as error:  # a matrix where there should be a convolution
+        raise UserError(
+            f"{source}: its tensors do not have the shapes of a CLIP; pass a complete CLIP checkpoint"
+        ) from error
+
+
+def _inferred(shapes: _Shapes) -> Config:
+    return {
+        "embed_dim": shapes["text.text_projection"][1],
+        "vision_cfg": _vit(shapes) if "visual.class_embedding" in shapes else _resnet(shapes),
+        "text_cfg": {
+            "context_length": shapes["text.positional_embedding"][0],
+            "vocab_size": shapes["text.token_embedding.weight"][0],
+            "width": shapes["text.ln_final.weight"][0],
+            "heads": max(1, shapes["text.ln_final.weight"][0] // 64),
+            **_blocks(shapes, "text.transformer.resblocks"),
+        },
+    }
 
 
 def _vit(shapes: _Shapes) -> Config:

@@ -40,7 +40,7 @@ def embedded_folder(name: str) -> Path:
     if not (folder / "model.safetensors").is_file():
         raise UserError(
             f"{name}: its weights are not in this installation; "
-            "train them with `python -m denseclip.train.tiny_clip` (--help says how)"
+            f"train them with `python -m denseclip.train.tiny {name} --run runs/{name}` and copy them in"
         )
     return folder
 
@@ -107,8 +107,8 @@ def _from_transformers(settings: Config, weights: Path) -> Config:
             f"{weights.parent}: its config.json describes a {kind!r} model; only CLIPModel folders work"
         )
     vision, text = (
-        {**HF_VISION, **settings.get("vision_config", {})},
-        {**HF_TEXT, **settings.get("text_config", {})},
+        {**HF_VISION, **(settings.get("vision_config") or {})},
+        {**HF_TEXT, **(settings.get("text_config") or {})},
     )
     activations = {str(part["hidden_act"]) for part in (vision, text)}
     if len(activations) > 1 or not activations <= ACTIVATIONS.keys():

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from denseclip.clip.clip import OPENAI_STATS
+from denseclip.clip.device import has_bf16
 from denseclip.clip.tokens import Tokenizer, tokenizer_for
 from denseclip.clip.towers import TextTower, untrained
 from denseclip.files import atomic_path
@@ -130,13 +131,6 @@ def _step(trainee: Trainee, optimizer: torch.optim.Optimizer, batch: Pairs) -> f
     with torch.no_grad():
         trainee.model.logit_scale.clamp_(0, math.log(100))
     return loss.item()
-
-
-def has_bf16(device: torch.device) -> bool:
-    """Whether bf16 is the faster one here: on recent GPUs, and on CPUs with AMX or AVX512-BF16."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def _resume(path: Path, trainee: Trainee, optimizer: torch.optim.Optimizer) -> tuple[int, float]:

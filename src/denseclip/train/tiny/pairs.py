@@ -16,7 +16,7 @@ from denseclip.vocabulary import TEMPLATES_85
 
 @dataclass(frozen=True)
 class Pairs:
-    """A batch: `images` (B, 3, S, S) uint8, `whole` B sentences, `phrases` U sentences, `matches` (B, U) bool."""
+    """`images` (B, 3, S, S) uint8; `whole`: B sentences; `phrases`: U sentences; `matches` (B, U) bool."""
 
     images: Tensor
     whole: list[str]

@@ -1,0 +1,111 @@
+"""Upsample and argmax on a CPU: in each cell of the low-resolution grid only classes that can win there.
+
+The full-size scores never exist, and few of them are computed: on score maps of real models one class is left in
+most cells and about two on average, on white noise a third of all.
+"""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from denseclip.dense.candidates import Candidates, candidates, cell_nodes
+from denseclip.dense.pixels import Ask, Decoded
+from denseclip.dense.resample import Taps
+from denseclip.dense.strips import Strips, strips
+
+BAND_SCORES = 1 << 20  # low-resolution scores pruned together: bounds the memory of the pruning
+BLOCK_SCORES = 1 << 16  # full-size scores of one class evaluated together: bounds the rest, and stays in cache
+CROWD_SCORES = 1 << 18  # the same, of all classes
+
+
+def decode_cells(scores: Tensor, rows: Taps, columns: Taps, ask: Ask) -> Decoded:
+    """Decode one map (K, h, w) to the H lines of `rows` and the W lines of `columns`."""
+    down, across = strips(rows, scores.shape[1]), strips(columns, scores.shape[2])
+    out = Decoded.blank((len(rows.first), len(columns.first)), ask, scores)
+    per_band = max(1, BAND_SCORES // (len(scores) * scores.shape[2]))
+    for start, stop in pairwise([*range(0, len(down), per_band), len(down)]):
+        band = down.some(start, stop)
+        out.write(slice(int(band.first[0]), int(band.first[-1])), _decode_band(scores, band, across, ask))
+    return out
+
+
+def _decode_band(scores: Tensor, down: Strips, across: Strips, ask: Ask) -> Decoded:
+    """Decode some strips of rows over the whole width."""
+    window = (down.taps, across.taps)
+    top, bottom = int(down.window[0]), int(down.window[-1]) + down.taps
+    scores = scores[:, top:bottom]  # (K, h', w)
+    found = candidates(scores, window)
+    nodes = cell_nodes(*scores.shape[1:], window, scores.device)
+    cell = ((down.window[:, None] - top) * (scores.shape[2] - across.taps + 1) + across.window).flatten()
+    padded = Decoded.blank((len(cell), down.slots, across.slots), ask, scores)  # (My * Mx, R, C)
+    order = found.count[cell].argsort(descending=True)
+    for block in order.split(max(1, BLOCK_SCORES // (down.slots * across.slots))):
+        wy, wx = down.weight[block // len(across)], across.weight[block % len(across)]
+        ids, best = winners(found, cell[block], wy, wx, scored=ask.confidence is not None)
+        if ask.confidence == "probability":
+            best = 1 / denominators(scores.flatten(1), nodes[cell[block]], wy, wx, best, ask.temperature)
+        padded.write(block, Decoded(ids, best))
+    return padded.map(lambda blocks: _unpad(blocks, len(across), down.place, across.place))
+
+
+def _unpad(blocks: Tensor, across: int, rows: Tensor, columns: Tensor) -> Tensor:
+    """Put blocks (My * Mx, R, C) side by side and drop the unused slots."""
+    _, tall, wide = blocks.shape
+    grid = blocks.view(-1, across, tall, wide).transpose(1, 2).reshape(-1, across * wide)  # (My * R, Mx * C)
+    return grid.index_select(0, rows).index_select(1, columns)
+
+
+def winners(found: Candidates, cell: Tensor, wy: Tensor, wx: Tensor, *, scored: bool) -> tuple[Tensor, Tensor]:
+    """Best classes and their scores in blocks of pixels, (B, R, C) each.
+
+    cell: (B,) the cell of each block, those with most classes first. wy: (B, Ty, R), wx: (B, Tx, C) weights.
+    Unless `scored`, blocks with a single class are not evaluated, and the scores are of use to nobody.
+    """
+    start, count = found.start[cell], found.count[cell]
+    depth = torch.arange(int(count[0]), device=count.device)
+    deep = (count[:, None] > depth).sum(0).tolist()  # blocks with more than j classes
+
+    def scores(j: int, blocks: int) -> Tensor:
+        return _mix(found.nodes[start[:blocks] + j], wy[:blocks], wx[:blocks])  # (blocks, R, C)
+
+    # Ids ride along as floats, because comparisons with a float result are the fast ones. They ascend with j, so
+    # the winner is the greatest id among those that were better than all before.
+    ids = found.ids[start].to(wy.dtype)[:, None, None].repeat(1, wy.shape[2], wx.shape[2])  # (B, R, C)
+    best = scores(0, len(cell) if scored else (*deep, 0)[1])
+    for j, blocks in enumerate(deep[1:], start=1):
+        new = scores(j, blocks)
+        better = torch.gt(new, best[:blocks], out=torch.empty_like(new))
+        better *= found.ids[start[:blocks] + j][:, None, None]
+        torch.maximum(ids[:blocks], better, out=ids[:blocks])
+        torch.maximum(best[:blocks], new, out=best[:blocks])
+    return ids, best
+
+
+def denominators(
+    scores: Tensor, nodes: Tensor, wy: Tensor, wx: Tensor, best: Tensor, temperature: float
+) -> Tensor:
+    """Sum over all classes of exp(temperature * (score - best)), (B, R, C).
+
+    scores: (K, hw). nodes: (B, Ty * Tx) where the nodes of each block are in it. The rest as in `winners`.
+    """
+    total = torch.zeros_like(best)
+    blocks = max(1, CROWD_SCORES // (len(scores) * best[0].numel()))
+    classes = max(1, CROWD_SCORES // (blocks * best[0].numel()))
+    for block in torch.arange(len(best), device=best.device).split(blocks):
+        y, x = wy[block], wx[block]
+        for some in scores.split(classes):
+            corners = some[:, nodes[block]].view(-1, len(block), wy.shape[1], wx.shape[1])  # (k, b, Ty, Tx)
+            total[block] += (_mix(corners, y, x) - best[block]).mul_(temperature).exp_().sum(0)
+    return total
+
+
+def _mix(nodes: Tensor, wy: Tensor, wx: Tensor) -> Tensor:
+    """Scores at nodes (.., Ty, Tx) to pixels (.., R, C). No matrix product, which autocast would make coarse."""
+    tall = nodes[..., 0, :, None] * wy[..., 0, None, :]  # (.., Tx, R)
+    for tap in range(1, wy.shape[-2]):
+        tall += nodes[..., tap, :, None] * wy[..., tap, None, :]
+    out = tall[..., 0, :, None] * wx[..., 0, None, :]  # (.., R, C)
+    for tap in range(1, wx.shape[-2]):
+        out += tall[..., tap, :, None] * wx[..., tap, None, :]
+    return out

@@ -1,0 +1,69 @@
+"""Dense features of a picture: unit vectors in CLIP's space at every position of a coarse map."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from denseclip.clip import Clip, ImageStats
+from denseclip.clip.towers import ResNetTower
+from denseclip.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from denseclip.dense.options import Compat, DenseOptions
+from denseclip.dense.resnet import DenseResNet
+from denseclip.dense.vit import DenseViT
+
+
+@dataclass(frozen=True)
+class DenseFeatures:
+    """`map` (B, D, h, w) float32 unit vectors; `keys` (B, hw, E) float32 or None; `whole` (B, D) unit or None."""
+
+    map: Tensor
+    keys: Tensor | None
+    whole: Tensor | None
+
+
+class DenseEncoder:
+    """A CLIP's image tower made dense under given options."""
+
+    def __init__(
+        self, clip: Clip, options: DenseOptions | None = None, compat: Compat | None = None, *, fused: bool = True
+    ) -> None:
+        self.clip = clip
+        self.options = options or DenseOptions()
+        self.compat = compat or Compat()
+        if isinstance(clip.image, ResNetTower):
+            self._run = DenseResNet(clip.image, self.options, fused=fused)
+            self.stride = 32
+        else:
+            self._run = DenseViT(clip.image, self.options, self.compat, fused=fused)  # type: ignore[assignment]
+            self.stride = clip.image.patch_size
+
+    @property
+    def stats(self) -> ImageStats:
+        """How pixels in 0..1 are normalised before `encode`."""
+        return ImageStats(IMAGENET_MEAN, IMAGENET_STD) if self.compat.imagenet_stats else self.clip.stats
+
+    @torch.inference_mode()
+    def encode(self, images: Tensor, *, keys: bool = False) -> DenseFeatures:
+        """Images (B, 3, H, W), normalised by `stats`, of any size -> dense features.
+
+        The map is ceil(H / patch) high for ViTs, floor(H / 32) for ResNets, whose sides must be at least 32.
+        Positions are divided by their norm without an epsilon, as in the official code.
+        """
+        images = images.to(self.clip.device, self.clip.dtype)
+        features, wanted, whole = self._run(images, keys=keys)
+        features = features.float()  # (B, D, h, w)
+        return DenseFeatures(
+            features / features.norm(dim=1, keepdim=True),
+            None if wanted is None else wanted.float(),
+            None if whole is None else F.normalize(whole.float(), dim=-1),
+        )
+
+    def scores(self, features: DenseFeatures, matrix: Tensor) -> Tensor:
+        """Cosines (B, P, h, w) of every position with the unit rows of `matrix` (P, D), minus the picture's own."""
+        scores = torch.einsum("bdhw,pd->bphw", features.map, matrix)
+        if features.whole is not None:
+            own = features.whole @ matrix.T  # (B, P)
+            scores = scores - self.options.cls_bias * own[:, :, None, None]
+        return scores
