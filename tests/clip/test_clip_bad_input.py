@@ -144,7 +144,7 @@ TABLE: dict[str, tuple[Callable[[Path], str | Path | Arguments], str]] = {
     ),
     "truncated zip": (
         lambda tmp: truncated(tmp, "clip.pt"),
-        r".*clip\.pt: the file is truncated \([\d,]+ bytes\); fetch the file again",
+        r".*clip\.pt: damaged or truncated \([\d,]+ bytes\); fetch the file again",
     ),
     "truncated safetensors": (
         lambda tmp: truncated(tmp, "clip.safetensors"),
@@ -195,6 +195,10 @@ TABLE: dict[str, tuple[Callable[[Path], str | Path | Arguments], str]] = {
     "wrong shape": (
         lambda tmp: pt(tmp, changed(visual__ln_pre__bias=torch.zeros(63))),
         r".*clip\.pt: visual\.ln_pre\.bias has shape \(63,\), the model needs \(64,\); pass the config .*",
+    ),
+    "no layer of CLIP": (
+        lambda tmp: pt(tmp, changed(visual__conv1__weight=torch.zeros(64, 3))),
+        r".*clip\.pt: its tensors do not have the shapes of a CLIP; pass a complete CLIP checkpoint",
     ),
     "wrong architecture": (
         lambda tmp: (pt(tmp, changed("rn")), {"config": whole_config("vit")}),

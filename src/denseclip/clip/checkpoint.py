@@ -3,7 +3,8 @@
 import pickle
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -65,8 +66,8 @@ def _read_zip(path: Path) -> tuple[Kind, Any]:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except zipfile.BadZipFile as error:
-        raise UserError(f"{path}: the file is truncated ({path.stat().st_size:,} bytes); {AGAIN}") from error
+    except Exception as error:  # a broken table of contents fails in many ways
+        raise UserError(f"{path}: damaged or truncated ({path.stat().st_size:,} bytes); {AGAIN}") from error
     if any(name.endswith("/constants.pkl") for name in names):
         return "torchscript", _read_torchscript(path)
     if not any(name.endswith("data.pkl") for name in names):
@@ -75,19 +76,17 @@ def _read_zip(path: Path) -> tuple[Kind, Any]:
 
 
 def _read_torchscript(path: Path) -> Mapping[str, Tensor]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch announces the end of TorchScript at every load
-        try:
+    try:
+        with _silence():  # torch announces the end of TorchScript at every load
             return torch.jit.load(str(path), map_location="cpu").state_dict()
-        except RuntimeError as error:
-            raise UserError(
-                f"{path}: TorchScript cannot read this archive, it is damaged; {AGAIN}"
-            ) from error
+    except RuntimeError as error:
+        raise UserError(f"{path}: TorchScript cannot read this archive, it is damaged; {AGAIN}") from error
 
 
 def _read_pickle(path: Path) -> tuple[Kind, Any]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with _silence():
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path}: holds Python objects besides tensors, which are not run here; "
@@ -98,6 +97,13 @@ def _read_pickle(path: Path) -> tuple[Kind, Any]:
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         return ("training" if "epoch" in content else "pickle"), content["state_dict"]
     return "pickle", content
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _read_safetensors(path: Path) -> Mapping[str, Tensor]:

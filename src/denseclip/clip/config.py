@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from copy import deepcopy
+from math import isqrt
 from typing import Any
 
 from torch import Tensor
@@ -129,7 +130,7 @@ def _inferred(shapes: _Shapes) -> Config:
 
 def _vit(shapes: _Shapes) -> Config:
     width, _, _, patch = shapes["visual.conv1.weight"]
-    grid = round((shapes["visual.positional_embedding"][0] - 1) ** 0.5)
+    grid = isqrt(shapes["visual.positional_embedding"][0] - 1)
     return {
         "width": width,
         "patch_size": patch,
@@ -144,7 +145,7 @@ def _resnet(shapes: _Shapes) -> Config:
         len({name.split(".")[2] for name in shapes if name.startswith(f"visual.layer{stage}.")})
         for stage in (1, 2, 3, 4)
     ]
-    grid = round((shapes["visual.attnpool.positional_embedding"][0] - 1) ** 0.5)
+    grid = isqrt(shapes["visual.attnpool.positional_embedding"][0] - 1)
     return {"layers": counts, "width": shapes["visual.layer1.0.conv1.weight"][0], "image_size": grid * 32}
 
 

@@ -56,7 +56,7 @@ def to_open_clip(state: Mapping[str, Tensor]) -> State:
         kept = _from_hugging_face(kept)
     elif not any(name.startswith("text.") for name in kept):
         kept = {f"text.{name}" if name.startswith(OPENAI_TEXT) else name: t for name, t in kept.items()}
-    if "logit_scale" in kept:
+    if "logit_scale" in kept and kept["logit_scale"].numel() == 1:  # (1,) in some of open_clip's files
         kept["logit_scale"] = kept["logit_scale"].reshape(())
     return kept
 

@@ -1,11 +1,12 @@
 """Which classes can win between neighbouring nodes of a score map.
 
-All pixels between the same neighbouring nodes (a cell) mix the same few scores of each class, with non-negative
-weights that sum to one and are the same for all classes. So a class that is nowhere above another one at the
-nodes of a cell cannot win inside it.
+All pixels between the same neighbouring nodes (a cell) mix the same few scores of each class, with
+non-negative weights that sum to one and are the same for all classes. So a class that is nowhere above another
+one at the nodes of a cell cannot win inside it.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -14,7 +15,8 @@ from torch import Tensor
 Window = tuple[int, int]
 
 
-class Candidates(NamedTuple):
+@dataclass(frozen=True)
+class Candidates:
     """Classes left in each cell, cell after cell, ascending inside a cell; at least one per cell.
 
     count, start: (cells,) how many, and where they begin. ids: (P,) classes. nodes: (P, Ty, Tx) their scores.
@@ -27,18 +29,19 @@ class Candidates(NamedTuple):
 
 
 class _Pairs(NamedTuple):
-    """Cells and classes, (P,) each, ascending; nodes: (P, Ty * Tx) scores of the class at the nodes of the cell."""
+    """Cells and classes, (P,) each, ascending; nodes: (P, Ty * Tx) scores of the class at the cell's nodes."""
 
     cell: Tensor
     ids: Tensor
     nodes: Tensor
 
 
-def cell_nodes(height: int, width: int, window: Window, device: torch.device) -> Tensor:
-    """Flat indices of the nodes of every cell, (cells, Ty * Tx); cells are numbered row by row."""
-    node = torch.arange(height * width, device=device).view(height, width)
-    corner = node[: height - window[0] + 1, : width - window[1] + 1].flatten()
-    return corner[:, None] + node[: window[0], : window[1]].flatten()
+def cell_nodes(scores: Tensor, window: Window) -> Tensor:
+    """Where the nodes of every cell are in flat maps (K, h * w): (cells, Ty * Tx), cells row by row."""
+    (h, w), (ty, tx) = scores.shape[1:], window
+    node = torch.arange(h * w, device=scores.device).view(h, w)
+    corner = node[: h - ty + 1, : w - tx + 1].flatten()
+    return corner[:, None] + node[:ty, :tx].flatten()
 
 
 def candidates(scores: Tensor, window: Window) -> Candidates:
@@ -49,7 +52,7 @@ def candidates(scores: Tensor, window: Window) -> Candidates:
     low, high = _fold(scores, window, torch.minimum), _fold(scores, window, torch.maximum)  # (K, h', w')
     floor = low.amax(0)  # some class is at least that high all over the cell
     cell, ids = (high >= floor).flatten(1).T.nonzero(as_tuple=True)
-    node = cell_nodes(*scores.shape[1:], window, scores.device)
+    node = cell_nodes(scores, window)
     pairs = _Pairs(cell, ids, scores.flatten(1)[ids[:, None], node[cell]])
     pairs = _undominated(pairs, len(node), pairs.nodes.amin(1))
     pairs = _undominated(pairs, len(node), pairs.nodes.sum(1))

@@ -1,7 +1,7 @@
 """Upsample and argmax on a CPU: in each cell of the low-resolution grid only classes that can win there.
 
-The full-size scores never exist, and few of them are computed: on score maps of real models one class is left in
-most cells and about two on average, on white noise a third of all.
+The full-size scores never exist, and few of them are computed: on score maps of real models one class is left
+in most cells and about two on average, on white noise a third of all.
 """
 
 from itertools import pairwise
@@ -15,7 +15,9 @@ from denseclip.dense.resample import Taps
 from denseclip.dense.strips import Strips, strips
 
 BAND_SCORES = 1 << 20  # low-resolution scores pruned together: bounds the memory of the pruning
-BLOCK_SCORES = 1 << 16  # full-size scores of one class evaluated together: bounds the rest, and stays in cache
+BLOCK_SCORES = (
+    1 << 16
+)  # full-size scores of one class evaluated together: bounds the rest, and stays in cache
 CROWD_SCORES = 1 << 18  # the same, of all classes
 
 
@@ -36,7 +38,7 @@ def _decode_band(scores: Tensor, down: Strips, across: Strips, ask: Ask) -> Deco
     top, bottom = int(down.window[0]), int(down.window[-1]) + down.taps
     scores = scores[:, top:bottom]  # (K, h', w)
     found = candidates(scores, window)
-    nodes = cell_nodes(*scores.shape[1:], window, scores.device)
+    nodes = cell_nodes(scores, window)
     cell = ((down.window[:, None] - top) * (scores.shape[2] - across.taps + 1) + across.window).flatten()
     padded = Decoded.blank((len(cell), down.slots, across.slots), ask, scores)  # (My * Mx, R, C)
     order = found.count[cell].argsort(descending=True)
@@ -56,7 +58,9 @@ def _unpad(blocks: Tensor, across: int, rows: Tensor, columns: Tensor) -> Tensor
     return grid.index_select(0, rows).index_select(1, columns)
 
 
-def winners(found: Candidates, cell: Tensor, wy: Tensor, wx: Tensor, *, scored: bool) -> tuple[Tensor, Tensor]:
+def winners(
+    found: Candidates, cell: Tensor, wy: Tensor, wx: Tensor, *, scored: bool
+) -> tuple[Tensor, Tensor]:
     """Best classes and their scores in blocks of pixels, (B, R, C) each.
 
     cell: (B,) the cell of each block, those with most classes first. wy: (B, Ty, R), wx: (B, Tx, C) weights.
@@ -69,8 +73,8 @@ def winners(found: Candidates, cell: Tensor, wy: Tensor, wx: Tensor, *, scored: 
     def scores(j: int, blocks: int) -> Tensor:
         return _mix(found.nodes[start[:blocks] + j], wy[:blocks], wx[:blocks])  # (blocks, R, C)
 
-    # Ids ride along as floats, because comparisons with a float result are the fast ones. They ascend with j, so
-    # the winner is the greatest id among those that were better than all before.
+    # Ids ride along as floats, because comparisons with a float result are the fast ones. They ascend with j,
+    # so the winner is the greatest id among those that were better than all before.
     ids = found.ids[start].to(wy.dtype)[:, None, None].repeat(1, wy.shape[2], wx.shape[2])  # (B, R, C)
     best = scores(0, len(cell) if scored else (*deep, 0)[1])
     for j, blocks in enumerate(deep[1:], start=1):
@@ -101,7 +105,7 @@ def denominators(
 
 
 def _mix(nodes: Tensor, wy: Tensor, wx: Tensor) -> Tensor:
-    """Scores at nodes (.., Ty, Tx) to pixels (.., R, C). No matrix product, which autocast would make coarse."""
+    """Scores at nodes (.., Ty, Tx) to pixels (.., R, C), without a matrix product that autocast would round."""
     tall = nodes[..., 0, :, None] * wy[..., 0, None, :]  # (.., Tx, R)
     for tap in range(1, wy.shape[-2]):
         tall += nodes[..., tap, :, None] * wy[..., tap, None, :]

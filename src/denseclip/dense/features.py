@@ -27,7 +27,12 @@ class DenseEncoder:
     """A CLIP's image tower made dense under given options."""
 
     def __init__(
-        self, clip: Clip, options: DenseOptions | None = None, compat: Compat | None = None, *, fused: bool = True
+        self,
+        clip: Clip,
+        options: DenseOptions | None = None,
+        compat: Compat | None = None,
+        *,
+        fused: bool = True,
     ) -> None:
         self.clip = clip
         self.options = options or DenseOptions()

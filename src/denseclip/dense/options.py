@@ -43,8 +43,10 @@ PRESETS: dict[str, DenseOptions] = {
 }
 
 
-def preset(name: str) -> DenseOptions:
-    """The options of a published variant; UserError for an unknown name."""
+def preset(name: str | DenseOptions) -> DenseOptions:
+    """The options of a published variant, or these themselves; UserError for an unknown name."""
+    if isinstance(name, DenseOptions):
+        return name
     if name not in PRESETS:
         raise UserError(f"preset {name!r} is unknown; choose one of {', '.join(PRESETS)}")
     return PRESETS[name]
@@ -95,7 +97,9 @@ class Refinement:
     def __post_init__(self) -> None:
         for name, value in (("pd", self.pd), ("ks", self.ks)):
             if not 0 <= value <= 1:
-                raise UserError(f"refinement {name}={value:g} is no probability; give a threshold between 0 and 1")
+                raise UserError(
+                    f"refinement {name}={value:g} is no probability; give a threshold between 0 and 1"
+                )
         if self.ks_norm not in get_args(KeyNorm):
             raise UserError(f"ks-norm {self.ks_norm!r} is unknown; choose {' or '.join(get_args(KeyNorm))}")
 
@@ -111,9 +115,11 @@ class Refinement:
             if name == "none" and not number:
                 continue
             if name not in ("pd", "ks") or (number and not _is_number(number)):
-                raise UserError(f"refinement {text!r} is not understood; write none, pd, ks, pd+ks or pd=0.3+ks=0.9")
+                raise UserError(
+                    f"refinement {text!r} is not understood; write none, pd, ks, pd+ks or pd=0.3+ks=0.9"
+                )
             value = float(number) if number else {"pd": 0.5, "ks": 1.0}[name]
-            made = replace(made, **{name: value})
+            made = replace(made, pd=value) if name == "pd" else replace(made, ks=value)
         return made
 
 

@@ -1,4 +1,4 @@
-"""Prompt denoising and key smoothing: cleaning up scores at map resolution (MaskCLIP, ECCV 2022, section 3.2).
+"""Prompt denoising and key smoothing: cleaning up scores at map resolution (MaskCLIP, ECCV 2022).
 
 Where both are wanted, denoising comes first.
 """
@@ -31,7 +31,7 @@ def prompt_denoising(
         keep_best: where every class of a picture is below the threshold, keep the likeliest one. The official
             code (False) takes out all of them, and class 0 wins everywhere.
 
-    Returns (N, K, h, w) scores, float32 where they were 16-bit. Raises UserError for a threshold outside 0..1.
+    Returns (N, K, h, w), float32 where scores were 16-bit. Raises UserError for a threshold outside 0..1.
     """
     _check("prompt denoising", threshold)
     scores = wide(scores)
@@ -59,14 +59,14 @@ def key_smoothing(
     Args:
         scores: (N, K, h, w) cosines, or what prompt denoising left of them.
         keys: (N, hw, E) keys of the last attention layer.
-        threshold: probability in 0..1; the official 1 smooths wherever soft-max is not exactly 1; 0 is off and
-            returns the scores as they are.
-        norm: "positions", the official code, normalises each channel over all positions; "channels", the paper's
-            formula, each key over its channels, so that k_i . k_j is their cosine.
+        threshold: probability in 0..1; the official 1 smooths wherever the soft-max is not exactly 1; 0 is off
+            and returns the scores as they are.
+        norm: "positions", the official code, normalises each channel over all positions; "channels", the
+            paper's formula, each key over its channels, so that k_i . k_j is their cosine.
         temperature: of the soft-max.
 
-    Returns (N, K, h, w) float32: probabilities (kept) and sums that are no probabilities (smoothed), made to be
-    upsampled and argmaxed like scores. Raises UserError for a threshold outside 0..1.
+    Returns (N, K, h, w) float32: probabilities (kept) and sums that are none (smoothed), to be upsampled and
+    argmaxed like scores. Raises UserError for a threshold outside 0..1.
     """
     _check("key smoothing", threshold)
     assert keys.shape[:2] == (len(scores), scores[0, 0].numel()), (scores.shape, keys.shape)
@@ -83,7 +83,7 @@ def key_smoothing(
 def _vote(keys: Tensor, p: Tensor) -> Tensor:
     """`keys @ keys^T` applied to the positions of p (N, K, hw), multiplied in the order that costs less.
 
-    So the square matrix (hw, hw) is made only where hw < 2 min(E, K), that is, where it is at most twice an input.
+    The square matrix (hw, hw) is made only where hw < 2 min(E, K), so it is at most twice an input.
     """
     (positions, channels), classes = keys.shape[1:], p.shape[1]
     with torch.autocast(p.device.type, enabled=False):

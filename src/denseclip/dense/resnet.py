@@ -46,6 +46,8 @@ class DenseResNet:
         if options.mix != "identity":
             q = F.linear(tokens, pool.q_weight, pool.q_bias)
             k = F.linear(tokens, pool.k_weight, pool.k_bias)
-            q, k, v = (t.unflatten(2, (pool.heads, -1)).transpose(1, 2) for t in (q, k, v))  # (B, heads, N, d)
+            q, k, v = (
+                t.unflatten(2, (pool.heads, -1)).transpose(1, 2) for t in (q, k, v)
+            )  # (B, heads, N, d)
             v = mix_values(q, k, v, options, grid, fused=self.fused).transpose(1, 2).flatten(2)
         return F.linear(v, pool.c_weight, pool.c_bias)

@@ -45,7 +45,9 @@ class DenseViT:
         grid = (images.shape[-2] // patch, images.shape[-1] // patch)
         x = tower.patch(images)  # (B, hw, W)
         x = torch.cat([tower.class_embedding.to(x.dtype).expand(len(x), 1, -1), x], dim=1)  # (B, 1 + hw, W)
-        x = x + resize_position(tower.positional_embedding, tower.grid, grid, self.compat.count_rule).to(x.dtype)
+        x = x + resize_position(tower.positional_embedding, tower.grid, grid, self.compat.count_rule).to(
+            x.dtype
+        )
         return (self._norm(tower.ln_pre, x) if tower.ln_pre else x), grid
 
     def block(self, x: Tensor, weights: BlockWeights) -> Tensor:
@@ -96,7 +98,9 @@ class DenseViT:
         return projected[:, 0] if self.tower.pool == "tok" else projected[:, 1:].mean(1)
 
 
-def mix_values(q: Tensor, k: Tensor, v: Tensor, options: DenseOptions, grid: Grid | None, *, fused: bool) -> Tensor:
+def mix_values(
+    q: Tensor, k: Tensor, v: Tensor, options: DenseOptions, grid: Grid | None, *, fused: bool
+) -> Tensor:
     """Values (B, heads, N, d) mixed over tokens as the options say; token 0 stands for the whole picture."""
     if options.mix == "identity":
         return v

@@ -138,7 +138,7 @@ def _draw(
     centre = (rng.uniform(reach, 1 - reach, 2) if reach < 0.5 else np.full(2, 0.5)) * side
     angle = float(np.clip(rng.normal(0, recipe.tilt / 2), -recipe.tilt, recipe.tilt))
     mirror = -1.0 if rng.random() < 0.5 else 1.0
-    gain = np.float32([*np.exp(rng.normal(0, 0.04, 3) + rng.normal(0, 0.12)), 1.0])
+    gain = np.array([*np.exp(rng.normal(0, 0.04, 3) + rng.normal(0, 0.12)), 1.0], np.float32)
     levels = pyramid(name, colour)
     source = levels[int(np.clip(np.floor(np.log2(SIDE / size + 1e-9)), 0, len(levels) - 1))]
     scale = size / source.shape[0]
@@ -148,7 +148,7 @@ def _draw(
     x1, y1 = min(side, int(centre[0]) + half), min(side, int(centre[1]) + half)
     turn = np.array([[cos * mirror, -sin], [sin * mirror, cos]]) * scale
     shift = centre - (x0, y0) - turn @ np.full(2, source.shape[0] / 2 - 0.5)
-    sprite = cv2.warpAffine(
+    sprite: np.ndarray = cv2.warpAffine(
         source, np.column_stack([turn, shift]), (x1 - x0, y1 - y0), flags=cv2.INTER_LINEAR
     )
     sprite *= gain  # (h, w, 4) float32, premultiplied
@@ -193,4 +193,4 @@ def _light(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
         if side > 1024
         else _grain()[top : top + side, left : left + side]
     )
-    return cv2.add(image, grain * np.float32(rng.uniform(0, 5)), dtype=cv2.CV_8U)  # saturates
+    return np.asarray(cv2.add(image, grain * np.float32(rng.uniform(0, 5)), dtype=cv2.CV_8U))  # saturates

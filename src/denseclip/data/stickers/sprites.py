@@ -78,9 +78,9 @@ def pyramid(name: str, colour: str | None = None) -> tuple[np.ndarray, ...]:
     if colour is not None:
         rgba[..., :3] = recolour(rgba[..., :3], colour)
     rgba[..., :3] *= rgba[..., 3:] / 255.0
-    levels = [rgba]
+    levels: list[np.ndarray] = [rgba]
     while len(levels) < 3:
-        levels.append(cv2.resize(levels[-1], None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA))
+        levels.append(np.asarray(cv2.resize(levels[-1], None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)))
     return tuple(levels)
 
 

@@ -29,7 +29,7 @@ def fractal(rng: np.random.Generator, cells: int, octaves: int = 4) -> np.ndarra
 
 def blend(low: tuple[int, int, int], high: tuple[int, int, int], t: np.ndarray) -> np.ndarray:
     """Colour ramp: (h, w) in 0..1 -> (h, w, 3) float32 RGB."""
-    a, b = np.float32(low), np.float32(high)
+    a, b = np.array(low, np.float32), np.array(high, np.float32)
     return a + (b - a) * t[..., None]
 
 
@@ -193,7 +193,7 @@ def patch(name: str, rng: np.random.Generator, side: int) -> np.ndarray:
     cut = round(TILE * float(rng.uniform(0.3, 0.9)))
     y, x = (rng.random(2) * (TILE - cut + 1)).astype(int)
     mirror = rng.random() < 0.5
-    gain = np.float32(np.exp(rng.normal(0, 0.05, 3) + rng.normal(0, 0.12)))
+    gain = np.exp(rng.normal(0, 0.05, 3) + rng.normal(0, 0.12))
     piece = cv2.resize(source[y : y + cut, x : x + cut], (side, side), interpolation=cv2.INTER_AREA)
-    piece = cv2.multiply(piece, np.float64([*gain, 1.0]), dtype=cv2.CV_8U)  # saturates
-    return cv2.flip(piece, 1) if mirror else piece
+    piece = cv2.multiply(piece, np.array([*gain, 1.0]), dtype=cv2.CV_8U)  # saturates
+    return np.asarray(cv2.flip(piece, 1) if mirror else piece)

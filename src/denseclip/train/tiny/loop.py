@@ -26,6 +26,9 @@ SAVE_EVERY = 240.0  # seconds
 class Trainee(nn.Module):
     """The model under training: pictures of any size and sentences to unit vectors."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, recipe: TinyRecipe) -> None:
         super().__init__()
         config = dict(recipe.config)

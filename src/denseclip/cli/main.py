@@ -1,0 +1,39 @@
+"""The `denseclip` command."""
+
+import os
+import sys
+
+import typer
+
+from denseclip.cli import models, segment
+from denseclip.errors import UserError
+
+app = typer.Typer(
+    name="denseclip",
+    help="CLIP made dense: masks for any words you type.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("segment")(segment.segment)
+app.command("models")(models.models)
+
+
+def main() -> None:
+    """Run a command; a user's mistake is one line on stderr and exit code 2, an interruption 130."""
+    try:
+        app()
+    except UserError as error:
+        print(f"denseclip: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("denseclip: interrupted; what was finished is kept", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # `denseclip models | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

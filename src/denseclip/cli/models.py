@@ -1,0 +1,47 @@
+"""`denseclip models`: what can be used, what is on this machine, and how large it is."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from denseclip.cli import options as o
+
+if TYPE_CHECKING:
+    from denseclip.clip.catalog import CatalogRow
+
+Everything = Annotated[
+    bool, typer.Option("--all", help="Every model of open_clip that works, not OpenAI's alone.")
+]
+Local = Annotated[bool, typer.Option("--local", help="Only what is on this machine.")]
+
+
+def models(everything: Everything = False, local: Local = False) -> None:
+    """List the models that can be used, and which of them are on this machine."""
+    from denseclip.clip.catalog import catalog
+
+    rows = catalog()
+    shown = [row for row in rows if _wanted(row, everything, local)]
+    table = Table(title="models that --model takes (a path to a CLIP file or folder works too)")
+    for column in ("model", "tower", "cell", "px", "embedding", "parameters", "on this machine"):
+        table.add_column(column, justify="left" if column in ("model", "tower") else "right", overflow="fold")
+    for row in shown:
+        table.add_row(
+            row.model,
+            row.tower,
+            str(row.cell),
+            str(row.image_size),
+            str(row.embed_dim),
+            f"{row.parameters / 1e6:.1f} M",
+            "no" if row.local_bytes is None else f"{row.local_bytes / 2**20:.0f} MiB",
+        )
+    o.console.print(table)
+    hidden = len(rows) - len(shown)
+    if hidden and not local:
+        o.console.print(f"{hidden} more with --all.")
+
+
+def _wanted(row: "CatalogRow", everything: bool, local: bool) -> bool:
+    if local:
+        return row.local is not None
+    return everything or row.origin in ("embedded", "openai") or row.local is not None

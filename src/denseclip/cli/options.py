@@ -1,0 +1,138 @@
+"""Options that several commands share, and how they become a Segmenter."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from denseclip.errors import UserError
+
+if TYPE_CHECKING:
+    from denseclip.dense.segmenter import Segmenter
+
+console = Console()
+
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model", "-m", help="tiny-rn, tiny-vit, a name such as ViT-B-16 or RN50, NAME:TAG, or a path."
+    ),
+]
+Classes = Annotated[
+    str | None,
+    typer.Option(
+        "--classes",
+        "-c",
+        help='Words: "cat|kitten, red car, grass", a class set such as voc, or a .json or .txt file.',
+    ),
+]
+Preset = Annotated[
+    str, typer.Option(help="The last block: maskclip, maskclip-reduced, sclip, clearclip, naclip, vanilla.")
+]
+Refine = Annotated[str | None, typer.Option(help="pd, ks or pd+ks; with thresholds pd=0.3+ks=0.9.")]
+KsNorm = Annotated[
+    str, typer.Option("--ks-norm", help="Keys normalised over channels (paper) or positions (official).")
+]
+BackgroundWords = Annotated[
+    str | None, typer.Option("--background", help='Words of the background, or "usual"; becomes class 0.')
+]
+Threshold = Annotated[
+    float | None, typer.Option(help="Pixels whose best word has a lower probability are background.")
+]
+Resize = Annotated[
+    str, typer.Option(help="2048x512 (long x short side), short:512, long:520, exact:224x224, none.")
+]
+SlideOption = Annotated[
+    str | None, typer.Option("--slide", help="Windows: crop/stride in pixels, such as 224/112.")
+]
+Scales = Annotated[str, typer.Option(help="Factors on that size, averaged: 0.75,1,1.5.")]
+Flip = Annotated[bool, typer.Option("--flip", help="Average with the mirrored picture.")]
+Templates = Annotated[
+    str, typer.Option(help='Sentences around the words: 85, 80, 1, or your own "a map of {}.".')
+]
+CompatOption = Annotated[
+    str | None, typer.Option("--compat", help="official: the quirks of the published numbers.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+Precision = Annotated[str, typer.Option(help="auto, fp32, bf16, fp16.")]
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """What the options above were set to."""
+
+    model: str
+    classes: str | None
+    settings: dict[str, Any]
+    device: str = "auto"
+    precision: str = "auto"
+
+    def load(self) -> "Segmenter":
+        """The Segmenter they describe."""
+        import denseclip
+
+        if self.classes is None:
+            raise UserError('no words are given; add --classes "cat, sofa, grass"')
+        with console.status(f"loading {self.model}"):
+            return denseclip.load(
+                self.model, self.classes, device=self.device, precision=self.precision, **self.settings
+            )
+
+
+def parse_scales(text: str) -> tuple[float, ...]:
+    """Read "0.75,1,1.5"."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise UserError(
+            f"scales {text!r} are not understood; write numbers with commas, such as 0.75,1,1.5"
+        ) from None
+
+
+class Speed(ProgressColumn):
+    """Pictures per second."""
+
+    def render(self, task: Task) -> Text:
+        """Such as "12.3 images/s"."""
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.1f} images/s", style="cyan")
+
+
+def picture_progress() -> Progress:
+    """A progress bar that counts pictures."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Speed(),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=console)
+
+
+def unique_stems(paths: Sequence[Path]) -> list[str]:
+    """An output name for each picture: its stem, with the folder or a number where stems are not unique."""
+    stems = [path.stem for path in paths]
+    if len(set(stems)) < len(stems):
+        stems = [
+            f"{path.parent.name}-{path.stem}" if stems.count(path.stem) > 1 else path.stem for path in paths
+        ]
+    seen: dict[str, int] = {}
+    unique = []
+    for stem in stems:
+        seen[stem] = seen.get(stem, 0) + 1
+        unique.append(stem if seen[stem] == 1 else f"{stem}-{seen[stem]}")
+    return unique

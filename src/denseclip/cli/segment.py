@@ -1,0 +1,118 @@
+"""`denseclip segment`: pictures and words in, masks out."""
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from denseclip.cli import options as o
+from denseclip.errors import UserError
+
+if TYPE_CHECKING:
+    from denseclip.dense.segmenter import Segmenter
+
+Pictures = Annotated[
+    list[str], typer.Argument(help="Files, folders (searched in depth) or globs.", show_default=False)
+]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for masks and overlays.")]
+Heatmaps = Annotated[bool, typer.Option("--heatmaps", help="Also a heat map per class.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results that are there.")]
+
+
+def segment(
+    pictures: Pictures,
+    classes: o.Classes = None,
+    model: o.Model = "tiny-rn",
+    out: Out = Path("denseclip-out"),
+    preset: o.Preset = "maskclip",
+    refine: o.Refine = None,
+    ks_norm: o.KsNorm = "channels",
+    background: o.BackgroundWords = None,
+    threshold: o.Threshold = None,
+    resize: o.Resize = "2048x512",
+    slide: o.SlideOption = None,
+    scales: o.Scales = "1",
+    flip: o.Flip = False,
+    templates: o.Templates = "85",
+    compat: o.CompatOption = None,
+    heatmaps: Heatmaps = False,
+    overwrite: Overwrite = False,
+    device: o.Device = "auto",
+    precision: o.Precision = "auto",
+) -> None:
+    """Segment pictures by words.
+
+    For each picture: PICTURE.png (mask, pixel values are the ids of classes.json) and PICTURE-overlay.png.
+    Pictures that cannot be read are listed at the end, and the exit code is 1.
+    """
+    settings = {
+        "preset": preset,
+        "refine": refine,
+        "ks_norm": ks_norm,
+        "background": background,
+        "threshold": threshold,
+        "resize": resize,
+        "slide": slide,
+        "scales": o.parse_scales(scales),
+        "flip": flip,
+        "templates": templates,
+        "compat": compat,
+    }
+    from denseclip.data.images import list_images
+
+    paths = list_images(pictures)
+    stems = o.unique_stems(paths)
+    if not overwrite:
+        _refuse_existing(out, stems)
+    segmenter = o.ModelOptions(model, classes, settings, device, precision).load()
+    areas, failed = _run(segmenter, paths, stems, out, heatmaps)
+    _summary(areas, len(paths) - len(failed), segmenter.classes, out)
+    for line in failed:
+        o.console.print(f"[red]skipped[/red] {line}", soft_wrap=True, highlight=False)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _refuse_existing(out: Path, stems: list[str]) -> None:
+    there = [stem for stem in stems if (out / f"{stem}.png").exists()]
+    if there:
+        raise UserError(f"{out / there[0]}.png is there already; add --overwrite or give another --out")
+
+
+def _run(
+    segmenter: "Segmenter", paths: list[Path], stems: list[str], out: Path, heatmaps: bool
+) -> tuple[Counter[str], list[str]]:
+    """Segment and write; returns the area per class and a line for each picture that failed."""
+    areas: Counter[str] = Counter()
+    failed = []
+    with o.picture_progress() as progress:
+        task = progress.add_task("segmenting", total=len(paths))
+        for path, stem in zip(paths, stems, strict=True):
+            try:
+                result = segmenter.segment(path)
+            except UserError as error:
+                failed.append(str(error))
+            else:
+                result.save(out, stem, heatmaps=heatmaps)
+                areas.update(result.areas)
+            progress.advance(task)
+    return areas, failed
+
+
+def _summary(areas: Counter[str], done: int, classes: tuple[str, ...], out: Path) -> None:
+    if not done:
+        return
+    total = sum(areas.values())
+    table = Table(title=f"{done} picture{'s' * (done != 1)} in {out}")
+    table.add_column("class")
+    table.add_column("area", justify="right")
+    table.add_column("")
+    for name, pixels in areas.most_common(20):
+        share = pixels / total
+        table.add_row(name, f"{share:6.1%}", "█" * round(30 * share))
+    o.console.print(table)
+    absent = len(classes) - len(areas)
+    if absent:
+        o.console.print(f"{absent} of {len(classes)} classes were not found.")
