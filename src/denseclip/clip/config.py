@@ -14,16 +14,8 @@ Config = dict[str, Any]
 SUPPORTED = "CLIP's ResNets and plain ViTs work, `denseclip models` lists them"
 SECTIONS = ("vision_cfg", "text_cfg")
 REQUIRED = ("embed_dim", *SECTIONS)
-IGNORED = frozenset(  # change the loss or the class that open_clip picks, not the towers
-    {
-        "custom_text",
-        "init_logit_scale",
-        "init_logit_bias",
-        "nonscalar_logit_scale",
-        "multimodal_cfg",
-        "quick_gelu",
-    }
-)
+LOSS_KEYS = {"init_logit_scale", "init_logit_bias", "nonscalar_logit_scale"}  # nothing to the towers
+KNOWN = {*REQUIRED, *LOSS_KEYS, "quick_gelu", "custom_text", "multimodal_cfg"}
 BLOCK_OPTIONS = ("qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc")
 
 
@@ -36,9 +28,7 @@ def unsupported(config: Mapping[str, Any]) -> str | None:
         return "it is a CoCa model with attentional pooling"
     if text.get("hf_model_name"):
         return f"its text tower is the transformers model {text['hf_model_name']}"
-    if any(part.get(option) for part in (vision, text) for option in BLOCK_OPTIONS) or vision.get(
-        "act_kwargs"
-    ):
+    if vision.get("act_kwargs") or any(part.get(o) for part in (vision, text) for o in BLOCK_OPTIONS):
         return "its transformer blocks are not CLIP's"
     if any(_is_oblong(vision.get(side)) for side in ("image_size", "patch_size")):
         return "its image or patch size is not square"
@@ -86,14 +76,12 @@ class _Shapes(dict[str, tuple[int, ...]]):
         self.source = source
 
     def __missing__(self, name: str) -> tuple[int, ...]:
-        timm = any(key.startswith("visual.trunk.") for key in self)
-        reason = "its image tower is a timm model" if timm else f"no {name} among its {len(self)} tensors"
-        fix = (
-            SUPPORTED
-            if timm
-            else "pass a complete CLIP checkpoint (image and text tower), or its model config"
+        if any(key.startswith("visual.trunk.") for key in self):
+            raise UserError(f"{self.source}: its image tower is a timm model; {SUPPORTED}")
+        raise UserError(
+            f"{self.source}: no {name} among its {len(self)} tensors; "
+            "pass a complete CLIP checkpoint (image and text tower), or its model config"
         )
-        raise UserError(f"{self.source}: {reason}; {fix}")
 
 
 def infer(state: Mapping[str, Tensor], source: str) -> Config:
@@ -104,11 +92,9 @@ def infer(state: Mapping[str, Tensor], source: str) -> Config:
     shapes = _Shapes({name: tuple(tensor.shape) for name, tensor in state.items()}, source)
     try:
         return _inferred(shapes)
-    except (
-        ValueError,
-        IndexError,
-        ZeroDivisionError,
-    ) as error:  # a matrix where there should be a convolution
+    except UserError:
+        raise
+    except (ValueError, IndexError, ZeroDivisionError) as error:  # say, a matrix in place of a convolution
         raise UserError(
             f"{source}: its tensors do not have the shapes of a CLIP; pass a complete CLIP checkpoint"
         ) from error
@@ -168,7 +154,7 @@ def _is_oblong(side: object) -> bool:
 def _known_keys(config: Mapping[str, Any], source: str) -> None:
     vision, text = towers.config_fields()
     for section, keys, known in (
-        ("the configuration", config.keys(), IGNORED | set(REQUIRED)),
+        ("the configuration", config.keys(), KNOWN),
         ("vision_cfg", config["vision_cfg"].keys(), vision),
         ("text_cfg", config["text_cfg"].keys(), text),
     ):
