@@ -1,0 +1,128 @@
+"""A model on a data set: read, segment, count."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from denseclip.data.datasets import Sample, SegmentationDataset
+from denseclip.dense.segmenter import Segmenter
+from denseclip.errors import UserError
+from denseclip.evaluate.dataset_words import class_ids
+from denseclip.evaluate.metrics import ConfusionMatrix
+from denseclip.evaluate.protocol import Corruption, Protocol
+from denseclip.evaluate.reading import read_ahead
+from denseclip.evaluate.result import Result
+from denseclip.evaluate.state import Tally
+
+Progress = Callable[[int, int], None]  # done, total
+Change = Callable[[Sample], np.ndarray]
+SAVE_SECONDS = 20.0  # the most that an interruption without warning can cost
+
+
+def evaluate(
+    segmenter: Segmenter,
+    dataset: SegmentationDataset,
+    *,
+    change: Change | None = None,
+    corruption: Corruption | None = None,
+    state: Path | None = None,
+    limit: int | None = None,
+    skip_bad: bool = False,
+    progress: Progress | None = None,
+) -> Result:
+    """Segment every image of a data set and count pixels.
+
+    segmenter: with the data set's words, see `set_dataset_classes`. change: the (H, W, 3) uint8 RGB picture to
+    run in place of a sample's own; `corruption` names it in the protocol. state: a file in which an interrupted
+    evaluation continues, to the same counts; it stays when all is done. limit: only the first images. skip_bad:
+    list images that cannot be used and go on. progress: called with (done, total) images.
+
+    Every image is run by itself, so that no figure depends on order or on what else is evaluated.
+    Raises UserError for an image that cannot be used (unless skip_bad), if none can be used, and if `state`
+    belongs to another evaluation.
+    """
+    assert (change is None) == (corruption is None), "a change needs its name in the protocol"
+    total = len(dataset) if limit is None else min(limit, len(dataset))
+    protocol = Protocol.of(segmenter, dataset, total, corruption)
+    spec = dataset.spec
+    tally = Tally(ConfusionMatrix(len(spec.classes), segmenter.clip.device, per_image=True))
+    if state is not None and state.exists():
+        tally.load(state, protocol)
+    bench = _Bench(segmenter, dataset, change, tally, skip_bad)
+    try:
+        for done in bench.run(total):
+            if progress is not None:
+                progress(done, total)
+            if state is not None and bench.save_is_due():
+                tally.save(state, protocol)
+    finally:
+        if state is not None:
+            tally.save(state, protocol)
+    if len(tally.skipped) == total:
+        raise UserError(f"none of {total} images of {spec.name} can be used; the first: {tally.skipped[0]}")
+    return Result(protocol, tally.matrix, spec.classes, spec.unseen, tally.skipped, tally.seconds)
+
+
+class _Bench:
+    """One evaluation at work."""
+
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        dataset: SegmentationDataset,
+        change: Change | None,
+        tally: Tally,
+        skip_bad: bool,
+    ) -> None:
+        self.segmenter, self.dataset, self.change = segmenter, dataset, change
+        self.tally, self.skip_bad = tally, skip_bad
+        ids = class_ids(segmenter, dataset.spec)
+        self._lookup = (
+            None if ids == list(range(len(ids))) else torch.tensor(ids, device=segmenter.clip.device)
+        )
+        self._saved = time.perf_counter()
+
+    def run(self, total: int) -> Iterator[int]:
+        """Count what is not counted yet; yields how many images are done, after each."""
+        started, before = time.perf_counter(), self.tally.seconds
+        with closing(read_ahead(self._read, range(self.tally.done, total))) as samples:
+            for sample in samples:
+                try:
+                    self._count(sample)
+                except UserError as error:
+                    if not self.skip_bad:
+                        raise
+                    self.tally.skipped.append(str(error))
+                self.tally.done += 1
+                self.tally.seconds = before + time.perf_counter() - started
+                yield self.tally.done
+
+    def save_is_due(self) -> bool:
+        """Whether the counts have not been saved for a while; the time starts again if so."""
+        now = time.perf_counter()
+        due = now - self._saved > SAVE_SECONDS
+        if due:
+            self._saved = now
+        return due
+
+    def _read(self, index: int) -> Sample | UserError:
+        try:
+            sample = self.dataset[index]
+        except UserError as error:
+            return error
+        return sample if self.change is None else replace(sample, image=self.change(sample))
+
+    def _count(self, sample: Sample | UserError) -> None:
+        if isinstance(sample, UserError):
+            raise sample
+        device = self.segmenter.clip.device
+        predicted = torch.from_numpy(self.segmenter.segment(sample.image).mask).to(device)  # (H, W)
+        if self._lookup is not None:
+            predicted = self._lookup[predicted.long()]
+        truth = torch.from_numpy(sample.mask).to(device)  # (H, W)
+        self.tally.matrix.update(predicted, truth, self.dataset.spec.ignore_index)
