@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from denseclip.cli import models, segment
+from denseclip.cli import demo, models, segment
 from denseclip.errors import UserError
 
 app = typer.Typer(
@@ -18,6 +18,7 @@ app = typer.Typer(
 )
 app.command("segment")(segment.segment)
 app.command("models")(models.models)
+app.command("demo")(demo.demo)
 
 
 def main() -> None:

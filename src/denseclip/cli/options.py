@@ -102,6 +102,14 @@ def parse_scales(text: str) -> tuple[float, ...]:
         ) from None
 
 
+def parse_numbers(text: str) -> tuple[int, ...]:
+    """Read "0,1,5"."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise UserError(f"{text!r} is not understood; write whole numbers with commas, such as 0,1,5")
+    return tuple(int(part) for part in parts)
+
+
 class Speed(ProgressColumn):
     """Pictures per second."""
 

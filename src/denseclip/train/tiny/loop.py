@@ -59,16 +59,13 @@ class Trainee(nn.Module):
         return F.normalize(TextTower(self.model.text, quick_gelu=False)(tokens), dim=-1)
 
     def loss(self, batch: Pairs) -> Tensor:
-        """Whole captions for half the pictures, phrases for all."""
+        """Phrases for all pictures, whole captions, which are three times as long, for a quarter of them."""
         scale = self.model.logit_scale.exp()
         images = self.pictures(batch.images.to(self.mean.device))
-        half = len(images) // 2
-        texts = self.sentences(batch.phrases + batch.whole[:half])
-        phrases, whole = texts[: len(batch.phrases)], texts[len(batch.phrases) :]
-        matches = batch.matches.to(images.device)
-        return phrase_contrast(images, phrases, matches, scale) + 0.5 * pair_contrast(
-            images[:half], whole, scale
-        )
+        some = len(images) // 4
+        phrases, whole = self.sentences(batch.phrases), self.sentences(batch.whole[:some])
+        by_phrase = phrase_contrast(images, phrases, batch.matches.to(images.device), scale)
+        return by_phrase + 0.25 * pair_contrast(images[:some], whole, scale)
 
 
 def resize_grid(embedding: Tensor, side: int) -> Tensor:

@@ -52,7 +52,7 @@ class PairBatches(Dataset[Pairs]):
             images=torch.from_numpy(np.stack([scene.image for scene in scenes])).permute(0, 3, 1, 2),
             whole=[describe(scene, rng) for scene in scenes],
             phrases=[
-                word if shuffle.random() < 0.2 else shuffle.choice(TEMPLATES_85).format(word)
+                word if shuffle.random() < 0.4 else shuffle.choice(TEMPLATES_85).format(word)
                 for word in words
             ],
             matches=matches,

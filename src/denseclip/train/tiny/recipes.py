@@ -48,6 +48,8 @@ class TinyRecipe:
         return self.stages[-1]
 
 
+# From one thing that fills the picture, which is soon learned, to several small ones.
+ALONE = SceneRecipe(count=(1, 1), scale=(0.55, 1.0))
 NEAR = SceneRecipe(count=(1, 4), scale=(0.3, 0.95))
 MIDDLE = SceneRecipe(count=(2, 6), scale=(0.2, 0.8))
 
@@ -60,7 +62,7 @@ RECIPES = {
             "text_cfg": TEXT,
             "quick_gelu": False,
         },
-        stages=(Stage(76_800, 96, NEAR), Stage(9_600, 160, MIDDLE)),
+        stages=(Stage(64_000, 64, ALONE), Stage(48_000, 96, NEAR), Stage(9_600, 160, MIDDLE)),
     ),
     "tiny-vit": TinyRecipe(
         name="tiny-vit",
@@ -77,7 +79,7 @@ RECIPES = {
             "text_cfg": TEXT,
             "quick_gelu": False,
         },
-        stages=(Stage(128_000, 96, NEAR),),
+        stages=(Stage(96_000, 96, ALONE), Stage(64_000, 96, NEAR)),
         patch_dropout=0.5,
     ),
 }

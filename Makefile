@@ -1,0 +1,42 @@
+# Two commands do all the set-up on a fresh machine with Python: `make demo` and `make test`.
+VENV ?= .venv
+PYTHON ?= python3
+BIN = $(VENV)/bin
+
+.PHONY: demo test test-slow fixtures check format bench clean
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.developer: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+demo: $(VENV)/.installed  ## segment example pictures by words with an embedded tiny CLIP
+	$(BIN)/denseclip demo --out demo --overwrite
+
+test: $(VENV)/.developer  ## all tests but the slow ones
+	$(BIN)/python -m pytest -m 'not slow'
+
+test-slow: $(VENV)/.developer
+	$(BIN)/python -m pytest -m slow
+
+fixtures: $(VENV)/.developer  ## equality with the official code; DENSECLIP_FIXTURES names another folder of cases
+	$(BIN)/python -m pytest -m fixtures
+
+check: $(VENV)/.developer  ## format, lint, types
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/mypy
+
+format: $(VENV)/.developer
+	$(BIN)/ruff format src tests benchmarks
+	$(BIN)/ruff check --fix src tests benchmarks
+
+bench: $(VENV)/.developer  ## speed as ratios, written to results/bench.json
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) demo runs

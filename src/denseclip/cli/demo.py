@@ -1,0 +1,45 @@
+"""`denseclip demo`: a first look, offline, with an embedded tiny CLIP."""
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from denseclip.cli import options as o
+from denseclip.cli.segment import Out, Overwrite, segment
+
+SPLIT = "demo"
+SCENES = (0, 1, 2, 3)
+SIDE = 448
+DISTRACTORS = ("cat", "dog", "bird", "car", "apple", "fish", "water", "brick wall", "sky", "snow")
+
+
+def demo(
+    out: Out = Path("demo"),
+    model: o.Model = "tiny-rn",
+    overwrite: Overwrite = False,
+    scenes: Annotated[str, typer.Option(help="Numbers of the example scenes, with commas.")] = ",".join(
+        map(str, SCENES)
+    ),
+) -> None:
+    """Draw example pictures, segment them by words, and say where the results are."""
+    from PIL import Image
+
+    from denseclip.data.stickers import render
+    from denseclip.files import atomic_path
+
+    words: dict[str, None] = {}
+    pictures = []
+    for number in o.parse_numbers(scenes):
+        scene = render(SPLIT, number, side=SIDE)
+        words |= dict.fromkeys(scene.names)
+        pictures.append(out / "pictures" / f"scene-{number}.jpg")
+        with atomic_path(pictures[-1]) as temporary:
+            Image.fromarray(scene.image).save(temporary, quality=92)
+    classes = ", ".join(dict.fromkeys((*words, *DISTRACTORS)))
+    names = [str(path) for path in pictures]
+    command = ["denseclip", "segment", *names, "--model", model, "--classes", classes, "--out", str(out)]
+    o.console.print(f"$ {shlex.join(command)}", highlight=False, soft_wrap=True)
+    segment(names, classes=classes, model=model, out=out, overwrite=overwrite)
+    o.console.print(f"Look at {out}/scene-*-overlay.png (the pictures themselves are in {out}/pictures).")
