@@ -6,7 +6,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from fixtures_support import cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from score_maps import KINDS, score_map
@@ -17,17 +16,19 @@ from denseclip.dense import decode_cells as cells_module
 from denseclip.dense.decode import decode
 from denseclip.dense.resample import resize
 from denseclip.errors import UserError
+from fixtures_support import cases
 
 WAYS = ("cells", "chunks", "own choice")
 
 
 @pytest.fixture
 def force(monkeypatch):
-    """Make `decode` go one way, in pieces so small that every seam between them is met."""
+    """Make `decode` go one way, if asked for in pieces so small that every seam between them is met."""
 
-    def choose(way):
+    def choose(way, *, small=True):
         if way != "own choice":
             monkeypatch.setattr(decode_module, "cells_pay", lambda *_: way == "cells")
+        if small:
             monkeypatch.setattr(decode_module, "CHUNK_SCORES", 3000)
             monkeypatch.setattr(cells_module, "BAND_SCORES", 300)
             monkeypatch.setattr(cells_module, "BLOCK_SCORES", 500)
@@ -40,7 +41,8 @@ def assert_decodes(scores, size, via=None, temperature=100.0):
     """The mask's class has the highest score wherever the difference is more than rounding; confidences agree."""
     full = resize(scores.float(), size, via)  # (N, K, H, W)
     top = full.amax(1)
-    rounding = 2e-6 * full.abs().amax(1).clamp(min=1e-30)
+    counts = scores.float().abs() * (scores != -100)  # a removed class says nothing about rounding
+    rounding = 2e-6 * (resize(counts, size, via).amax(1) + 100 * (top < -99))
     mask, _ = plain = decode(scores, size, via=via)
     assert plain.confidence is None
     assert mask.shape == top.shape
@@ -57,14 +59,14 @@ def assert_decodes(scores, size, via=None, temperature=100.0):
 
 
 SIDE = st.integers(1, 9)
-LARGE_SIDE = st.integers(1, 60)
+LARGE_SIDE = st.integers(1, 45)
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_any_map_to_any_size(way, force):
     force(way)
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=30, deadline=None)
     @given(
         kind=st.sampled_from(KINDS),
         shape=st.tuples(st.integers(1, 2), st.integers(1, 20), SIDE, SIDE),
@@ -81,22 +83,20 @@ def test_any_map_to_any_size(way, force):
 @pytest.mark.parametrize(
     ("shape", "size", "via"),
     [
-        ((1, 21, 32, 32), (512, 512), None),
-        ((2, 21, 16, 21), (333, 500), (512, 672)),
-        ((1, 7, 14, 14), (375, 500), None),
+        ((1, 21, 16, 16), (256, 256), None),
+        ((2, 21, 12, 16), (166, 250), (192, 256)),
+        ((1, 7, 14, 14), (188, 250), None),
         ((1, 5, 1, 1), (300, 301), None),
         ((1, 5, 2, 2), (640, 643), None),  # strips longer than their limit
         ((1, 30, 40, 40), (81, 83), None),
-        ((1, 300, 9, 9), (145, 160), None),
+        ((1, 300, 9, 9), (81, 90), None),
         ((1, 3, 50, 50), (20, 130), None),
     ],
     ids=str,
 )
 @pytest.mark.parametrize("way", WAYS)
 def test_real_sizes(shape, size, via, way, force):
-    if way != "own choice" and shape[1] > 100:
-        pytest.skip("small pieces of large maps take long")
-    force(way)
+    force(way, small=False)
     assert_decodes(score_map("smooth", shape), size, via)
 
 
@@ -204,12 +204,13 @@ class Largest(TorchDispatchMode):
 @pytest.mark.parametrize("confidence", [None, "score", "probability"])
 @pytest.mark.parametrize("way", ["cells", "chunks"])
 def test_nothing_as_large_as_the_full_size_scores_exists(kind, confidence, way, monkeypatch):
-    scores = score_map(kind, (1, 120, 24, 24))
+    scores = score_map(kind, (1, 60, 12, 12))
     monkeypatch.setattr(decode_module, "cells_pay", lambda *_: way == "cells")
+    monkeypatch.setattr(decode_module, "CHUNK_SCORES", 1 << 18)
     with Largest() as largest:
-        decode(scores, (384, 384), confidence=confidence)
-    full = 120 * 384 * 384 * 4
-    assert 0 < largest.bytes < full / (10 if way == "cells" else 4)
+        decode(scores, (240, 240), confidence=confidence)
+    full = 60 * 240 * 240 * 4
+    assert 0 < largest.bytes < full / 10
 
 
 @pytest.mark.fixtures

@@ -5,10 +5,10 @@ import re
 import numpy as np
 import pytest
 import torch
-from fixtures_support import cases
 
 from denseclip.dense.refine import key_smoothing, prompt_denoising
 from denseclip.errors import UserError
+from fixtures_support import cases
 
 REFINED = re.compile(r"(?P<case>.+)/out_ks(?P<cos>cos)?(?P<ks>[\d.]+)_pd(?P<pd>[\d.]+)")
 
