@@ -7,7 +7,6 @@ from PIL import Image
 
 from denseclip.data.opening import open_dataset
 from denseclip.data.prepare import prepare
-from denseclip.data.published import dataset_names
 from denseclip.errors import UserError
 
 EXPECTED = {  # the val mask after preparation and reading: its most frequent value, then those set one by one
@@ -22,7 +21,7 @@ EXPECTED = {  # the val mask after preparation and reading: its most frequent va
 }
 
 
-@pytest.mark.parametrize("name", dataset_names())
+@pytest.mark.parametrize("name", TREES)
 def test_prepared_trees_are_read(name, tmp_path):
     TREES[name](tmp_path)
     first = prepare(name, tmp_path)
@@ -126,6 +125,11 @@ def test_missing_archives_are_named(name, removed, words, tmp_path):
     with pytest.raises(UserError, match=words) as caught:
         prepare(name, tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_sticker_sets_need_none(tmp_path):
+    with pytest.raises(UserError, match="stickers20 needs no preparation"):
+        prepare("stickers20", tmp_path)
 
 
 def test_unknown_names_and_roots(tmp_path):

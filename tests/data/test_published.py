@@ -22,7 +22,8 @@ SIZES = {
 
 
 def test_all_of_them_with_their_number_of_classes():
-    assert {name: len(dataset_spec(name).classes) for name in dataset_names()} == SIZES
+    published = [dataset_spec(name) for name in dataset_names() if not name.startswith("stickers")]
+    assert {spec.name: len(spec.classes) for spec in published} == SIZES
 
 
 @pytest.mark.parametrize("name", SIZES)

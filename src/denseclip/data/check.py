@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from denseclip.data.datasets import SegmentationDataset
-from denseclip.data.masks import MaskFile
 from denseclip.data.opening import open_dataset
 from denseclip.data.own_file import read_own
 from denseclip.data.published import dataset_spec, is_dataset
@@ -76,9 +75,7 @@ def _splits(data: str | Path) -> dict[str, int | None]:
 
 
 def _missing(dataset: SegmentationDataset, index: int) -> list[Path]:
-    entry = dataset.entries[index]
-    paths = [entry.image, *([entry.mask.path] if isinstance(entry.mask, MaskFile) else [])]
-    return [path for path in paths if not path.is_file()]
+    return [path for path in dataset.entries[index].files if not path.is_file()]
 
 
 def _unusable(

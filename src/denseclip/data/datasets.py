@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
 from denseclip.data.images import read_image
-from denseclip.data.masks import MaskSource, to_classes
+from denseclip.data.masks import MaskFile, MaskSource, to_classes
 from denseclip.data.specs import DatasetSpec
 from denseclip.errors import UserError
 
@@ -26,19 +26,61 @@ class Sample:
     mask: NDArray[Any]
 
 
+class SampleSource(Protocol):
+    """Where one labelled image comes from; nothing is read yet."""
+
+    @property
+    def image_id(self) -> str:
+        """What the image is called, unique in its split."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """What has to be on the disk."""
+
+    def read(self, spec: DatasetSpec) -> Sample:
+        """The image, and its mask in class indices of `spec`; UserError if they cannot be used."""
+
+
 @dataclass(frozen=True)
 class Entry:
-    """Where one labelled image is; nothing is read yet."""
+    """A labelled image in files."""
 
     image_id: str
     image: Path
     mask: MaskSource
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The image, and the mask's file if it has one of its own."""
+        return (self.image, self.mask.path) if isinstance(self.mask, MaskFile) else (self.image,)
+
+    def read(self, spec: DatasetSpec) -> Sample:
+        """Read one image and its mask.
+
+        Raises UserError, naming the file, if either cannot be read, their sizes differ, or the mask has an id
+        that is not declared.
+        """
+        image, mask = read_image(self.image), self._classes(spec)
+        if image.shape[:2] != mask.shape:
+            sizes = [f"{array.shape[1]}x{array.shape[0]}" for array in (mask, image)]
+            raise UserError(
+                f"mask {self.mask} is {sizes[0]} but its image {self.image} is {sizes[1]} "
+                "(width x height): give both the same size"
+            )
+        return Sample(self.image_id, image, mask)
+
+    def _classes(self, spec: DatasetSpec) -> NDArray[Any]:
+        try:
+            ids = self.mask.read()
+        except FileNotFoundError:
+            raise UserError(f"no mask {self.mask} for image {self.image_id}: {spec.fix}") from None
+        return to_classes(ids, spec.label_ids, spec.void_ids, self.mask)
+
 
 class SegmentationDataset:
     """A split: a sequence of `Sample`s that are read when asked for."""
 
-    def __init__(self, spec: DatasetSpec, split: str, entries: Sequence[Entry]) -> None:
+    def __init__(self, spec: DatasetSpec, split: str, entries: Sequence[SampleSource]) -> None:
         """Raises UserError if there is no entry."""
         if not entries:
             raise UserError(
@@ -55,24 +97,5 @@ class SegmentationDataset:
         return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int) -> Sample:
-        """Read one image and its mask.
-
-        Raises UserError, naming the file, if either cannot be read, their sizes differ, or the mask has an id
-        that is not declared.
-        """
-        entry = self.entries[index]
-        image, mask = read_image(entry.image), self._mask(entry)
-        if image.shape[:2] != mask.shape:
-            sizes = [f"{array.shape[1]}x{array.shape[0]}" for array in (mask, image)]
-            raise UserError(
-                f"mask {entry.mask} is {sizes[0]} but its image {entry.image} is {sizes[1]} "
-                "(width x height): give both the same size"
-            )
-        return Sample(entry.image_id, image, mask)
-
-    def _mask(self, entry: Entry) -> NDArray[Any]:
-        try:
-            ids = entry.mask.read()
-        except FileNotFoundError:
-            raise UserError(f"no mask {entry.mask} for image {entry.image_id}: {self.spec.fix}") from None
-        return to_classes(ids, self.spec.label_ids, self.spec.void_ids, entry.mask)
+        """Read one image and its mask; raises UserError if they cannot be used."""
+        return self.entries[index].read(self.spec)

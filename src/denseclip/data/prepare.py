@@ -62,6 +62,8 @@ def prepare(name: str, root: str | Path, *, workers: int = 1, progress: Progress
     Raises UserError if the data set is unknown or its archives are not there.
     """
     spec = dataset_spec(name)
+    if spec.scenes is not None:
+        raise UserError(f"{spec.name} needs no preparation, its scenes are rendered: evaluate it as it is")
     folder = find_folder(spec, Path(root))
     plan = _PLANS[spec.name](spec, folder)
     todo = [job for job in plan.jobs if not job.target.exists()]

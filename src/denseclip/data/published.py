@@ -1,16 +1,17 @@
-"""The papers' data sets (maskclip sections e and f)."""
+"""Data sets known by name: the papers' (maskclip sections e and f), and the sticker sets."""
 
 from functools import cache
 from typing import Any
 
 from denseclip.data.specs import DatasetSpec, Split
+from denseclip.data.sticker_sets import sticker_specs
 from denseclip.data.transforms import ResizeRule
 from denseclip.errors import UserError
 from denseclip.vocabulary.facts import class_set, dataset_facts
 
 
 def dataset_names() -> tuple[str, ...]:
-    """Names of the papers' data sets."""
+    """All names."""
     return tuple(_specs())
 
 
@@ -114,6 +115,7 @@ def _specs() -> dict[str, DatasetSpec]:
         _spec("ade20k", _ade(), zero_is_void=True),
         _spec("cityscapes", _cityscapes()),
         _coco_object(),
+        *sticker_specs(),
     )
     return {spec.name: spec for spec in made}
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from denseclip.data.masks import ignore_index
+from denseclip.data.stickers import SceneRecipe
 from denseclip.data.transforms import ResizeRule
 
 Colour = tuple[int, int, int]
@@ -14,12 +15,13 @@ _USUAL_RESIZE = ResizeRule("long-short", (2048, 512))
 class Split:
     """Where the files of a split are, relative to the data set's folder.
 
-    images, masks: paths with `{id}`. ids: a file with one id a line; None for every image that exists (an id
-    may then hold folders: "frankfurt/frankfurt_000000"). size: how many images the published split has.
+    images, masks: paths with `{id}`; empty for scenes that are rendered. ids: a file with one id a line; None
+    for every image that exists (an id may then hold folders: "frankfurt/frankfurt_000000"). size: how many images
+    the published split has.
     """
 
-    images: str
-    masks: str
+    images: str = ""
+    masks: str = ""
     ids: str | None = None
     size: int | None = None
 
@@ -34,7 +36,7 @@ class DatasetSpec:
     class names; None without one. unseen: indices hidden in the zero-shot setting, empty without one.
     resize: the papers' rule at test time. folder: where the files are below the user's root. splits: a split
     may be several lists in a row. default_split: the one to evaluate. source: what the user has to fetch.
-    fix: what to do if a mask is missing, for messages.
+    fix: what to do if a mask is missing, for messages. scenes: if images are rendered, not read, how.
     """
 
     name: str
@@ -51,6 +53,7 @@ class DatasetSpec:
     default_split: str = "val"
     source: str = ""
     fix: str = "add it, or remove the image"
+    scenes: SceneRecipe | None = None
 
     def __post_init__(self) -> None:
         assert len(self.classes) == len(self.prompts) == len(self.palette) == len(self.label_ids)

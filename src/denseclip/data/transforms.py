@@ -78,7 +78,9 @@ def normalise(
 ) -> Tensor:
     """(H, W, 3) uint8 RGB -> float32 (3, H, W): (pixel / 255 - mean) / std, with `mean`, `std` for 0..1."""
     assert image.dtype == np.uint8
-    pixels = torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1).float()  # (3, H, W)
+    pixels = (
+        torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1).float()
+    )  # (3, H, W)
     centre = torch.tensor(mean)[:, None, None] * 255
     scale = torch.tensor(std)[:, None, None] * 255
     return ((pixels - centre) / scale).contiguous()

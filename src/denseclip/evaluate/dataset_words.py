@@ -16,7 +16,7 @@ def set_dataset_classes(segmenter: Segmenter, spec: DatasetSpec) -> None:
     Raises UserError if there is a rule but no such class.
     """
     scored = _scored(segmenter, spec)
-    classes, prompts = (tuple(names[k] for k in scored) for names in (spec.classes, spec.prompts))
+    classes, prompts = tuple(spec.classes[k] for k in scored), tuple(spec.prompts[k] for k in scored)
     segmenter.set_classes(Ontology(classes, prompts))
 
 

@@ -1,7 +1,7 @@
 """Reading images ahead of the model."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -9,7 +9,7 @@ T = TypeVar("T")
 WORKERS, AHEAD = 2, 6  # threads that read; images they may be ahead
 
 
-def read_ahead(read: Callable[[int], T], indices: Sequence[int]) -> Iterator[T]:
+def read_ahead(read: Callable[[int], T], indices: Sequence[int]) -> Generator[T, None, None]:
     """`read` of every index, in order, while the caller works on those before.
 
     An error of `read` is raised where its turn comes. No more than `AHEAD` results wait at a time.
