@@ -9,7 +9,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Difference:
-    """mIoU of the first model minus that of the second, with the 95 % interval over images (fractions)."""
+    """mIoU of the first model minus that of the second, with the 95 % interval over images (fractions).
+
+    From `contrast`: the weighted sum of the models' mIoU.
+    """
 
     miou: float
     low: float
@@ -28,32 +31,45 @@ def paired_bootstrap(
     seed: int = 0,
     classes: Sequence[int] | None = None,
 ) -> Difference:
-    """Resample the images `n` times, the same ones for both models, and compare the exact mIoU of the totals.
+    """The first model's mIoU minus the second's; see `contrast`."""
+    return contrast([per_image_a, per_image_b], [1.0, -1.0], n, seed, classes)
 
-    per_image_a, per_image_b: `ConfusionMatrix.per_image`, (images, K, 3), of the same images in the same
-    order. classes: indices of the group to average over; all if None.
+
+def contrast(
+    per_images: Sequence[Tensor],
+    weights: Sequence[float],
+    n: int = 2000,
+    seed: int = 0,
+    classes: Sequence[int] | None = None,
+) -> Difference:
+    """Resample the images `n` times, the same ones for all models, and weigh the exact mIoU of the totals.
+
+    per_images: `ConfusionMatrix.per_image` of every model, (images, K, 3), of the same images in the same order.
+    weights: one per model: [1, -1] for a difference, [1] for the figure itself. classes: indices of the group to
+    average over; all if None.
     The interval runs from the 2.5th to the 97.5th percentile (Efron's percentile interval).
     """
-    assert per_image_a.shape == per_image_b.shape
-    assert len(per_image_a) > 0
+    assert len({counts.shape for counts in per_images}) == 1
+    assert len(per_images) == len(weights)
+    assert len(per_images[0]) > 0
     chosen = slice(None) if classes is None else list(classes)
-    areas = np.stack([x[:, chosen, :2].double().numpy() for x in (per_image_a, per_image_b)], 1)
-    images = len(areas)  # areas: (images, 2 models, K, 2)
-    flat = areas.reshape(images, -1)
+    areas = np.stack([x[:, chosen, :2].double().numpy() for x in per_images], 1)  # (images, models, K, 2)
+    images = len(areas)
+    flat, factors = areas.reshape(images, -1), np.asarray(weights, np.float64)
     rng = np.random.default_rng(seed)
     sampled = []
     for start in range(0, n, 256):  # a chunk keeps the draws of 256 x images in memory
         draws = rng.multinomial(images, np.full(images, 1 / images), size=min(256, n - start))
-        sampled.append(_difference((draws.astype(np.float64) @ flat).reshape(-1, *areas.shape[1:])))
+        totals = (draws.astype(np.float64) @ flat).reshape(-1, *areas.shape[1:])
+        sampled.append(_miou(totals) @ factors)
     low, high = np.nanpercentile(np.concatenate(sampled), [2.5, 97.5])
-    return Difference(float(_difference(areas.sum(0)[None])[0]), float(low), float(high))
+    return Difference(float(_miou(areas.sum(0)[None])[0] @ factors), float(low), float(high))
 
 
-def _difference(totals: np.ndarray) -> np.ndarray:
-    """(n, 2 models, K, 2) intersections and unions -> (n,) difference of the two mIoU."""
+def _miou(totals: np.ndarray) -> np.ndarray:
+    """(n, models, K, 2) intersections and unions -> (n, models)."""
     intersection, union = totals[..., 0], totals[..., 1]
     present = union > 0
     iou = np.divide(intersection, union, out=np.zeros_like(union), where=present)
     count = present.sum(-1)
-    miou = np.divide(iou.sum(-1), count, out=np.full(count.shape, np.nan), where=count > 0)  # (n, 2)
-    return miou[:, 0] - miou[:, 1]
+    return np.divide(iou.sum(-1), count, out=np.full(count.shape, np.nan), where=count > 0)
