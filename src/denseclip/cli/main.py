@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from denseclip.cli import demo, models, segment
+from denseclip.cli import data, demo, evaluate, models, segment
 from denseclip.errors import UserError
 
 app = typer.Typer(
@@ -19,6 +19,8 @@ app = typer.Typer(
 app.command("segment")(segment.segment)
 app.command("models")(models.models)
 app.command("demo")(demo.demo)
+app.command("evaluate")(evaluate.evaluate)
+app.add_typer(data.app, name="data")
 
 
 def main() -> None:

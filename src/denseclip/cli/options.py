@@ -92,6 +92,12 @@ class ModelOptions:
             )
 
 
+def given(context: typer.Context, values: dict[str, Any]) -> dict[str, Any]:
+    """Those of the values, by parameter name, which the user wrote and did not leave to the default."""
+    sources = {name: context.get_parameter_source(name) for name in values}
+    return {name: values[name] for name, source in sources.items() if source and source.name != "DEFAULT"}
+
+
 def parse_scales(text: str) -> tuple[float, ...]:
     """Read "0.75,1,1.5"."""
     try:
@@ -111,21 +117,25 @@ def parse_numbers(text: str) -> tuple[int, ...]:
 
 
 class Speed(ProgressColumn):
-    """Pictures per second."""
+    """Pictures, or other things, per second."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.what = what
 
     def render(self, task: Task) -> Text:
         """Such as "12.3 images/s"."""
         speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:.1f} images/s", style="cyan")
+        return Text("" if speed is None else f"{speed:.1f} {self.what}/s", style="cyan")
 
 
-def picture_progress() -> Progress:
-    """A progress bar that counts pictures."""
+def picture_progress(what: str = "images") -> Progress:
+    """A progress bar that counts pictures, or other things."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        Speed(),
+        Speed(what),
         TimeRemainingColumn(),
     )
     return Progress(*columns, console=console)

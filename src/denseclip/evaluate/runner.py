@@ -40,24 +40,31 @@ def evaluate(
     segmenter: with the data set's words, see `set_dataset_classes`. change: the (H, W, 3) uint8 RGB picture to
     run in place of a sample's own; `corruption` names it in the protocol. state: a file in which an interrupted
     evaluation continues, to the same counts; it stays when all is done. limit: only the first images. skip_bad:
-    list images that cannot be used and go on. progress: called with (done, total) images.
+    list images that cannot be used and go on. progress: called with (done, total) images, first with those of an
+    earlier run.
 
     Every image is run by itself, so that no figure depends on order or on what else is evaluated.
     Raises UserError for an image that cannot be used (unless skip_bad), if none can be used, and if `state`
     belongs to another evaluation.
     """
     assert (change is None) == (corruption is None), "a change needs its name in the protocol"
+    assert limit is None or limit > 0
     total = len(dataset) if limit is None else min(limit, len(dataset))
     protocol = Protocol.of(segmenter, dataset, total, corruption)
     spec = dataset.spec
     tally = Tally(ConfusionMatrix(len(spec.classes), segmenter.clip.device, per_image=True))
     if state is not None and state.exists():
         tally.load(state, protocol)
+        if tally.skipped and not skip_bad:
+            raise UserError(
+                f"{state} left out {len(tally.skipped)} bad images: skip them again, or remove it"
+            )
     bench = _Bench(segmenter, dataset, change, tally, skip_bad)
+    report = progress or _silent
+    report(tally.done, total)
     try:
         for done in bench.run(total):
-            if progress is not None:
-                progress(done, total)
+            report(done, total)
             if state is not None and bench.save_is_due():
                 tally.save(state, protocol)
     finally:
@@ -66,6 +73,10 @@ def evaluate(
     if len(tally.skipped) == total:
         raise UserError(f"none of {total} images of {spec.name} can be used; the first: {tally.skipped[0]}")
     return Result(protocol, tally.matrix, spec.classes, spec.unseen, tally.skipped, tally.seconds)
+
+
+def _silent(done: int, total: int) -> None:
+    pass
 
 
 class _Bench:

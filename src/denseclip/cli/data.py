@@ -1,0 +1,88 @@
+"""`denseclip data prepare` and `denseclip data check`: data sets made ready, and looked at."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from denseclip.cli import options as o
+
+app = typer.Typer(help="Prepare data sets and check that they are complete.", no_args_is_help=True)
+MOST_LINES = 20  # of a list of bad files
+
+Name = Annotated[str, typer.Argument(help="voc20, context59, coco-stuff, ade20k, cityscapes, ...")]
+Data = Annotated[str, typer.Argument(help="The same names, or a data.json of your own, which needs no root.")]
+Workers = Annotated[int, typer.Option(min=1, help="How many files at once.")]
+Quick = Annotated[
+    bool, typer.Option("--quick", help="Only whether the files are there, not whether they open.")
+]
+
+
+@app.command()
+def prepare(
+    name: Name,
+    root: Annotated[Path, typer.Argument(help="Folder with the unpacked archives.")],
+    workers: Workers = max(1, (os.cpu_count() or 1) - 1),
+) -> None:
+    """Convert a data set's masks to what is read, and write its lists of images; goes on where it stopped."""
+    from denseclip.data.prepare import prepare as run
+
+    with o.picture_progress("files") as progress:
+        task = progress.add_task(f"preparing {name}", total=None)
+        done = run(
+            name, root, workers=workers, progress=lambda n, of: progress.update(task, completed=n, total=of)
+        )
+    o.console.print(f"{done.written} files written, {done.kept} were there")
+    for path in done.lists:
+        o.console.print(f"list {path}", soft_wrap=True, highlight=False)
+    _list("could not be converted", done.failed)
+    if done.failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def check(
+    name: Data,
+    root: Annotated[Path | None, typer.Argument(help="Folder that holds the data set's own.")] = None,
+    quick: Quick = False,
+    workers: Workers = 2,
+) -> None:
+    """Tell what is missing, how many images there are, and which cannot be used."""
+    from denseclip.data.check import check as run
+
+    with o.picture_progress() as progress:
+        task = progress.add_task(f"checking {name}", total=None)
+        found = run(
+            name,
+            root,
+            quick=quick,
+            workers=workers,
+            progress=lambda n, of: progress.update(task, completed=n, total=of),
+        )
+    table = Table(title=name)
+    for column in ("split", "images", "expected", "missing files", "unusable", ""):
+        table.add_column(column, justify="left" if column in ("split", "") else "right")
+    for one in found:
+        expected = "-" if one.expected is None else str(one.expected)
+        counts = (one.images, expected, len(one.missing), len(one.bad))
+        table.add_row(one.split, *map(str, counts), "complete" if one.ok else "[red]not complete[/red]")
+    o.console.print(table)
+    for one in found:
+        if one.problem:
+            o.console.print(f"{one.split}: {one.problem}", soft_wrap=True, highlight=False)
+        _list(f"missing in {one.split}", [str(path) for path in one.missing])
+        _list(f"unusable in {one.split}", one.bad)
+    if not all(one.ok for one in found):
+        raise typer.Exit(1)
+
+
+def _list(title: str, lines: list[str] | tuple[str, ...]) -> None:
+    """Print the first lines of a list, if there are any, and how many more there are."""
+    if lines:
+        o.console.print(f"[red]{title}[/red]: {len(lines)}")
+    for line in lines[:MOST_LINES]:
+        o.console.print(f"  {line}", soft_wrap=True, highlight=False, markup=False)
+    if len(lines) > MOST_LINES:
+        o.console.print(f"  and {len(lines) - MOST_LINES} more")
