@@ -15,7 +15,7 @@ from denseclip.clip.device import has_bf16
 from denseclip.clip.tokens import Tokenizer, tokenizer_for
 from denseclip.clip.towers import TextTower, untrained
 from denseclip.files import atomic_path
-from denseclip.train.tiny.losses import pair_contrast, phrase_contrast
+from denseclip.train.tiny.losses import pair_contrast, phrase_contrast, spread
 from denseclip.train.tiny.pairs import Pairs, batches
 from denseclip.train.tiny.recipes import TinyRecipe
 
@@ -65,7 +65,7 @@ class Trainee(nn.Module):
         some = len(images) // 4
         phrases, whole = self.sentences(batch.phrases), self.sentences(batch.whole[:some])
         by_phrase = phrase_contrast(images, phrases, batch.matches.to(images.device), scale)
-        return by_phrase + 0.25 * pair_contrast(images[:some], whole, scale)
+        return by_phrase + 0.25 * pair_contrast(images[:some], whole, scale) + 2 * spread(phrases)
 
 
 def resize_grid(embedding: Tensor, side: int) -> Tensor:

@@ -1,5 +1,7 @@
 """Contrast between pictures and sentences, with one or several right sentences for a picture."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -10,6 +12,18 @@ def pair_contrast(images: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
     logits = scale * images @ texts.T  # (B, B)
     target = torch.arange(len(logits), device=logits.device)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+def spread(texts: Tensor, sharpness: float = 8.0) -> Tensor:
+    """How much different sentences look alike: 0 for unit rows (U, D) at right angles, 1 for equal ones.
+
+    Without it the words of things stay together for long: as long as pictures do not tell them apart nothing
+    parts the words, and as long as words are alike nothing asks pictures to. Returns a scalar.
+    Source: the uniformity term of Wang and Isola, "Understanding Contrastive Representation Learning", 2020.
+    """
+    logits = sharpness * texts @ texts.T  # (U, U)
+    logits = logits.masked_fill(torch.eye(len(texts), dtype=torch.bool, device=texts.device), float("-inf"))
+    return (logits.logsumexp(1).mean() - math.log(len(texts) - 1)) / sharpness
 
 
 def phrase_contrast(images: Tensor, phrases: Tensor, matches: Tensor, scale: Tensor) -> Tensor:

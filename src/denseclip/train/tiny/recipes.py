@@ -62,7 +62,8 @@ RECIPES = {
             "text_cfg": TEXT,
             "quick_gelu": False,
         },
-        stages=(Stage(64_000, 64, ALONE), Stage(48_000, 96, NEAR), Stage(9_600, 160, MIDDLE)),
+        stages=(Stage(72_000, 64, ALONE), Stage(40_000, 96, NEAR), Stage(8_000, 160, MIDDLE)),
+        lr=1.5e-3,
     ),
     "tiny-vit": TinyRecipe(
         name="tiny-vit",
