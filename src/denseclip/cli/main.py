@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from denseclip.cli import data, demo, evaluate, models, segment
+from denseclip.cli import data, demo, evaluate, models, reproduce, robustness, segment
 from denseclip.errors import UserError
 
 app = typer.Typer(
@@ -20,6 +20,8 @@ app.command("segment")(segment.segment)
 app.command("models")(models.models)
 app.command("demo")(demo.demo)
 app.command("evaluate")(evaluate.evaluate)
+app.command("robustness")(robustness.robustness)
+app.command("reproduce")(reproduce.reproduce)
 app.add_typer(data.app, name="data")
 
 
