@@ -112,6 +112,8 @@ class Result:
             content = json.loads(text)
             rows = content["classes"]
             count = len(rows)
+            if not count:
+                raise ValueError("it has no classes")
             matrix = ConfusionMatrix(count, per_image=True)
             images = [_dense(image, (count, 3)) for image in content["per_image"]]
             stacked = torch.stack(images) if images else torch.zeros(0, count, 3, dtype=torch.int64)
