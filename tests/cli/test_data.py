@@ -55,7 +55,7 @@ def test_complete_data_is_told_with_exit_code_0(capsys, tmp_path):
     ran = run(capsys, "data", "check", write_own_data(tmp_path / "own"))
     assert ran.code == 0, ran.out
     assert "complete" in ran.out
-    assert run(capsys, "data", "check", "stickers20", "--quick").code == 0
+    assert run(capsys, "data", "check", "stickers20").code == 0
 
 
 @pytest.mark.parametrize(

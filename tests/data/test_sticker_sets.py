@@ -102,6 +102,7 @@ def test_another_side_shows_the_same_scene():
     large, small = open_stickers(spec, side=160).scene(0), open_stickers(spec, side=80).scene(0)
     assert large.names == small.names
     assert small.image.shape == (80, 80, 3)
+    assert open_stickers(spec, side=80)[0].image_id == "stickers20/val/00000@80"
 
 
 def test_a_root_is_not_needed_and_splits_are_checked(tmp_path):
@@ -111,7 +112,7 @@ def test_a_root_is_not_needed_and_splits_are_checked(tmp_path):
 
 
 def test_check_finds_every_scene():
-    found = check("stickers21", quick=True)
+    found = check("stickers21")
     assert [(each.split, each.images, each.ok) for each in found] == [
         ("train", 20_000, True),
         ("val", 500, True),

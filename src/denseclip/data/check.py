@@ -82,8 +82,8 @@ def _unusable(
     dataset: SegmentationDataset, workers: int, progress: Callable[[int, int], None]
 ) -> Iterator[str]:
     def read(index: int) -> str | None:
-        if _missing(dataset, index):
-            return None  # told already
+        if _missing(dataset, index) or not dataset.entries[index].files:
+            return None  # told already, or rendered
         try:
             dataset[index]
         except UserError as error:

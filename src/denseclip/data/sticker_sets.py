@@ -84,8 +84,8 @@ class StickerEntry:
 
     @property
     def image_id(self) -> str:
-        """Such as "stickers20/val/00042"."""
-        return f"{self.split}/{self.index:05d}"
+        """Such as "stickers20/val/00042", or with "@128" behind it for a side of 128 pixels."""
+        return f"{self.split}/{self.index:05d}" + ("" if self.side == SIDE else f"@{self.side}")
 
     @property
     def files(self) -> tuple[Path, ...]:

@@ -16,9 +16,10 @@ Corruption = tuple[str, int]  # kind and level
 class Protocol:
     """What was run on what; two figures can be compared where only what is compared differs.
 
-    model: name. details: `Clip.describe()`, which ends with precision and device. weights: start of `Clip.fingerprint`.
-    data, split, images: what was asked for. contents: start of a hash over the image ids, the classes and their
-    words. settings: `Settings.describe()`. corruption: kind and level, or None. versions: of the packages.
+    model: name. details: `Clip.describe()`, precision and device last. weights: start of `Clip.fingerprint`.
+    data, split, images: what was asked for. contents: start of a hash over the image ids, the classes, their
+    words and how scenes are rendered. settings: `Settings.describe()`. corruption: kind and level, or None.
+    versions: of the packages.
     """
 
     model: str
@@ -43,7 +44,7 @@ class Protocol:
         """The protocol of the first `images` images of a data set under a segmenter."""
         clip, spec = segmenter.clip, dataset.spec
         ids = [entry.image_id for entry in dataset.entries[:images]]
-        contents = repr((ids, spec.classes, spec.prompts, spec.background))
+        contents = repr((ids, spec.classes, spec.prompts, spec.background, spec.scenes))
         return cls(
             model=clip.name,
             details=clip.describe().removeprefix(f"{clip.name}: "),
