@@ -7,6 +7,7 @@ import torch
 from denseclip.data.datasets import SegmentationDataset
 from denseclip.data.opening import open_dataset
 from denseclip.errors import UserError
+from denseclip.evaluate.metrics import ConfusionMatrix
 from denseclip.evaluate.runner import evaluate
 from own_data import tiny_segmenter, write_own_data
 
@@ -69,19 +70,19 @@ def test_an_interrupted_evaluation_continues_to_the_same_result(dataset, segment
     assert len(run) == 3
 
 
-def test_an_error_in_the_middle_of_an_image_leaves_no_half_counts(dataset, segmenter, tmp_path, monkeypatch):
-    """The interruption falls between the two lines that count an image."""
+def test_an_interruption_within_an_image_leaves_no_half_counts(dataset, segmenter, tmp_path, monkeypatch):
+    """It falls between the two lines that count an image."""
     state = tmp_path / "counts.pt"
     expected = evaluate(segmenter, dataset).to_json()
     with pytest.raises(Interrupted):
         evaluate(segmenter, dataset, state=state, progress=interrupt_at(2))
-    from denseclip.evaluate import metrics
 
-    def interrupted(counts):
+    def half(self, other):
+        self.matrix += other.matrix
         raise Interrupted
 
     with monkeypatch.context() as patch:
-        patch.setattr(metrics, "_areas", interrupted)
+        patch.setattr(ConfusionMatrix, "merge", half)
         with pytest.raises(Interrupted):
             evaluate(segmenter, dataset, state=state)
     assert evaluate(segmenter, dataset, state=state).to_json() == expected

@@ -5,20 +5,24 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 
 from denseclip.data.datasets import Sample, SegmentationDataset
-from denseclip.dense.segmenter import Segmenter
+from denseclip.dense.segmenter import Encoded, Segmenter
 from denseclip.errors import UserError
+from denseclip.evaluate.ahead import work_ahead
 from denseclip.evaluate.dataset_words import class_ids
 from denseclip.evaluate.metrics import ConfusionMatrix
 from denseclip.evaluate.protocol import Corruption, Protocol
-from denseclip.evaluate.reading import read_ahead
 from denseclip.evaluate.result import Result
 from denseclip.evaluate.state import Tally
 
+S = TypeVar("S")
+T = TypeVar("T")
+_Labelled = tuple[Encoded, np.ndarray]  # a picture and its mask in class indices
 Progress = Callable[[int, int], None]  # done, total
 Change = Callable[[Sample], np.ndarray]
 SAVE_SECONDS = 20.0  # the most that an interruption without warning can cost
@@ -80,7 +84,7 @@ def _silent(done: int, total: int) -> None:
 
 
 class _Bench:
-    """One evaluation at work."""
+    """One evaluation at work: threads read ahead, this one encodes, another decodes and counts."""
 
     def __init__(
         self,
@@ -101,14 +105,18 @@ class _Bench:
     def run(self, total: int) -> Iterator[int]:
         """Count what is not counted yet; yields how many images are done, after each."""
         started, before = time.perf_counter(), self.tally.seconds
-        with closing(read_ahead(self._read, range(self.tally.done, total))) as samples:
-            for sample in samples:
-                try:
-                    self._count(sample)
-                except UserError as error:
+        read, encode, count = _careful(self._read), _careful(self._encode), _careful(self._count)
+        with (
+            closing(work_ahead(read, range(self.tally.done, total), workers=2, waiting=6)) as samples,
+            closing(work_ahead(count, map(encode, samples), workers=1, waiting=2)) as counted,
+        ):
+            for outcome in counted:
+                if isinstance(outcome, UserError):
                     if not self.skip_bad:
-                        raise
-                    self.tally.skipped.append(str(error))
+                        raise outcome
+                    self.tally.skipped.append(str(outcome))
+                else:
+                    self.tally.matrix.merge(outcome)
                 self.tally.done += 1
                 self.tally.seconds = before + time.perf_counter() - started
                 yield self.tally.done
@@ -121,19 +129,33 @@ class _Bench:
             self._saved = now
         return due
 
-    def _read(self, index: int) -> Sample | UserError:
-        try:
-            sample = self.dataset[index]
-        except UserError as error:
-            return error
+    def _read(self, index: int) -> Sample:
+        sample = self.dataset[index]
         return sample if self.change is None else replace(sample, image=self.change(sample))
 
-    def _count(self, sample: Sample | UserError) -> None:
-        if isinstance(sample, UserError):
-            raise sample
-        device = self.segmenter.clip.device
-        predicted = torch.from_numpy(self.segmenter.segment(sample.image).mask).to(device)  # (H, W)
+    def _encode(self, sample: Sample) -> _Labelled:
+        return self.segmenter.encode(sample.image), sample.mask
+
+    def _count(self, labelled: _Labelled) -> ConfusionMatrix:
+        encoded, mask = labelled
+        device, spec = self.segmenter.clip.device, self.dataset.spec
+        predicted = torch.from_numpy(self.segmenter.segment(encoded).mask).to(device)  # (H, W)
         if self._lookup is not None:
             predicted = self._lookup[predicted.long()]
-        truth = torch.from_numpy(sample.mask).to(device)  # (H, W)
-        self.tally.matrix.update(predicted, truth, self.dataset.spec.ignore_index)
+        counts = ConfusionMatrix(len(spec.classes), device, per_image=True)
+        counts.update(predicted, torch.from_numpy(mask).to(device), spec.ignore_index)
+        return counts
+
+
+def _careful(stage: Callable[[S], T]) -> Callable[[S | UserError], T | UserError]:
+    """The stage, with the user's error for a result where it or a stage before it fails."""
+
+    def run(item: S | UserError) -> T | UserError:
+        if isinstance(item, UserError):
+            return item
+        try:
+            return stage(item)
+        except UserError as error:
+            return error
+
+    return run

@@ -1,11 +1,17 @@
-"""Reading ahead: in order, not too far, and ended when the reader is."""
+"""Working ahead: in order, not too far, and ended when the caller is."""
 
 import threading
 import time
 
 import pytest
 
-from denseclip.evaluate.reading import AHEAD, read_ahead
+from denseclip.evaluate.ahead import work_ahead
+
+AHEAD = 6
+
+
+def read_ahead(work, items):
+    return work_ahead(work, items, workers=2, waiting=AHEAD)
 
 
 def test_results_come_in_order_whichever_is_ready_first():
