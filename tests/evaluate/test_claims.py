@@ -157,7 +157,7 @@ def test_a_rise_between_levels_breaks_it_and_is_named():
 def test_no_fall_at_all_is_not_held():
     (claim,) = falling((1, 2), **{"clean": 0.3, "spatter-1": 0.3001, "spatter-2": 0.3002})
     assert not claim.held
-    assert "From clean to the strongest level" in claim.why
+    assert "Clean against the strongest level" in claim.why
 
 
 def test_claims_without_their_runs_or_about_other_models_are_left_out():

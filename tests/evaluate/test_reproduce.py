@@ -150,13 +150,15 @@ def test_an_embedded_model_that_is_not_there_leaves_its_rows_out(models, tmp_pat
 
 
 def test_corrupted_rows_count_corrupted_pictures(models, tmp_path, monkeypatch):
-    grey = np.full((64, 64, 3), 7, np.uint8)
-    seen, segment = [], Segmenter.segment
-    monkeypatch.setattr(bench, "corrupted", lambda kind, level: lambda sample: grey + level)
-    monkeypatch.setattr(Segmenter, "segment", lambda self, x: seen.append(x[0, 0, 0]) or segment(self, x))
+    changed = []
+
+    def spy(kind, level):
+        return lambda sample: changed.append((kind, level)) or sample.image
+
+    monkeypatch.setattr(bench, "corrupted", spy)
     small("table4", models, tmp_path, limit=1)
-    assert [value - 7 for value in seen[1:5]] == [1, 5, 1, 5]  # two kinds after the clean picture
-    assert seen[6:] == seen[1:5]  # the other model
+    corruptions = [("gaussian_blur", 1), ("gaussian_blur", 5), ("spatter", 1), ("spatter", 5)]
+    assert changed == corruptions * 2  # of either model, after its clean picture
 
 
 def test_trained_rows_are_one_line(models, tmp_path):
@@ -210,7 +212,7 @@ def test_paper_scale_names_the_folder_and_the_files_that_are_missing(tmp_path, m
     (line,) = caught.value.lines
     assert "1 of 2 files are missing" in line
     assert "2007_3.png" in line
-    with pytest.raises(MissingError, match="no folder .*nowhere"):
+    with pytest.raises(MissingError, match=r"no folder .*nowhere"):
         reproduce("table4", "paper", root=tmp_path / "nowhere")
 
 

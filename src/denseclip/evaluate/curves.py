@@ -31,9 +31,10 @@ def draw_curves(path: Path, title: str, curves: Mapping[str, Curve]) -> None:
             values = [curve[None], *(curve[kind, level] for level in levels)]
             panel.plot([0, *levels], values, marker="o", markersize=3, label=name)
         panel.set_title(kind.replace("_", " "), fontsize=9)
-        panel.set_ylim(bottom=0)
+        panel.set_xlabel("level (0: clean)", fontsize=8)
+        panel.label_outer()
         panel.grid(alpha=0.3)
-    figure.supxlabel("level (0: clean)", fontsize=9)
+    panels[0].set_ylim(bottom=0)  # of all panels, now that all lines are drawn
     figure.supylabel("mIoU, %", fontsize=9)
     figure.suptitle(title, fontsize=10)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)

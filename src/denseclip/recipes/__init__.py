@@ -70,7 +70,8 @@ class Recipe:
     """One published table.
 
     levels: of every kind of corruption, if it is about them. mean: also the mean over its data sets. trained:
-    rows that need training, if any. unlike: what the miniature does not share with the paper's set-up.
+    rows that need training, if any. note: what a reader must know. unlike: what the miniature does not share with
+    the paper's set-up.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Recipe:
     levels: tuple[int, ...] = ()
     mean: bool = False
     trained: str = ""
+    note: str = ""
     unlike: str = ""
 
 
@@ -101,6 +103,7 @@ def recipe(name: str) -> Recipe:
         levels=levels,
         mean=content.get("mean", False),
         trained=content.get("trained", ""),
+        note=content.get("note", ""),
         unlike=content.get("unlike", ""),
     )
 

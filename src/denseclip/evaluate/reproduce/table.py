@@ -128,7 +128,7 @@ def _command(
 
 
 def _notes(table: Recipe, scale: ScaleName, rows: RowKind, there: list[Row], limit: int | None) -> list[str]:
-    notes = []
+    notes = [table.note] if table.note else []
     left_out = [name for name in table.scales[scale].models if name not in {row.place[0] for row in there}]
     for name in left_out:
         notes.append(

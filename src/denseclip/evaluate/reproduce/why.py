@@ -21,7 +21,7 @@ def not_higher(difference: Difference, high: Sequence[Side], low: Sequence[Side]
 
 def not_falling(drop: Difference, rises: Sequence[tuple[Side, Side, Difference]], images: int) -> str:
     """Why accuracy does not fall from level to level. rises: levels, and how much mIoU rises between them."""
-    parts = [] if drop.low > 0 else [f"From clean to the strongest level: {_verdict(drop, images)}"]
+    parts = [] if drop.low > 0 else [f"Clean against the strongest level. {_verdict(drop, images)}"]
     parts += [
         f"From {before.name} to {after.name} mIoU rises by {rise.miou * 100:.1f} points, "
         "and the interval leaves out zero."
