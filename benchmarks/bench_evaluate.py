@@ -3,6 +3,7 @@
 The whole pipeline reads JPEG pictures and PNG masks from the disk, encodes, decodes at full size and counts pixels.
 """
 
+import ctypes
 import json
 import statistics
 import tempfile
@@ -70,6 +71,7 @@ def peak(segmenter: Segmenter, embeddings: ClassEmbeddings, dataset: Segmentatio
     segmenter._embeddings = rows  # what set_classes would have computed
     segmenter._ontology = Ontology(rows.classes, tuple((name,) for name in rows.classes))
     evaluate(segmenter, dataset, limit=1)  # buffers that are made once
+    ctypes.CDLL(None).malloc_trim(0)  # hand back what is free, so that all that is used now counts as new
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     before = memory("VmRSS")
     evaluate(segmenter, dataset)
