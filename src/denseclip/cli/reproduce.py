@@ -90,14 +90,14 @@ def _models(texts: list[str]) -> dict[str, str]:
 
 def _progress(progress: "Progress") -> "RowProgress":
     """One bar for each row, the finished ones removed."""
-    task = progress.add_task("preparing", total=None)
+    task = progress.add_task("preparing", total=None, visible=False)  # nothing to see of what fails at once
     shown = -1
 
     def update(title: str, number: int, done: int, total: int) -> None:
         nonlocal shown
         if number != shown:
             shown = number
-            progress.reset(task, description=title, total=total)
+            progress.reset(task, description=title, total=total, visible=True)
         progress.update(task, completed=done)
 
     return update

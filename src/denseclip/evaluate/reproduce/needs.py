@@ -65,7 +65,8 @@ def _missing_weights(source: str, *, fetching: bool) -> str | None:
 def _missing_data(name: str, root: Path | None) -> str | None:
     spec = dataset_spec(name)
     if root is None:
-        return f"data: {name} needs --root, the folder that holds {spec.folder}, made from {spec.source}"
+        wanted = f"the folder that holds {spec.folder}: fetch {spec.source}, then {spec.fix}"
+        return f"data: {name} needs --root, {wanted}"
     try:
         dataset = open_dataset(name, root)
     except UserError as error:
