@@ -34,7 +34,7 @@ def describe(scene: Scene, rng: np.random.Generator) -> str:
     return WHOLE[int(rng.integers(len(WHOLE)))].format(text or "nothing")
 
 
-def short_captions(scene: Scene) -> list[str]:
+def short_captions(scene: Scene, *, stuff: bool = True) -> list[str]:
     """The words of each visible part, coloured things with and without colour: "red car", "car", "grass"."""
     plain = [t.name for t in reversed(scene.things) if t.visible >= MIN_VISIBLE]
-    return list(dict.fromkeys([*mentioned(scene), *plain, *scene.stuff]))
+    return list(dict.fromkeys([*mentioned(scene), *plain, *(scene.stuff if stuff else ())]))

@@ -26,6 +26,18 @@ def spread(texts: Tensor, sharpness: float = 8.0) -> Tensor:
     return (logits.logsumexp(1).mean() - math.log(len(texts) - 1)) / sharpness
 
 
+def bank_contrast(images: Tensor, bank: Tensor, known: Tensor, scale: Tensor) -> Tensor:
+    """Each right word of a picture against all wrong ones of a bank that batches share.
+
+    images (B, D), bank (W, D): unit rows, the bank without gradient; known (B, W) bool. Returns a scalar.
+    """
+    logits = scale * images @ bank.T  # (B, W)
+    rows, _ = known.nonzero(as_tuple=True)
+    wrong = logits.masked_fill(known, float("-inf")).logsumexp(1)[rows]  # (M,)
+    right = logits[known]
+    return (torch.logaddexp(right, wrong) - right).mean()
+
+
 def phrase_contrast(images: Tensor, phrases: Tensor, matches: Tensor, scale: Tensor) -> Tensor:
     """The same where a picture has several right phrases and a phrase several right pictures.
 

@@ -9,19 +9,27 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from denseclip.data.stickers import describe, render, short_captions
+from denseclip.data.stickers import TEXTURES, describe, render, short_captions, sprite_names
 from denseclip.train.tiny.recipes import TinyRecipe
 from denseclip.vocabulary import TEMPLATES_85
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """`images` (B, 3, S, S) uint8; `whole`: B sentences; `phrases`: U sentences; `matches` (B, U) bool."""
+    """`images` (B, 3, S, S) uint8; `whole`: B sentences; `phrases`: U sentences; `matches` (B, U) bool.
+
+    `known` (B, W) bool: which of the first W of `WORDS` a picture's captions hold.
+    """
 
     images: Tensor
     whole: list[str]
     phrases: list[str]
     matches: Tensor
+    known: Tensor
+
+
+WORDS: tuple[str, ...] = (*sprite_names(), *TEXTURES)
+_PLACE = {word: i for i, word in enumerate(WORDS)}
 
 
 class PairBatches(Dataset[Pairs]):
@@ -41,12 +49,15 @@ class PairBatches(Dataset[Pairs]):
         rng = np.random.default_rng([recipe.seed, step])
         indices = range(step * recipe.batch, (step + 1) * recipe.batch)
         scenes = [render(recipe.split, i, stage.scenes, stage.side) for i in indices]
-        captions = [short_captions(scene) for scene in scenes]
+        captions = [short_captions(scene, stuff=stage.stuff) for scene in scenes]
+        vocabulary = len(WORDS) if stage.stuff else len(sprite_names())
         words = sorted({caption for each in captions for caption in each})
         place = {word: u for u, word in enumerate(words)}
         matches = torch.zeros(len(scenes), len(words), dtype=torch.bool)
+        known = torch.zeros(len(scenes), vocabulary, dtype=torch.bool)
         for i, each in enumerate(captions):
             matches[i, [place[word] for word in each]] = True
+            known[i, [_PLACE[word] for word in each if word in _PLACE]] = True
         shuffle = random.Random(int(rng.integers(2**31)))
         return Pairs(
             images=torch.from_numpy(np.stack([scene.image for scene in scenes])).permute(0, 3, 1, 2),
@@ -56,6 +67,7 @@ class PairBatches(Dataset[Pairs]):
                 for word in words
             ],
             matches=matches,
+            known=known,
         )
 
 

@@ -6,21 +6,26 @@ from typing import Any
 from denseclip.clip.tokens import SHORT_VOCABULARY
 from denseclip.data.stickers import SceneRecipe
 
-TEXT = {"context_length": 48, "vocab_size": SHORT_VOCABULARY, "width": 192, "heads": 3, "layers": 3}
+TEXT = {"context_length": 48, "vocab_size": SHORT_VOCABULARY, "width": 128, "heads": 2, "layers": 2}
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stretch of training: `pictures` scenes of `side` pixels."""
+    """A stretch of training: `pictures` scenes of `side` pixels, whose short captions may leave out the stuff."""
 
     pictures: int
     side: int
     scenes: SceneRecipe
+    stuff: bool = True
 
 
 @dataclass(frozen=True)
 class TinyRecipe:
-    """Everything that a tiny CLIP's weights depend on. `config` is open_clip's model config."""
+    """Everything that a tiny CLIP's weights depend on.
+
+    config: open_clip's model config. text_steps: steps in which the text tower alone learns that a word stays the
+    same in all templates and differs from all others. text_rate: its learning rate after that, as a share of `lr`.
+    """
 
     name: str
     config: dict[str, Any]
@@ -28,8 +33,11 @@ class TinyRecipe:
     batch: int = 64
     lr: float = 1e-3
     weight_decay: float = 0.05
-    warmup_steps: int = 150
+    warmup_steps: int = 50
     patch_dropout: float = 0.0
+    text_steps: int = 200
+    text_rate: float = 0.2
+    first_scale: float = 20.0
     seed: int = 0
     split: str = "tiny-clip/train"
     notes: tuple[str, ...] = field(default=())
@@ -49,21 +57,19 @@ class TinyRecipe:
 
 
 # From one thing that fills the picture, which is soon learned, to several small ones.
-ALONE = SceneRecipe(count=(1, 1), scale=(0.55, 1.0))
-NEAR = SceneRecipe(count=(1, 4), scale=(0.3, 0.95))
-MIDDLE = SceneRecipe(count=(2, 6), scale=(0.2, 0.8))
+ALONE = SceneRecipe(count=(1, 1), scale=(0.55, 1.0), common=0.9, colours=0.25)
+NEAR = SceneRecipe(count=(1, 4), scale=(0.3, 0.95), common=0.9, colours=0.25)
 
 RECIPES = {
     "tiny-rn": TinyRecipe(
         name="tiny-rn",
         config={
             "embed_dim": 256,
-            "vision_cfg": {"layers": [1, 2, 2, 1], "width": 32, "image_size": 160},
+            "vision_cfg": {"layers": [1, 2, 2, 1], "width": 32, "image_size": 96},
             "text_cfg": TEXT,
             "quick_gelu": False,
         },
-        stages=(Stage(72_000, 64, ALONE), Stage(40_000, 96, NEAR), Stage(8_000, 160, MIDDLE)),
-        lr=1.5e-3,
+        stages=(Stage(38_400, 64, ALONE, stuff=False), Stage(28_800, 96, NEAR)),
     ),
     "tiny-vit": TinyRecipe(
         name="tiny-vit",
@@ -80,7 +86,7 @@ RECIPES = {
             "text_cfg": TEXT,
             "quick_gelu": False,
         },
-        stages=(Stage(96_000, 96, ALONE), Stage(64_000, 96, NEAR)),
+        stages=(Stage(96_000, 96, ALONE, stuff=False), Stage(64_000, 96, NEAR)),
         patch_dropout=0.5,
     ),
 }
