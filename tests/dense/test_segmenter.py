@@ -224,7 +224,9 @@ def test_misuse_is_refused():
         make_settings(presett="x")
     huge = segmenter()
     huge.configure(resize=make_settings(resize="exact:9000x9000").resize)
-    with pytest.raises(UserError, match="8992 x 8992 pixels are too many for one network input; give --slide"):
+    with pytest.raises(
+        UserError, match="8992 x 8992 pixels are too many for one network input; give --slide"
+    ):
         huge.encode(picture())
 
 
