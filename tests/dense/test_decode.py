@@ -42,7 +42,8 @@ def assert_decodes(scores, size, via=None, temperature=100.0):
     full = resize(scores.float(), size, via)  # (N, K, H, W)
     top = full.amax(1)
     counts = scores.float().abs() * (scores != -100)  # a removed class says nothing about rounding
-    rounding = 2e-6 * (resize(counts, size, via).amax(1) + 100 * (top < -99))
+    relative = 2e-6 + 1e-7 * max(*scores.shape[2:], *(via or ()))  # positions are float32, too
+    rounding = relative * (resize(counts, size, via).amax(1) + 100 * (top < -99))
     mask, _ = plain = decode(scores, size, via=via)
     assert plain.confidence is None
     assert mask.shape == top.shape
@@ -66,7 +67,7 @@ LARGE_SIDE = st.integers(1, 45)
 def test_any_map_to_any_size(way, force):
     force(way)
 
-    @settings(max_examples=30, deadline=None)
+    @settings(max_examples=60, deadline=None)
     @given(
         kind=st.sampled_from(KINDS),
         shape=st.tuples(st.integers(1, 2), st.integers(1, 20), SIDE, SIDE),
@@ -181,8 +182,8 @@ def test_broken_scores_are_refused(bad):
 
 def test_ten_thousand_classes():
     scores = score_map("smooth", (1, 10_000, 4, 4))
-    full = resize(scores, (64, 64))
-    assert torch.equal(decode(scores, (64, 64)).mask.long(), full.argmax(1))
+    full = resize(scores, (40, 40))
+    assert torch.equal(decode(scores, (40, 40)).mask.long(), full.argmax(1))
 
 
 class Largest(TorchDispatchMode):

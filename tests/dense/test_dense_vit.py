@@ -19,7 +19,8 @@ def images(side=(64, 64), seed=0):
 @pytest.mark.parametrize("kind", ["rn", "vit"])
 def test_fused_and_explicit_attention_agree(kind, name):
     fused, explicit = (
-        DenseEncoder(tiny_clip(kind), preset(name), fused=way).encode(images((96, 128))) for way in (True, False)
+        DenseEncoder(tiny_clip(kind), preset(name), fused=way).encode(images((96, 128)))
+        for way in (True, False)
     )
     torch.testing.assert_close(fused.map, explicit.map, atol=2e-6, rtol=0)
 
@@ -32,7 +33,9 @@ def test_whole_picture_vector_is_open_clips_own():
             clip = None
             assert dense.whole.shape == (2, 32)
             continue
-        torch.testing.assert_close(dense.whole, F.normalize(clip.encode_image(images()), dim=-1), atol=2e-6, rtol=0)
+        torch.testing.assert_close(
+            dense.whole, F.normalize(clip.encode_image(images()), dim=-1), atol=2e-6, rtol=0
+        )
 
 
 def test_cls_bias_takes_off_the_pictures_own_scores():
@@ -89,7 +92,10 @@ def test_position_table_follows_shape_unless_the_official_rule_is_asked_for():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: preset("maskclap"), "preset 'maskclap' is unknown; choose one of maskclip, maskclip-reduced"),
+        (
+            lambda: preset("maskclap"),
+            "preset 'maskclap' is unknown; choose one of maskclip, maskclip-reduced",
+        ),
         (lambda: DenseOptions(mix="vv"), "mix 'vv' is unknown; choose one of identity, qk, qq, kk"),
         (lambda: DenseOptions(sigma=5.0), "sigma must be above 0 and needs a mix other than identity"),
         (lambda: Compat.named("offical"), "compat 'offical' is unknown; choose official or none"),

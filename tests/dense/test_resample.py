@@ -16,7 +16,7 @@ LENGTH = st.integers(1, 40)
 def test_taps_are_the_resize(n_in, n_out, via):
     line = torch.randn(1, 1, n_in, 1)
     expected = resize(line, (n_out, 1), via and (via, 1))[0, 0, :, 0]
-    found = taps(n_in, n_out, via, line)
+    found = taps(n_in, n_out, via, line.dtype, line.device)
     lines, weight = found.lines(torch.arange(n_out))
     assert lines.min() >= 0
     assert lines.max() < n_in
@@ -36,7 +36,7 @@ def test_taps_are_the_resize(n_in, n_out, via):
     ],
 )
 def test_taps_are_few(n_in, n_out, via, width):
-    assert taps(n_in, n_out, via, torch.zeros(1)).width == width
+    assert taps(n_in, n_out, via, torch.float32, torch.device("cpu")).width == width
 
 
 def test_resize_in_two_steps_is_two_interpolations():

@@ -3,6 +3,9 @@
 All pixels between the same neighbouring nodes (a cell) mix the same few scores of each class, with
 non-negative weights that sum to one and are the same for all classes. So a class that is nowhere above another
 one at the nodes of a cell cannot win inside it.
+
+Here and in `decode_cells` `index_select` stands for indexing, because it does not wake other threads for little:
+on a busy machine waiting for them takes longer than all the rest.
 """
 
 from collections.abc import Callable
@@ -13,6 +16,7 @@ import torch
 from torch import Tensor
 
 Window = tuple[int, int]
+CHUNK_SCORES = 1 << 15  # scores compared together: stays in cache, and in one thread of torch
 
 
 @dataclass(frozen=True)
@@ -49,15 +53,29 @@ def candidates(scores: Tensor, window: Window) -> Candidates:
 
     Of classes that only tie, on the cell's edges or all over it, one may be left (the lowest all over it).
     """
-    low, high = _fold(scores, window, torch.minimum), _fold(scores, window, torch.maximum)  # (K, h', w')
-    floor = low.amax(0)  # some class is at least that high all over the cell
-    cell, ids = (high >= floor).flatten(1).T.nonzero(as_tuple=True)
     node = cell_nodes(scores, window)
-    pairs = _Pairs(cell, ids, scores.flatten(1)[ids[:, None], node[cell]])
+    cell, ids = _near(scores, window)
+    where = ids[:, None] * scores[0].numel() + node.index_select(0, cell)  # (P, Ty * Tx)
+    pairs = _Pairs(cell, ids, scores.flatten().index_select(0, where.flatten()).view_as(where))
     pairs = _undominated(pairs, len(node), pairs.nodes.amin(1))
     pairs = _undominated(pairs, len(node), pairs.nodes.sum(1))
     count = torch.bincount(pairs.cell, minlength=len(node))
     return Candidates(count, count.cumsum(0) - count, pairs.ids, pairs.nodes.view(-1, *window))
+
+
+def _near(scores: Tensor, window: Window) -> tuple[Tensor, Tensor]:
+    """Cells and classes, (P,) each, ascending: classes whose highest node reaches the lowest of every other's."""
+    h, w = scores.shape[1] - window[0] + 1, scores.shape[2] - window[1] + 1
+    tall = max(1, CHUNK_SCORES // (len(scores) * scores.shape[2]))
+    found = []
+    for top in range(0, h, tall):
+        rows = scores[:, top : top + tall + window[0] - 1]
+        low, high = _fold(rows, window, torch.minimum), _fold(rows, window, torch.maximum)  # (K, h', w')
+        near = (high >= low.amax(0)).flatten(1).T.nonzero()  # (P, 2)
+        near[:, 0] += top * w
+        found.append(near)
+    cell, ids = torch.cat(found).unbind(1)
+    return cell, ids
 
 
 def _fold(maps: Tensor, window: Window, pick: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
@@ -75,8 +93,9 @@ def _undominated(pairs: _Pairs, cells: int, strength: Tensor) -> _Pairs:
     """Drop the classes that are nowhere above the class of greatest `strength` (P,) in their cell."""
     greatest = strength.new_empty(cells).scatter_reduce_(0, pairs.cell, strength, "amax", include_self=False)
     index = torch.arange(len(strength), device=strength.device)
-    holds = index[strength == greatest[pairs.cell]]
-    rival = holds.new_empty(cells).scatter_reduce_(0, pairs.cell[holds], holds, "amin", include_self=False)
-    rival = rival[pairs.cell]  # (P,) the lowest class where several are strongest
-    keep = (pairs.nodes > pairs.nodes[rival]).any(1) | (index == rival)
-    return _Pairs(pairs.cell[keep], pairs.ids[keep], pairs.nodes[keep])
+    holds = (strength == greatest.index_select(0, pairs.cell)).nonzero()[:, 0]
+    where = pairs.cell.index_select(0, holds)
+    rival = holds.new_empty(cells).scatter_reduce_(0, where, holds, "amin", include_self=False)
+    rival = rival.index_select(0, pairs.cell)  # (P,) the lowest class where several are strongest
+    keep = (pairs.nodes > pairs.nodes.index_select(0, rival)).any(1) | (index == rival)
+    return _Pairs(*(part.index_select(0, keep.nonzero()[:, 0]) for part in pairs))

@@ -15,10 +15,9 @@ from denseclip.dense.resample import Taps
 from denseclip.dense.strips import Strips, strips
 
 BAND_SCORES = 1 << 20  # low-resolution scores pruned together: bounds the memory of the pruning
-BLOCK_SCORES = (
-    1 << 16
-)  # full-size scores of one class evaluated together: bounds the rest, and stays in cache
-CROWD_SCORES = 1 << 18  # the same, of all classes
+BLOCK_SCORES = 1 << 15  # full-size scores evaluated together: stays in cache, and in one thread of torch
+CROWD_SCORES = 1 << 18  # the same where all classes are evaluated
+FAR = 1 << 24  # above all class ids; all integers up to it are floats
 
 
 def decode_cells(scores: Tensor, rows: Taps, columns: Taps, ask: Ask) -> Decoded:
@@ -42,12 +41,17 @@ def _decode_band(scores: Tensor, down: Strips, across: Strips, ask: Ask) -> Deco
     cell = ((down.window[:, None] - top) * (scores.shape[2] - across.taps + 1) + across.window).flatten()
     padded = Decoded.blank((len(cell), down.slots, across.slots), ask, scores)  # (My * Mx, R, C)
     order = found.count[cell].argsort(descending=True)
-    for block in order.split(max(1, BLOCK_SCORES // (down.slots * across.slots))):
-        wy, wx = down.weight[block // len(across)], across.weight[block % len(across)]
-        ids, best = winners(found, cell[block], wy, wx, scored=ask.confidence is not None)
+    if ask.confidence is None:  # a single class wins unseen
+        padded.mask[:] = found.ids[found.start[cell]][:, None, None]
+        order = order[: int((found.count[cell] > 1).sum())]
+    per_chunk = max(1, BLOCK_SCORES // (down.slots * across.slots))
+    for block in order.split(per_chunk) if len(order) else ():
+        wy = down.weight.index_select(0, block // len(across))
+        wx = across.weight.index_select(0, block % len(across))
+        ids, best = winners(found, cell[block], wy, wx)
         if ask.confidence == "probability":
             best = 1 / denominators(scores.flatten(1), nodes[cell[block]], wy, wx, best, ask.temperature)
-        padded.write(block, Decoded(ids, best))
+        padded.scatter(block, Decoded(ids, best))
     return padded.map(lambda blocks: _unpad(blocks, len(across), down.place, across.place))
 
 
@@ -58,32 +62,40 @@ def _unpad(blocks: Tensor, across: int, rows: Tensor, columns: Tensor) -> Tensor
     return grid.index_select(0, rows).index_select(1, columns)
 
 
-def winners(
-    found: Candidates, cell: Tensor, wy: Tensor, wx: Tensor, *, scored: bool
-) -> tuple[Tensor, Tensor]:
+def winners(found: Candidates, cell: Tensor, wy: Tensor, wx: Tensor) -> tuple[Tensor, Tensor]:
     """Best classes and their scores in blocks of pixels, (B, R, C) each.
 
     cell: (B,) the cell of each block, those with most classes first. wy: (B, Ty, R), wx: (B, Tx, C) weights.
-    Unless `scored`, blocks with a single class are not evaluated, and the scores are of use to nobody.
+
+    Ids ride along as floats, because comparisons with a float result are the fast ones. They ascend inside a
+    cell, so the winner is the greatest id among those that were better than all before.
     """
     start, count = found.start[cell], found.count[cell]
-    depth = torch.arange(int(count[0]), device=count.device)
+    depth = torch.arange(int(count[0]), device=cell.device)
     deep = (count[:, None] > depth).sum(0).tolist()  # blocks with more than j classes
-
-    def scores(j: int, blocks: int) -> Tensor:
-        return _mix(found.nodes[start[:blocks] + j], wy[:blocks], wx[:blocks])  # (blocks, R, C)
-
-    # Ids ride along as floats, because comparisons with a float result are the fast ones. They ascend with j,
-    # so the winner is the greatest id among those that were better than all before.
-    ids = found.ids[start].to(wy.dtype)[:, None, None].repeat(1, wy.shape[2], wx.shape[2])  # (B, R, C)
-    best = scores(0, len(cell) if scored else (*deep, 0)[1])
-    for j, blocks in enumerate(deep[1:], start=1):
-        new = scores(j, blocks)
-        better = torch.gt(new, best[:blocks], out=torch.empty_like(new))
-        better *= found.ids[start[:blocks] + j][:, None, None]
-        torch.maximum(ids[:blocks], better, out=ids[:blocks])
-        torch.maximum(best[:blocks], new, out=best[:blocks])
+    best = _mix(found.nodes[start], wy, wx)
+    ids = found.ids[start].to(best.dtype)[:, None, None].expand_as(best).clone()
+    j = 1
+    while j < len(deep):
+        n = deep[j]
+        several = max(1, BLOCK_SCORES // best[:n].numel())  # classes at once where few blocks are left
+        take = start[:n] + torch.minimum(depth[j : j + several, None], count[:n] - 1)  # (c, n)
+        new, new_ids = _first_best(_mix(found.nodes[take], wy[:n], wx[:n]), found.ids[take])
+        old, old_ids = best[:n], ids[:n]
+        better = torch.gt(new, old, out=torch.empty_like(new))
+        torch.maximum(old_ids, better.mul_(new_ids), out=old_ids)
+        torch.maximum(old, new, out=old)
+        j += len(take)
     return ids, best
+
+
+def _first_best(scores: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Greatest of the scores (c, b, R, C) along c, and the lowest of the ids (c, b) that have it. Eats `scores`."""
+    if len(scores) == 1:
+        return scores[0], ids[0, :, None, None].to(scores.dtype)
+    top = scores.amax(0)
+    has = torch.eq(scores, top, out=scores)
+    return top, FAR - has.mul_(FAR - ids[:, :, None, None]).amax(0)
 
 
 def denominators(
@@ -99,7 +111,9 @@ def denominators(
     for block in torch.arange(len(best), device=best.device).split(blocks):
         y, x = wy[block], wx[block]
         for some in scores.split(classes):
-            corners = some[:, nodes[block]].view(-1, len(block), wy.shape[1], wx.shape[1])  # (k, b, Ty, Tx)
+            corners = some.index_select(1, nodes[block].flatten()).view(
+                -1, len(block), wy.shape[1], wx.shape[1]
+            )  # (k, b, Ty, Tx)
             total[block] += (_mix(corners, y, x) - best[block]).mul_(temperature).exp_().sum(0)
     return total
 

@@ -35,11 +35,17 @@ class Decoded(NamedTuple):
         mask = like.new_empty(shape, dtype=ask.ids)
         return cls(mask, None if ask.confidence is None else like.new_empty(shape))
 
-    def write(self, where: Tensor | slice | int, part: "Decoded") -> None:
+    def write(self, where: slice | int, part: "Decoded") -> None:
         """Write the planes of `part` at `where` along the first axis."""
-        self.mask[where] = part.mask.to(self.mask.dtype)
+        self.mask[where] = part.mask
         if self.confidence is not None and part.confidence is not None:
             self.confidence[where] = part.confidence
+
+    def scatter(self, where: Tensor, part: "Decoded") -> None:
+        """Write the planes of `part` at the indices `where` (n,) along the first axis."""
+        self.mask.index_copy_(0, where, part.mask.to(self.mask.dtype))
+        if self.confidence is not None and part.confidence is not None:
+            self.confidence.index_copy_(0, where, part.confidence)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Decoded":
         """Do the same with both planes."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +11,7 @@ from torch import Tensor
 Size = tuple[int, int]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Taps:
     """Output line i of a resize is `sum_t weight[i, t] * input[first[i] + t]`.
 
@@ -31,26 +32,28 @@ class Taps:
         return self.first[output, None] + torch.arange(self.width, device=output.device), self.weight[output]
 
 
-def taps(n_in: int, n_out: int, via: int | None, like: Tensor) -> Taps:
+@lru_cache(maxsize=64)  # pictures of one size come in numbers
+def taps(n_in: int, n_out: int, via: int | None, dtype: torch.dtype, device: torch.device) -> Taps:
     """Taps of one axis of a bilinear resize, n_in -> (via ->) n_out lines.
 
     The weights are read off `resize` itself, applied to the identity: its rounding, its rule at the borders
-    and any chain of steps are then the same. `like` gives device and float type.
+    and any chain of steps are then the same.
     """
-    eye = torch.eye(n_in, device=like.device, dtype=like.dtype)[None, :, :, None]  # (1, n_in, n_in, 1)
+    eye = torch.eye(n_in, device=device, dtype=dtype)[None, :, :, None]  # (1, n_in, n_in, 1)
     matrix = resize(eye, (n_out, 1), None if via is None else (via, 1))[0, :, :, 0].T  # (n_out, n_in)
     used = (matrix != 0).int()
     first, last = used.argmax(1), n_in - 1 - used.flip(1).argmax(1)  # (n_out,)
     width = int((last - first).max()) + 1
     first = first.clamp(max=n_in - width)
-    return Taps(first, matrix.gather(1, first[:, None] + torch.arange(width, device=like.device)))
+    return Taps(first, matrix.gather(1, first[:, None] + torch.arange(width, device=device)))
 
 
 def axes(scores: Tensor, size: Size, via: Size | None) -> tuple[Taps, Taps]:
     """Row and column taps that take maps (.., h, w) to `size`, through `via` if given."""
     h, w = scores.shape[-2:]
     high, wide = via or (None, None)
-    return taps(h, size[0], high, scores), taps(w, size[1], wide, scores)
+    kind = scores.dtype, scores.device
+    return taps(h, size[0], high, *kind), taps(w, size[1], wide, *kind)
 
 
 def resize(maps: Tensor, size: Size, via: Size | None = None) -> Tensor:

@@ -1,6 +1,7 @@
 """Output lines of a resize, gathered into short runs that read the same input lines."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -43,6 +44,7 @@ class Strips:
         return Strips(self.window[start:stop], self.weight[start:stop], self.first[start : stop + 1], place)
 
 
+@lru_cache(maxsize=64)  # as the taps
 def strips(axis: Taps, n_in: int) -> Strips:
     """Cut an axis at every change of window, and long runs (the clamped borders) into usual lengths."""
     lines = len(axis.first)
