@@ -29,7 +29,9 @@ def decode_cells(scores: Tensor, rows: Taps, columns: Taps, ask: Ask, out: Decod
         blocks = _decode_band(scores, band, across, ask)
         for strip, (first, last) in enumerate(pairwise(band.first.tolist())):
             beside = slice(strip * len(across), (strip + 1) * len(across))
-            out.write(slice(first, last), blocks.map(lambda plane: _unpad(plane[beside], last - first, across)))  # noqa: B023
+            out.write(
+                slice(first, last), blocks.map(lambda plane: _unpad(plane[beside], last - first, across))
+            )  # noqa: B023
 
 
 def _unpad(blocks: Tensor, lines: int, across: Strips) -> Tensor:
@@ -57,7 +59,9 @@ def _decode_band(scores: Tensor, down: Strips, across: Strips, ask: Ask) -> Deco
     return blocks
 
 
-def winners(found: Candidates, cell: Tensor, wy: Tensor, wx: Tensor, *, scored: bool) -> tuple[Tensor, Tensor]:
+def winners(
+    found: Candidates, cell: Tensor, wy: Tensor, wx: Tensor, *, scored: bool
+) -> tuple[Tensor, Tensor]:
     """Best classes and their scores in blocks of pixels, (B, R, C) each.
 
     cell: (B,) the cell of each block, those with most classes first. wy: (B, Ty, R), wx: (B, Tx, C) weights.
