@@ -1,7 +1,7 @@
 """Sticker scenes: pictures composed on the fly from sprites and textures, with masks, boxes and captions."""
 
 from denseclip.data.stickers.captions import describe, short_captions
-from denseclip.data.stickers.scenes import Scene, SceneRecipe, Thing, render
+from denseclip.data.stickers.scenes import Scene, SceneRecipe, Thing, render, window
 from denseclip.data.stickers.sprites import COLOURS, sprite_names
 from denseclip.data.stickers.textures import TEXTURES
 
@@ -13,6 +13,7 @@ __all__ = [
     "Thing",
     "describe",
     "render",
+    "window",
     "short_captions",
     "sprite_names",
 ]

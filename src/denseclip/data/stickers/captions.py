@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from denseclip.data.stickers.scenes import Scene
+from denseclip.data.stickers.scenes import Scene, Thing
 
 WHOLE = (
     "a photo of {}.",
@@ -14,12 +14,20 @@ WHOLE = (
     "a rendering of {}.",
     "a good photo of {}.",
 )
-MIN_VISIBLE = 0.4  # a thing that is mostly hidden is not mentioned
+MIN_VISIBLE = 0.4  # a thing that is mostly hidden is not mentioned,
+MIN_SHARE = 0.15  # unless what is left of it takes this much of the picture
+
+
+def seen(scene: Scene) -> list[Thing]:
+    """The things that a caption mentions, nearest (last drawn) first."""
+    pixels = np.bincount(scene.instances.ravel(), minlength=len(scene.things) + 1) / scene.instances.size
+    numbered = reversed(list(enumerate(scene.things, start=1)))
+    return [t for i, t in numbered if t.visible >= MIN_VISIBLE or pixels[i] >= MIN_SHARE]
 
 
 def mentioned(scene: Scene) -> list[str]:
-    """Phrases of the things that can be seen, each once, nearest (last drawn) first."""
-    return list(dict.fromkeys(t.phrase for t in reversed(scene.things) if t.visible >= MIN_VISIBLE))
+    """Phrases of the things that can be seen, each once, nearest first."""
+    return list(dict.fromkeys(t.phrase for t in seen(scene)))
 
 
 def describe(scene: Scene, rng: np.random.Generator) -> str:
@@ -36,5 +44,5 @@ def describe(scene: Scene, rng: np.random.Generator) -> str:
 
 def short_captions(scene: Scene, *, stuff: bool = True) -> list[str]:
     """The words of each visible part, coloured things with and without colour: "red car", "car", "grass"."""
-    plain = [t.name for t in reversed(scene.things) if t.visible >= MIN_VISIBLE]
+    plain = [t.name for t in seen(scene)]
     return list(dict.fromkeys([*mentioned(scene), *plain, *(scene.stuff if stuff else ())]))

@@ -90,6 +90,25 @@ def render(split: str, index: int, recipe: SceneRecipe | None = None, side: int 
     )
 
 
+def window(scene: Scene, top: int, left: int, side: int) -> Scene:
+    """The part of a scene that a window of `side` x `side` pixels shows, a scene of its own."""
+    spot = (slice(top, top + side), slice(left, left + side))
+    instances = scene.instances[spot]
+    before = np.bincount(scene.instances.ravel(), minlength=256)
+    drawn = [
+        (t.name, t.colour, round(before[i + 1] / max(t.visible, 1e-6))) for i, t in enumerate(scene.things)
+    ]
+    behind = np.bincount(scene.labels[spot][instances == 0], minlength=256)
+    return Scene(
+        image=scene.image[spot],
+        names=scene.names,
+        labels=scene.labels[spot],
+        instances=instances,
+        things=tuple(_measure(drawn, instances)),
+        stuff=tuple(name for name in scene.stuff if behind[scene.names.index(name)] > side * side / 50),
+    )
+
+
 @cache
 def _mesh(side: int) -> tuple[np.ndarray, np.ndarray]:
     axis = (np.arange(side, dtype=np.float32) + 0.5) / side

@@ -18,7 +18,7 @@ from denseclip.clip.towers import TextTower, untrained
 from denseclip.data.stickers import COLOURS, TEXTURES, sprite_names
 from denseclip.data.stickers.sprites import RECOLOURABLE
 from denseclip.files import atomic_path
-from denseclip.train.tiny.losses import bank_contrast, pair_contrast, phrase_contrast, spread
+from denseclip.train.tiny.losses import bank_contrast, pair_contrast, phrase_contrast, place_contrast, spread
 from denseclip.train.tiny.pairs import WORDS, Pairs, batches
 from denseclip.train.tiny.recipes import TinyRecipe
 from denseclip.vocabulary import TEMPLATES_85
@@ -54,16 +54,18 @@ class Trainee(nn.Module):
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
 
-    def pictures(self, images: Tensor) -> Tensor:
-        """(B, 3, S, S) uint8 -> (B, D) unit rows."""
+    def pictures(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(B, 3, S, S) uint8 -> unit rows (B, D) of pictures and, from ResNets, (B, P, D) of places by the value path."""
         x = ((images.float() - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         visual = self.model.visual
         if not hasattr(visual, "attnpool"):
-            return F.normalize(visual(x), dim=-1)
+            return F.normalize(visual(x), dim=-1), None
         x = visual.layer4(visual.layer3(visual.layer2(visual.layer1(visual.stem(x)))))  # (B, 32w, h, w)
-        position = resize_grid(visual.attnpool.positional_embedding, x.shape[-1])
-        pooled = torch.func.functional_call(visual.attnpool, {"positional_embedding": position}, (x,))
-        return F.normalize(pooled, dim=-1)
+        pool = visual.attnpool
+        position = resize_grid(pool.positional_embedding, x.shape[-1])
+        pooled = torch.func.functional_call(pool, {"positional_embedding": position}, (x,))
+        places = pool.c_proj(pool.v_proj(x.flatten(2).mT))  # (B, P, D)
+        return F.normalize(pooled, dim=-1), F.normalize(places, dim=-1)
 
     def sentences(self, texts: list[str]) -> Tensor:
         """N sentences -> (N, D) unit rows."""
@@ -82,13 +84,17 @@ class Trainee(nn.Module):
     def loss(self, batch: Pairs) -> Tensor:
         """Phrases for all pictures, whole captions, which are three times as long, for an eighth of them."""
         scale = self.model.logit_scale.exp()
-        images = self.pictures(batch.images.to(self.mean.device))
+        images, places = self.pictures(batch.images.to(self.mean.device))
         some = max(2, len(images) // 8)
         phrases, whole = self.sentences(batch.phrases), self.sentences(batch.whole[:some])
-        by_phrase = phrase_contrast(images, phrases, batch.matches.to(images.device), scale)
+        loss = phrase_contrast(images, phrases, batch.matches.to(images.device), scale)
         known = batch.known.to(images.device)
-        by_phrase = by_phrase + bank_contrast(images, self.word_bank()[: known.shape[1]], known, scale)
-        return by_phrase + 0.25 * pair_contrast(images[:some], whole, scale) + 2 * spread(phrases)
+        bank = scale * self.word_bank()[: known.shape[1]]  # (W, D)
+        loss = loss + bank_contrast(images @ bank.T, known)
+        if places is not None and batch.all_named:
+            by_place = places @ bank.T  # (B, P, W)
+            loss = loss + place_contrast(by_place, known) + 0.5 * bank_contrast(by_place.amax(1), known)
+        return loss + 0.25 * pair_contrast(images[:some], whole, scale) + 2 * spread(phrases)
 
 
 def resize_grid(embedding: Tensor, side: int) -> Tensor:
@@ -122,10 +128,11 @@ def optimizer_for(trainee: Trainee, recipe: TinyRecipe) -> torch.optim.AdamW:
 
 
 def learning_rate(recipe: TinyRecipe, step: int) -> float:
-    """Linear warm-up, then a cosine to zero at the last step."""
-    if step < recipe.warmup_steps:
-        return recipe.lr * (step + 1) / recipe.warmup_steps
-    return recipe.lr * 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
+    """Linear warm-up, then a cosine to zero at the end of the cycle that optimiser step `step` is in."""
+    first, length = recipe.cycle_at(step)
+    if step - first < recipe.warmup_steps:
+        return recipe.lr * (step - first + 1) / recipe.warmup_steps
+    return recipe.lr * 0.5 * (1 + math.cos(math.pi * (step - first) / length))
 
 
 def learn_words(trainee: Trainee, recipe: TinyRecipe, batch: int = 160) -> float:
@@ -160,6 +167,7 @@ def train(recipe: TinyRecipe, folder: Path, *, workers: int, report: Callable[[s
     if first == 0:
         report(f"loss of words alone {learn_words(trainee, recipe):.3f} after {recipe.text_steps} steps")
     saved = last = time.monotonic()
+    begun, before = first, seconds
     for done, batch in enumerate(batches(recipe, first, workers), start=first + 1):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(recipe, done - 1) * group["rate"]
@@ -167,8 +175,8 @@ def train(recipe: TinyRecipe, folder: Path, *, workers: int, report: Callable[[s
         now = time.monotonic()
         seconds, last = seconds + now - last, now
         if done % 20 == 1:
-            left = seconds / done * (recipe.steps - done) / 60
-            speed = done * recipe.batch / seconds
+            pace = (seconds - before) / (done - begun)
+            left, speed = pace * (recipe.steps - done) / 60, recipe.batch / pace
             report(f"step {done}/{recipe.steps} loss {loss:.3f} pictures/s {speed:.1f} left {left:.1f} min")
         if now - saved > SAVE_EVERY or done == recipe.steps:
             _save(checkpoint, trainee, optimizer, done, seconds)

@@ -26,16 +26,26 @@ def spread(texts: Tensor, sharpness: float = 8.0) -> Tensor:
     return (logits.logsumexp(1).mean() - math.log(len(texts) - 1)) / sharpness
 
 
-def bank_contrast(images: Tensor, bank: Tensor, known: Tensor, scale: Tensor) -> Tensor:
+def bank_contrast(logits: Tensor, known: Tensor) -> Tensor:
     """Each right word of a picture against all wrong ones of a bank that batches share.
 
-    images (B, D), bank (W, D): unit rows, the bank without gradient; known (B, W) bool. Returns a scalar.
+    logits (B, W): scaled similarities; known (B, W) bool, the right words. Returns a scalar.
     """
-    logits = scale * images @ bank.T  # (B, W)
     rows, _ = known.nonzero(as_tuple=True)
     wrong = logits.masked_fill(known, float("-inf")).logsumexp(1)[rows]  # (M,)
     right = logits[known]
     return (torch.logaddexp(right, wrong) - right).mean()
+
+
+def place_contrast(logits: Tensor, known: Tensor) -> Tensor:
+    """Each place of a picture shows one of the picture's words: which one is left to the model.
+
+    logits (B, P, W): scaled similarities of places and words; known (B, W) bool. Pictures without a known word
+    do not count. Returns a scalar. Source: learning from partial labels, the words of a caption as candidates.
+    """
+    logits, known = logits[known.any(1)], known[known.any(1)]
+    right = logits.masked_fill(~known[:, None], float("-inf")).logsumexp(-1)  # (B, P)
+    return (logits.logsumexp(-1) - right).mean()
 
 
 def phrase_contrast(images: Tensor, phrases: Tensor, matches: Tensor, scale: Tensor) -> Tensor:

@@ -9,8 +9,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from denseclip.data.stickers import TEXTURES, describe, render, short_captions, sprite_names
-from denseclip.train.tiny.recipes import TinyRecipe
+from denseclip.data.stickers import (
+    TEXTURES,
+    Scene,
+    describe,
+    render,
+    short_captions,
+    sprite_names,
+    window,
+)
+from denseclip.train.tiny.recipes import Stage, TinyRecipe
 from denseclip.vocabulary import TEMPLATES_85
 
 
@@ -18,7 +26,8 @@ from denseclip.vocabulary import TEMPLATES_85
 class Pairs:
     """`images` (B, 3, S, S) uint8; `whole`: B sentences; `phrases`: U sentences; `matches` (B, U) bool.
 
-    `known` (B, W) bool: which of the first W of `WORDS` a picture's captions hold.
+    `known` (B, W) bool: which of the first W of `WORDS` a picture's captions hold; `all_named`: captions name
+    everything there is to see.
     """
 
     images: Tensor
@@ -26,10 +35,31 @@ class Pairs:
     phrases: list[str]
     matches: Tensor
     known: Tensor
+    all_named: bool
 
 
 WORDS: tuple[str, ...] = (*sprite_names(), *TEXTURES)
+WINDOWS = 8
 _PLACE = {word: i for i, word in enumerate(WORDS)}
+
+
+def pictures(recipe: TinyRecipe, stage: Stage, step: int) -> Iterator[Scene]:
+    """The scenes of one optimiser step, or `WINDOWS` windows into each of fewer scenes, mostly onto a thing."""
+    indices = range(step * recipe.batch, (step + 1) * recipe.batch)
+    if stage.seen_from is None:
+        yield from (render(recipe.split, i, stage.scenes, stage.side) for i in indices)
+        return
+    for i in indices[::WINDOWS]:
+        rng = np.random.default_rng([recipe.seed, i])
+        scene = render(recipe.split, i, stage.scenes, int(rng.integers(*stage.seen_from)))
+        room = len(scene.image) - stage.side
+        for _ in range(WINDOWS):
+            spot = rng.integers(0, room + 1, 2)  # left, top
+            if rng.random() < 0.7:
+                x0, y0, x1, y1 = scene.things[int(rng.integers(len(scene.things)))].box
+                middle = np.array([x0 + x1, y0 + y1]) / 2 + rng.normal(0, stage.side / 6, 2)
+                spot = np.clip(middle - stage.side / 2, 0, room).astype(int)
+            yield window(scene, int(spot[1]), int(spot[0]), stage.side)
 
 
 class PairBatches(Dataset[Pairs]):
@@ -47,8 +77,7 @@ class PairBatches(Dataset[Pairs]):
         step = self.first + item
         recipe, stage = self.recipe, self.recipe.stage_at(step)
         rng = np.random.default_rng([recipe.seed, step])
-        indices = range(step * recipe.batch, (step + 1) * recipe.batch)
-        scenes = [render(recipe.split, i, stage.scenes, stage.side) for i in indices]
+        scenes = list(pictures(recipe, stage, step))
         captions = [short_captions(scene, stuff=stage.stuff) for scene in scenes]
         vocabulary = len(WORDS) if stage.stuff else len(sprite_names())
         words = sorted({caption for each in captions for caption in each})
@@ -68,6 +97,7 @@ class PairBatches(Dataset[Pairs]):
             ],
             matches=matches,
             known=known,
+            all_named=stage.stuff,
         )
 
 

@@ -11,12 +11,18 @@ TEXT = {"context_length": 48, "vocab_size": SHORT_VOCABULARY, "width": 128, "hea
 
 @dataclass(frozen=True)
 class Stage:
-    """A stretch of training: `pictures` scenes of `side` pixels, whose short captions may leave out the stuff."""
+    """A stretch of training: `pictures` of `side` pixels, whose short captions may leave out the stuff.
+
+    seen_from: the pictures are windows into scenes whose own side is between these two;
+    without it they are the scenes. restart: the learning rate warms up again here.
+    """
 
     pictures: int
     side: int
     scenes: SceneRecipe
     stuff: bool = True
+    seen_from: tuple[int, int] | None = None
+    restart: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,10 +61,22 @@ class TinyRecipe:
                 return stage
         return self.stages[-1]
 
+    def cycle_at(self, step: int) -> tuple[int, int]:
+        """First optimiser step and length of the learning rate's cycle that `step` belongs to."""
+        starts, done = [0], 0
+        for stage in self.stages:
+            if stage.restart and done:
+                starts.append(done)
+            done += stage.pictures // self.batch
+        first = max(start for start in starts if start <= max(step, 0))
+        return first, min([*(start for start in starts if start > first), done]) - first
+
 
 # From one thing that fills the picture, which is soon learned, to several small ones.
 ALONE = SceneRecipe(count=(1, 1), scale=(0.55, 1.0), common=0.9, colours=0.25)
 NEAR = SceneRecipe(count=(1, 4), scale=(0.3, 0.95), common=0.9, colours=0.25)
+# Scenes as they are at test time, of which a window shows little more than one thing: a caption of few words.
+WIDE = SceneRecipe(count=(3, 6), scale=(0.16, 0.6), common=0.9, colours=0.25)
 
 RECIPES = {
     "tiny-rn": TinyRecipe(
@@ -69,7 +87,12 @@ RECIPES = {
             "text_cfg": TEXT,
             "quick_gelu": False,
         },
-        stages=(Stage(38_400, 64, ALONE, stuff=False), Stage(28_800, 96, NEAR)),
+        stages=(
+            Stage(38_400, 64, ALONE, stuff=False),
+            Stage(28_800, 96, NEAR),
+            Stage(83_200, 96, WIDE, seen_from=(200, 340), restart=True),
+            Stage(19_200, 128, WIDE, seen_from=(240, 340)),
+        ),
     ),
     "tiny-vit": TinyRecipe(
         name="tiny-vit",
