@@ -15,8 +15,15 @@ def images(side=(64, 64), seed=0):
     return torch.randn(2, 3, *side, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("name", PRESETS)
-@pytest.mark.parametrize("kind", ["rn", "vit"])
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        (kind, name)
+        for name in PRESETS
+        for kind in ("rn", "vit")
+        if (kind, name) != ("vit", "maskclip-dilated")
+    ],
+)
 def test_fused_and_explicit_attention_agree(kind, name):
     fused, explicit = (
         DenseEncoder(tiny_clip(kind), preset(name), fused=way).encode(images((96, 128)))

@@ -40,7 +40,11 @@ Classes = Annotated[
     ),
 ]
 Preset = Annotated[
-    str, typer.Option(help="The last block: maskclip, maskclip-reduced, sclip, clearclip, naclip, vanilla.")
+    str,
+    typer.Option(
+        help="The last block: maskclip, maskclip-reduced, sclip, clearclip, naclip, vanilla; "
+        "for ResNets also maskclip-dilated."
+    ),
 ]
 Refine = Annotated[str | None, typer.Option(help="pd, ks or pd+ks; with thresholds pd=0.3+ks=0.9.")]
 KsNorm = Annotated[

@@ -107,13 +107,39 @@ class ResNetTower(nn.Module):
             maps.append(x)
         return maps
 
-    def trunk(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W), normalised -> layer4 (B, 32w, H/32, W/32), after its ReLU."""
-        return self.stages(images)[-1]
+    def trunk(self, images: Tensor, stride: int = 32) -> Tensor:
+        """Images (B, 3, H, W), normalised -> layer4 (B, 32w, H/stride, W/stride), after its ReLU.
+
+        stride: 32 as trained, or 16: layer4 keeps its input's resolution and its later 3x3 convolutions are
+        dilated, so that the same weights are evaluated twice as densely (DeepLab, Chen et al., section 3.1).
+        """
+        if stride == 32:
+            return self.stages(images)[-1]
+        # A pooled value sits between two cells of layer3: half a cell more on every side puts it back on a cell.
+        x = self.stages(F.pad(images, (8, 8, 8, 8), mode="replicate"))[2]  # (B, 16w, H/16 + 1, W/16 + 1)
+        for i, block in enumerate(self.visual.layer4):
+            x = _unstrided(block, x, dilation=2 if i else 1)
+        return x
 
     def forward(self, images: Tensor) -> Tensor:
         """Plain CLIP: images (B, 3, S, S) of the native size -> (B, D), not normalised."""
         return self.visual.attnpool(self.trunk(images))
+
+
+def _unstrided(block: Untyped, x: Tensor, dilation: int) -> Tensor:
+    """A bottleneck whose 2x2 average pooling, if it has one, moves by one cell: (B, C, h, w) -> h - 1, w - 1."""
+    pools = isinstance(block.avgpool, nn.AvgPool2d)
+
+    def pool(y: Tensor) -> Tensor:
+        return F.avg_pool2d(y, 2, stride=1) if pools else y
+
+    y = block.act1(block.bn1(block.conv1(x)))
+    y = F.conv2d(y, block.conv2.weight, padding=dilation, dilation=dilation)
+    y = block.bn3(block.conv3(pool(block.act2(block.bn2(y)))))
+    if block.downsample is not None:
+        _, convolution, norm = block.downsample
+        x = norm(convolution(pool(x)))
+    return block.act3(y + x)
 
 
 class ViTTower(nn.Module):

@@ -20,52 +20,52 @@ CROWD_SCORES = 1 << 18  # the same where all classes are evaluated
 FAR = 1 << 24  # above all class ids; all integers up to it are floats
 
 
-def decode_cells(scores: Tensor, rows: Taps, columns: Taps, ask: Ask, out: Decoded) -> None:
-    """Decode one map (K, h, w) into planes (H, W), the lines of `rows` and of `columns`."""
+def decode_cells(scores: Tensor, rows: Taps, columns: Taps, ask: Ask) -> Decoded:
+    """Decode one map (K, h, w) to the H lines of `rows` and the W lines of `columns`."""
     down, across = strips(rows, scores.shape[1]), strips(columns, scores.shape[2])
+    out = Decoded.blank((len(rows.first), len(columns.first)), ask, scores)
     per_band = max(1, BAND_SCORES // (len(scores) * scores.shape[2]))
-    for start in range(0, len(down), per_band):
-        band = down.some(start, start + per_band)
-        blocks = _decode_band(scores, band, across, ask)
-        for strip, (first, last) in enumerate(pairwise(band.first.tolist())):
-            beside = slice(strip * len(across), (strip + 1) * len(across))
-            out.write(
-                slice(first, last), blocks.map(lambda plane: _unpad(plane[beside], last - first, across))
-            )  # noqa: B023
-
-
-def _unpad(blocks: Tensor, lines: int, across: Strips) -> Tensor:
-    """Blocks (Mx, R, C) side by side without their unused slots: (lines, W)."""
-    return blocks[:, :lines].transpose(0, 1).flatten(1).index_select(1, across.place)
+    for start, stop in pairwise([*range(0, len(down), per_band), len(down)]):
+        band = down.some(start, stop)
+        out.write(slice(int(band.first[0]), int(band.first[-1])), _decode_band(scores, band, across, ask))
+    return out
 
 
 def _decode_band(scores: Tensor, down: Strips, across: Strips, ask: Ask) -> Decoded:
-    """Decode some strips of rows over the whole width, into blocks (My * Mx, R, C)."""
+    """Decode some strips of rows over the whole width."""
     window = (down.taps, across.taps)
     top, bottom = int(down.window[0]), int(down.window[-1]) + down.taps
     scores = scores[:, top:bottom]  # (K, h', w)
     found = candidates(scores, window)
     nodes = cell_nodes(scores, window)
     cell = ((down.window[:, None] - top) * (scores.shape[2] - across.taps + 1) + across.window).flatten()
-    blocks = Decoded.blank((len(cell), down.slots, across.slots), ask, scores)
+    padded = Decoded.blank((len(cell), down.slots, across.slots), ask, scores)  # (My * Mx, R, C)
     order = found.count[cell].argsort(descending=True)
-    for some in order.split(max(1, BLOCK_SCORES // (down.slots * across.slots))):
-        wy = down.weight.index_select(0, some // len(across))
-        wx = across.weight.index_select(0, some % len(across))
-        ids, best = winners(found, cell[some], wy, wx, scored=ask.confidence is not None)
+    if ask.confidence is None:  # a single class wins unseen
+        padded.mask[:] = found.ids[found.start[cell]][:, None, None]
+        order = order[: int((found.count[cell] > 1).sum())]
+    per_chunk = max(1, BLOCK_SCORES // (down.slots * across.slots))
+    for block in order.split(per_chunk) if len(order) else ():
+        wy = down.weight.index_select(0, block // len(across))
+        wx = across.weight.index_select(0, block % len(across))
+        ids, best = winners(found, cell[block], wy, wx)
         if ask.confidence == "probability":
-            best = 1 / denominators(scores.flatten(1), nodes[cell[some]], wy, wx, best, ask.temperature)
-        blocks.scatter(some, Decoded(ids, best))
-    return blocks
+            best = 1 / denominators(scores.flatten(1), nodes[cell[block]], wy, wx, best, ask.temperature)
+        padded.scatter(block, Decoded(ids, best))
+    return padded.map(lambda blocks: _unpad(blocks, len(across), down.place, across.place))
 
 
-def winners(
-    found: Candidates, cell: Tensor, wy: Tensor, wx: Tensor, *, scored: bool
-) -> tuple[Tensor, Tensor]:
+def _unpad(blocks: Tensor, across: int, rows: Tensor, columns: Tensor) -> Tensor:
+    """Put blocks (My * Mx, R, C) side by side and drop the unused slots."""
+    _, tall, wide = blocks.shape
+    grid = blocks.view(-1, across, tall, wide).transpose(1, 2).reshape(-1, across * wide)  # (My * R, Mx * C)
+    return grid.index_select(0, rows).index_select(1, columns)
+
+
+def winners(found: Candidates, cell: Tensor, wy: Tensor, wx: Tensor) -> tuple[Tensor, Tensor]:
     """Best classes and their scores in blocks of pixels, (B, R, C) each.
 
     cell: (B,) the cell of each block, those with most classes first. wy: (B, Ty, R), wx: (B, Tx, C) weights.
-    Unless `scored`, blocks with a single class are not evaluated, and their scores are missing.
 
     Ids ride along as floats, because comparisons with a float result are the fast ones. They ascend inside a
     cell, so the winner is the greatest id among those that were better than all before.
@@ -73,9 +73,8 @@ def winners(
     start, count = found.start[cell], found.count[cell]
     depth = torch.arange(int(count[0]), device=cell.device)
     deep = (count[:, None] > depth).sum(0).tolist()  # blocks with more than j classes
-    seen = len(cell) if scored else (*deep, 0)[1]
-    best = _mix(found.nodes[start[:seen]], wy[:seen], wx[:seen])
-    ids = found.ids[start].to(best.dtype)[:, None, None].repeat(1, *best.shape[1:])
+    best = _mix(found.nodes[start], wy, wx)
+    ids = found.ids[start].to(best.dtype)[:, None, None].expand_as(best).clone()
     j = 1
     while j < len(deep):
         n = deep[j]

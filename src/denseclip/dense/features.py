@@ -12,6 +12,7 @@ from denseclip.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from denseclip.dense.options import Compat, DenseOptions
 from denseclip.dense.resnet import DenseResNet
 from denseclip.dense.vit import DenseViT
+from denseclip.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,12 @@ class DenseEncoder:
         self.compat = compat or Compat()
         if isinstance(clip.image, ResNetTower):
             self._run = DenseResNet(clip.image, self.options, fused=fused)
-            self.stride = 32
+            self.stride: int = self.options.stride
         else:
+            if self.options.stride != 32:
+                raise UserError(
+                    f"{clip.name} is a ViT, its map has one cell a patch; leave out stride, or take a ResNet"
+                )
             self._run = DenseViT(clip.image, self.options, self.compat, fused=fused)  # type: ignore[assignment]
             self.stride = clip.image.patch_size
 
@@ -53,7 +58,7 @@ class DenseEncoder:
     def encode(self, images: Tensor, *, keys: bool = False) -> DenseFeatures:
         """Images (B, 3, H, W), normalised by `stats`, of any size -> dense features.
 
-        The map is ceil(H / patch) high for ViTs, floor(H / 32) for ResNets, whose sides must be at least 32.
+        The map is ceil(H / patch) high for ViTs, floor(H / stride) for ResNets, whose sides must be at least 32.
         Positions are divided by their norm without an epsilon, as in the official code.
         """
         images = images.to(self.clip.device, self.clip.dtype)

@@ -25,10 +25,10 @@ class DenseResNet:
     def __call__(self, images: Tensor, *, keys: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Images (B, 3, H, W), normalised, sides of at least 32.
 
-        Returns features (B, D, h, w) with h = floor(H / 32), not normalised; keys (B, hw, C) if asked for; the
+        Returns features (B, D, h, w) with h = floor(H / stride), not normalised; keys (B, hw, C) if asked for; the
         picture's own vector (B, D) if the options need it.
         """
-        x = self.tower.trunk(images)  # (B, C, h, w)
+        x = self.tower.trunk(images, self.options.stride)  # (B, C, h, w)
         grid = (x.shape[-2], x.shape[-1])
         tokens = x.flatten(2).transpose(1, 2)  # (B, hw, C)
         pool = self.tower.pool

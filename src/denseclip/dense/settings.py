@@ -64,6 +64,8 @@ class Settings:
         }
         if dense.sigma:
             shown["sigma"] = dense.sigma
+        if dense.stride != 32:
+            shown["stride"] = dense.stride
         if dense.cls_bias:
             shown["cls bias"] = dense.cls_bias
         return shown

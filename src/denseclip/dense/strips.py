@@ -16,8 +16,7 @@ class Strips:
     """Runs of output lines that read one window of input lines, padded to the same number of slots R.
 
     window: (M,) first input line of each strip. weight: (M, T, R), zero in unused slots.
-    first: (M + 1,) first output line of each strip, and the end. place: (L,) slot of each line, among M * R;
-    the lines of a strip have its first slots.
+    first: (M + 1,) first output line of each strip, and the end. place: (L,) slot of each line, among M * R.
     """
 
     window: Tensor

@@ -13,7 +13,7 @@ __all__ = [
     "Thing",
     "describe",
     "render",
-    "window",
     "short_captions",
     "sprite_names",
+    "window",
 ]

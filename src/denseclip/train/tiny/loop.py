@@ -55,7 +55,7 @@ class Trainee(nn.Module):
         self.register_buffer("std", std, persistent=False)
 
     def pictures(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(B, 3, S, S) uint8 -> unit rows (B, D) of pictures and, from ResNets, (B, P, D) of places by the value path."""
+        """(B, 3, S, S) uint8 -> unit rows (B, D), and from ResNets also (B, P, D) of places, by the value path."""
         x = ((images.float() - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         visual = self.model.visual
         if not hasattr(visual, "attnpool"):
