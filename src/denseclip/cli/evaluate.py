@@ -60,21 +60,9 @@ def evaluate(
 
     With --out: result.json, classes.csv, confusion.png and examples.png (of each model, if two are compared).
     """
+    values = o.settings(locals())
     from denseclip.data.opening import open_dataset
 
-    values = {
-        "preset": preset,
-        "refine": refine,
-        "ks_norm": ks_norm,
-        "background": background,
-        "threshold": threshold,
-        "resize": resize,
-        "slide": slide,
-        "scales": o.parse_scales(scales),
-        "flip": flip,
-        "templates": templates,
-        "compat": compat,
-    }
     settings = o.given(context, values) | {"protocol": protocol, "device": device, "precision": precision}
     job = _Job(open_dataset(data, root, split), settings, limit, skip_bad, resume)
     if compare is None:

@@ -1,7 +1,9 @@
 """The `denseclip` command."""
 
 import os
+import signal
 import sys
+from types import FrameType
 
 import typer
 
@@ -25,14 +27,23 @@ app.command("reproduce")(reproduce.reproduce)
 app.add_typer(data.app, name="data")
 
 
+class Interrupted(BaseException):
+    """Ctrl-C, under a name that the command line's library does not catch with a message of its own."""
+
+
+def _interrupt(signal_number: int, frame: FrameType | None) -> None:
+    raise Interrupted
+
+
 def main() -> None:
     """Run a command; a user's mistake is one line on stderr and exit code 2, an interruption 130."""
+    signal.signal(signal.SIGINT, _interrupt)
     try:
         app()
     except UserError as error:
         print(f"denseclip: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except Interrupted:
         print("denseclip: interrupted; what was finished is kept", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # `denseclip models | head`

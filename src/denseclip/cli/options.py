@@ -1,6 +1,6 @@
 """Options that several commands share, and how they become a Segmenter."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -72,6 +72,15 @@ CompatOption = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 Precision = Annotated[str, typer.Option(help="auto, fp32, bf16, fp16.")]
+SETTINGS = (
+    "preset", "refine", "ks_norm", "background", "threshold", "resize", "slide", "scales", "flip", "templates",
+    "compat",
+)  # fmt: skip
+
+
+def settings(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of `make_settings` among a command's arguments, by parameter name."""
+    return {name: arguments[name] for name in SETTINGS} | {"scales": parse_scales(arguments["scales"])}
 
 
 @dataclass(frozen=True)

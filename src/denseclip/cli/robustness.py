@@ -65,19 +65,7 @@ def robustness(
     chosen = KINDS if kinds == "all" else tuple(kind.strip() for kind in kinds.split(","))
     steps = o.parse_numbers(levels)
     check_grid(chosen, steps)
-    values = {
-        "preset": preset,
-        "refine": refine,
-        "ks_norm": ks_norm,
-        "background": background,
-        "threshold": threshold,
-        "resize": resize,
-        "slide": slide,
-        "scales": o.parse_scales(scales),
-        "flip": flip,
-        "templates": templates,
-        "compat": compat,
-    }
+    values = o.settings(locals())
     settings = o.given(context, values) | {"protocol": protocol, "device": device, "precision": precision}
     dataset = open_dataset(data, root, split)
     with o.console.status(f"loading {model}"):

@@ -47,19 +47,7 @@ def segment(
     For each picture: PICTURE.png (mask, pixel values are the ids of classes.json) and PICTURE-overlay.png.
     Pictures that cannot be read are listed at the end, and the exit code is 1.
     """
-    settings = {
-        "preset": preset,
-        "refine": refine,
-        "ks_norm": ks_norm,
-        "background": background,
-        "threshold": threshold,
-        "resize": resize,
-        "slide": slide,
-        "scales": o.parse_scales(scales),
-        "flip": flip,
-        "templates": templates,
-        "compat": compat,
-    }
+    settings = o.settings(locals())
     from denseclip.data.images import list_images
 
     paths = list_images(pictures)

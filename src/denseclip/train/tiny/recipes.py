@@ -90,7 +90,7 @@ RECIPES = {
         stages=(
             Stage(38_400, 64, ALONE, stuff=False),
             Stage(28_800, 96, NEAR),
-            Stage(83_200, 96, WIDE, seen_from=(200, 340), restart=True),
+            Stage(115_200, 96, WIDE, seen_from=(200, 340), restart=True),
             Stage(19_200, 128, WIDE, seen_from=(240, 340)),
         ),
     ),
