@@ -1,18 +1,21 @@
 """Training the tiny CLIPs: losses, batches that depend on their number only, bit-identical resuming."""
 
+import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from denseclip.clip import load_clip
 from denseclip.data.stickers import SceneRecipe
+from denseclip.data.stickers.captions import seen
 from denseclip.train.tiny import loop
 from denseclip.train.tiny.__main__ import export
-from denseclip.train.tiny.losses import pair_contrast, phrase_contrast, spread
-from denseclip.train.tiny.pairs import PairBatches
-from denseclip.train.tiny.recipes import RECIPES, TEXT, Stage, TinyRecipe
+from denseclip.train.tiny.losses import bank_contrast, pair_contrast, phrase_contrast, place_contrast, spread
+from denseclip.train.tiny.pairs import PairBatches, pictures
+from denseclip.train.tiny.recipes import RECIPES, TEXT, WIDE, Stage, TinyRecipe
 
 SCENES = SceneRecipe(count=(1, 2), scale=(0.3, 0.9))
 SMALL = TinyRecipe(
@@ -54,6 +57,45 @@ def test_right_phrases_are_not_set_against_each_other():
 def test_spread_is_zero_at_right_angles_and_one_for_equal_rows():
     assert spread(torch.eye(6)).item() == pytest.approx(0, abs=1e-6)
     assert spread(unit(1, 8).expand(6, 8)).item() == pytest.approx(1, abs=1e-5)
+
+
+def test_bank_contrast_sets_right_words_against_wrong_ones_only():
+    logits = torch.tensor([[2.0, 1.0, 0.0]])
+    known = torch.tensor([[True, True, False]])
+    expected = (torch.log1p(torch.exp(torch.tensor(-2.0))) + torch.log1p(torch.exp(torch.tensor(-1.0)))) / 2
+    torch.testing.assert_close(bank_contrast(logits, known), expected)
+
+
+def test_places_may_show_any_word_of_their_picture():
+    logits = torch.full((2, 4, 3), -9.0)
+    logits[0, :2, 0] = logits[0, 2:, 1] = 9.0  # half the places show one word, half the other
+    known = torch.tensor([[True, True, False], [False, False, False]])
+    assert place_contrast(logits, known) < 1e-6
+    assert place_contrast(logits, torch.tensor([[True, False, False], [False, False, False]])) > 8
+    assert place_contrast(logits, torch.tensor([[True, True, False], [False, False, True]])) == pytest.approx(
+        math.log(3) / 2, abs=1e-5
+    )
+
+
+def test_windows_name_what_they_show():
+    recipe = replace(SMALL, stages=(Stage(64, 96, WIDE, seen_from=(200, 260)),), batch=64)
+    scenes = list(pictures(recipe, recipe.stages[0], 0))
+    assert len(scenes) == 64
+    assert all(scene.image.shape == (96, 96, 3) for scene in scenes)
+    assert len({scene.image.tobytes() for scene in scenes}) > 48
+    for scene in scenes:
+        visible = set(np.unique(scene.instances)) - {0}
+        assert {t.name for t in seen(scene)} <= {scene.things[i - 1].name for i in visible}
+        assert set(scene.stuff) <= {scene.names[i] for i in np.unique(scene.labels[scene.instances == 0])}
+    again = list(pictures(recipe, recipe.stages[0], 0))
+    assert all(np.array_equal(a.image, b.image) for a, b in zip(scenes, again, strict=True))
+
+
+def test_learning_rate_cycles():
+    recipe = replace(SMALL, stages=(*SMALL.stages, Stage(40, 32, SCENES, restart=True)), warmup_steps=1)
+    assert [recipe.cycle_at(step) for step in (0, 3, 4, 13)] == [(0, 4), (0, 4), (4, 10), (4, 10)]
+    assert loop.learning_rate(recipe, 3) < 0.2 * recipe.lr
+    assert loop.learning_rate(recipe, 4) == recipe.lr
 
 
 def test_a_batch_depends_on_its_step_only():

@@ -9,10 +9,12 @@ from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from denseclip.clip.clip import OPENAI_STATS
 from denseclip.clip.device import has_bf16
+from denseclip.clip.folder import ASSETS
 from denseclip.clip.tokens import Tokenizer, tokenizer_for
 from denseclip.clip.towers import TextTower, untrained
 from denseclip.data.stickers import COLOURS, TEXTURES, sprite_names
@@ -54,17 +56,20 @@ class Trainee(nn.Module):
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
 
-    def pictures(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(B, 3, S, S) uint8 -> unit rows (B, D), and from ResNets also (B, P, D) of places, by the value path."""
+    def pictures(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, S, S) uint8 -> unit rows (B, D) of pictures and (B, P, D) of the places that were pooled."""
         x = ((images.float() - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         visual = self.model.visual
-        if not hasattr(visual, "attnpool"):
-            return F.normalize(visual(x), dim=-1), None
-        x = visual.layer4(visual.layer3(visual.layer2(visual.layer1(visual.stem(x)))))  # (B, 32w, h, w)
-        pool = visual.attnpool
-        position = resize_grid(pool.positional_embedding, x.shape[-1])
-        pooled = torch.func.functional_call(pool, {"positional_embedding": position}, (x,))
-        places = pool.c_proj(pool.v_proj(x.flatten(2).mT))  # (B, P, D)
+        if hasattr(visual, "attnpool"):
+            x = visual.layer4(visual.layer3(visual.layer2(visual.layer1(visual.stem(x)))))  # (B, 32w, h, w)
+            pool = visual.attnpool
+            position = resize_grid(pool.positional_embedding, x.shape[-1])
+            pooled = torch.func.functional_call(pool, {"positional_embedding": position}, (x,))
+            places = pool.c_proj(pool.v_proj(x.flatten(2).mT))  # (B, P, D), the value path
+        else:
+            visual.output_tokens = True
+            pooled, places = visual(x)
+            places = places @ visual.proj  # (B, P, D)
         return F.normalize(pooled, dim=-1), F.normalize(places, dim=-1)
 
     def sentences(self, texts: list[str]) -> Tensor:
@@ -91,7 +96,7 @@ class Trainee(nn.Module):
         known = batch.known.to(images.device)
         bank = scale * self.word_bank()[: known.shape[1]]  # (W, D)
         loss = loss + bank_contrast(images @ bank.T, known)
-        if places is not None and batch.all_named:
+        if batch.all_named:
             by_place = places @ bank.T  # (B, P, W)
             loss = loss + place_contrast(by_place, known) + 0.5 * bank_contrast(by_place.amax(1), known)
         return loss + 0.25 * pair_contrast(images[:some], whole, scale) + 2 * spread(phrases)
@@ -135,6 +140,18 @@ def learning_rate(recipe: TinyRecipe, step: int) -> float:
     return recipe.lr * 0.5 * (1 + math.cos(math.pi * (step - first) / length))
 
 
+def take_words(trainee: Trainee, name: str) -> None:
+    """Start with the text tower and the scale of an embedded tiny CLIP."""
+    weights = load_file(ASSETS / name / "model.safetensors")
+    own = trainee.model.state_dict()
+    text = {
+        key: tensor.to(own[key].dtype) for key, tensor in weights.items() if not key.startswith("visual.")
+    }
+    wanted = {key for key in own if not key.startswith("visual.")}
+    assert set(text) == wanted, sorted(set(text) ^ wanted)
+    trainee.model.load_state_dict(own | text)
+
+
 def learn_words(trainee: Trainee, recipe: TinyRecipe, batch: int = 160) -> float:
     """Contrast sentences with sentences: the same word in two templates belongs together. Returns the last loss.
 
@@ -164,7 +181,9 @@ def train(recipe: TinyRecipe, folder: Path, *, workers: int, report: Callable[[s
     optimizer = optimizer_for(trainee, recipe)
     checkpoint = folder / "last.pt"
     first, seconds = _resume(checkpoint, trainee, optimizer)
-    if first == 0:
+    if first == 0 and recipe.words_from:
+        take_words(trainee, recipe.words_from)
+    elif first == 0:
         report(f"loss of words alone {learn_words(trainee, recipe):.3f} after {recipe.text_steps} steps")
     saved = last = time.monotonic()
     begun, before = first, seconds

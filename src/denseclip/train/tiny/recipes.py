@@ -30,7 +30,8 @@ class TinyRecipe:
     """Everything that a tiny CLIP's weights depend on.
 
     config: open_clip's model config. text_steps: steps in which the text tower alone learns that a word stays the
-    same in all templates and differs from all others. text_rate: its learning rate after that, as a share of `lr`.
+    same in all templates and differs from all others; words_from: a tiny CLIP whose text tower is taken instead.
+    text_rate: the text tower's learning rate after that, as a share of `lr`.
     """
 
     name: str
@@ -42,6 +43,7 @@ class TinyRecipe:
     warmup_steps: int = 50
     patch_dropout: float = 0.0
     text_steps: int = 200
+    words_from: str | None = None
     text_rate: float = 0.2
     first_scale: float = 20.0
     seed: int = 0
@@ -109,7 +111,9 @@ RECIPES = {
             "text_cfg": TEXT,
             "quick_gelu": False,
         },
-        stages=(Stage(96_000, 96, ALONE, stuff=False), Stage(64_000, 96, NEAR)),
+        stages=(Stage(256_000, 96, WIDE, seen_from=(200, 340)),),
         patch_dropout=0.5,
+        words_from="tiny-rn",
+        text_rate=0.0,
     ),
 }
