@@ -1,7 +1,7 @@
 """The whole pipeline, from a picture in memory to a mask: RN50 shape, 512 x 512, 171 classes, random weights.
 
-Reference: plain eager fp32, encode + F.interpolate + argmax. Ours: `Segmenter.segment` in the precision that
-`--precision auto` picks on this machine.
+Reference: plain eager fp32 in PyTorch's default memory format, open_clip's modules one after the other, then
+F.interpolate + argmax. Ours: `Segmenter.segment` in the precision that `--precision auto` picks on this machine.
 """
 
 import statistics
@@ -13,9 +13,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from denseclip.clip import load_clip
+from denseclip.clip import Clip, load_clip
 from denseclip.clip.device import pick_dtype
-from denseclip.dense.features import DenseEncoder
 from denseclip.dense.load import make_settings
 from denseclip.dense.segmenter import Segmenter
 from denseclip.vocabulary import ClassEmbeddings
@@ -23,15 +22,30 @@ from denseclip.vocabulary import ClassEmbeddings
 SIDE, CLASSES, ROUNDS = 512, 171, 5
 
 
-def random_rn50(folder: Path) -> Path:
-    """An RN50-shaped checkpoint with random values: speed does not depend on them."""
+def random_rn50() -> torch.nn.Module:
+    """An RN50-shaped CLIP with random values: speed does not depend on them."""
     import open_clip
 
     torch.manual_seed(0)
-    model = open_clip.create_model("RN50", pretrained=None)
-    path = folder / "rn50.pt"
-    torch.save(model.state_dict(), path)
-    return path
+    return open_clip.create_model("RN50", pretrained=None).eval()
+
+
+def loaded(model: torch.nn.Module) -> Clip:
+    """The same weights through our loading path."""
+    with tempfile.TemporaryDirectory() as folder:
+        torch.save(model.state_dict(), Path(folder) / "rn50.pt")
+        return load_clip(Path(folder) / "rn50.pt", config={"quick_gelu": True})
+
+
+@torch.inference_mode()
+def plain_features(model: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """Value path features (1, D, h, w) of pictures (1, 3, H, W), unit vectors, written down plainly."""
+    visual = model.visual
+    x = visual.stem(images)
+    for layer in (visual.layer1, visual.layer2, visual.layer3, visual.layer4):
+        x = layer(x)
+    x = visual.attnpool.c_proj(visual.attnpool.v_proj(x.permute(0, 2, 3, 1)))
+    return F.normalize(x, dim=-1).permute(0, 3, 1, 2)
 
 
 def embeddings_near(features: torch.Tensor) -> ClassEmbeddings:
@@ -45,20 +59,19 @@ def embeddings_near(features: torch.Tensor) -> ClassEmbeddings:
 
 def run() -> dict[str, float]:
     """Ratio of images/s, ours over the reference, median of interleaved rounds."""
-    with tempfile.TemporaryDirectory() as folder:
-        clip = load_clip(random_rn50(Path(folder)), config={"quick_gelu": True})
+    model = random_rn50()
+    clip = loaded(model)
     dtype = pick_dtype("auto", clip.device)
     settings = make_settings(resize="none", templates="1")
-    ours = Segmenter(clip.to(dtype=dtype), None, settings)
-    plain = DenseEncoder(clip, compat=settings.compat)
+    ours = Segmenter(clip.folded().to(dtype=dtype), None, settings)
     image = smooth_picture()
-    embeddings = embeddings_near(plain.encode(normalised(ours, image)).map)
+    embeddings = embeddings_near(plain_features(model, normalised(ours, image)))
     ours._embeddings = embeddings  # what set_classes would have computed
     ours._ontology = _ontology(embeddings)
 
     def reference() -> np.ndarray:
-        dense = plain.encode(normalised(ours, image))
-        scores = plain.scores(dense, embeddings.matrix)
+        features = plain_features(model, normalised(ours, image))
+        scores = torch.einsum("bdhw,kd->bkhw", features, embeddings.matrix)
         return F.interpolate(scores, (SIDE, SIDE), mode="bilinear").argmax(1)[0].numpy()
 
     times: dict[str, list[float]] = {"reference": [], "ours": []}

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from clip_support import load_openai_checkpoint, tiny_clip
 from denseclip.dense.features import DenseEncoder
@@ -42,6 +43,18 @@ def test_a_finer_cell_stands_where_its_pixels_are():
     assert map_.shape[-2:] == (10, 10)
     assert encoder.stride == 16
     assert abs(centre - 5.0) < 0.25
+
+
+@pytest.mark.parametrize("name", ["maskclip", "maskclip-dilated"])
+def test_folded_batch_norms_change_nothing_but_rounding(deep, name):
+    images = torch.randn(1, 3, 96, 128, generator=torch.Generator().manual_seed(0))
+    folded = deep.folded()
+    expected, found = (DenseEncoder(clip, preset(name)).encode(images).map for clip in (deep, folded))
+    torch.testing.assert_close(found, expected, atol=2e-5, rtol=0)
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in folded.image.modules())
+    assert any(isinstance(part, nn.BatchNorm2d) for part in deep.image.modules())
+    assert folded.fingerprint == deep.fingerprint
+    assert tiny_clip("vit").folded() is tiny_clip("vit")
 
 
 def test_bad_strides():

@@ -95,6 +95,19 @@ class Clip:
         moved.__dict__["fingerprint"] = fingerprint
         return moved
 
+    def folded(self) -> "Clip":
+        """A copy for inference only whose batch norms are part of the convolutions; itself for ViTs.
+
+        Equal up to rounding. Fold before going to bfloat16: the products are then rounded once.
+        """
+        if not isinstance(self.image, ResNetTower):
+            return self
+        fingerprint = self.fingerprint
+        copied = copy.copy(self)
+        copied.image = self.image.folded()
+        copied.__dict__["fingerprint"] = fingerprint
+        return copied
+
     def token_lengths(self, sentences: Sequence[str]) -> list[int]:
         """Tokens of each sentence, start and end included, before the cut at `text.context_length`."""
         return self.tokenizer.lengths(sentences)

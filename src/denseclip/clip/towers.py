@@ -5,6 +5,7 @@ of the position table) is handed out as named tensors, so that they write their 
 depend on open_clip's layout. tests/clip/test_towers.py rebuilds both towers from these pieces.
 """
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, TypeAlias
@@ -12,6 +13,7 @@ from typing import Any, TypeAlias
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from denseclip.errors import UserError
 
@@ -121,9 +123,27 @@ class ResNetTower(nn.Module):
             x = _unstrided(block, x, dilation=2 if i else 1)
         return x
 
+    def folded(self) -> "ResNetTower":
+        """A copy whose batch norms are merged into the convolutions before them."""
+        visual = copy.deepcopy(self.visual)
+        layers = (visual.layer1, visual.layer2, visual.layer3, visual.layer4)
+        blocks = [block for layer in layers for block in layer]
+        for part in (visual, *blocks):
+            for i in "123":
+                _fold(part, f"conv{i}", f"bn{i}")
+            if getattr(part, "downsample", None) is not None:
+                _fold(part.downsample, "0", "1")
+        return ResNetTower(visual)
+
     def forward(self, images: Tensor) -> Tensor:
         """Plain CLIP: images (B, 3, S, S) of the native size -> (B, D), not normalised."""
         return self.visual.attnpool(self.trunk(images))
+
+
+def _fold(part: Untyped, convolution: str, norm: str) -> None:
+    merged = fuse_conv_bn_eval(getattr(part, convolution), getattr(part, norm))
+    setattr(part, convolution, merged)
+    setattr(part, norm, nn.Identity())
 
 
 def _unstrided(block: Untyped, x: Tensor, dilation: int) -> Tensor:
@@ -134,7 +154,7 @@ def _unstrided(block: Untyped, x: Tensor, dilation: int) -> Tensor:
         return F.avg_pool2d(y, 2, stride=1) if pools else y
 
     y = block.act1(block.bn1(block.conv1(x)))
-    y = F.conv2d(y, block.conv2.weight, padding=dilation, dilation=dilation)
+    y = F.conv2d(y, block.conv2.weight, block.conv2.bias, padding=dilation, dilation=dilation)
     y = block.bn3(block.conv3(pool(block.act2(block.bn2(y)))))
     if block.downsample is not None:
         _, convolution, norm = block.downsample

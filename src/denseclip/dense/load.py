@@ -41,7 +41,8 @@ def load(
     """
     settings = make_settings(preset, **options)
     target = pick_device(device)
-    clip = load_clip(model, pretrained=pretrained, device=target, dtype=pick_dtype(precision, target))
+    clip = load_clip(model, pretrained=pretrained, device=target).folded()
+    clip = clip.to(dtype=pick_dtype(precision, target))
     return Segmenter(clip, classes, settings, cache=EmbeddingCache() if cache else None)
 
 

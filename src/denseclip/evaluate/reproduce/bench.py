@@ -91,7 +91,7 @@ class Bench:
     def _segmenter(self, row: Row, dataset: SegmentationDataset) -> Segmenter:
         if self._clip is None or self._clip[0] != row.source:
             self._clip = None  # before the next one takes its memory
-            self._clip = row.source, load_clip(row.source, device=self.device, dtype=self.dtype)
+            self._clip = row.source, load_clip(row.source, device=self.device).folded().to(dtype=self.dtype)
         settings = make_settings(**protocol_settings(self.protocol, dataset.spec, **row.method.settings))
         segmenter = Segmenter(self._clip[1], settings=settings, cache=EmbeddingCache())
         set_dataset_classes(segmenter, dataset.spec)
