@@ -134,10 +134,10 @@ def optimizer_for(trainee: Trainee, recipe: TinyRecipe) -> torch.optim.AdamW:
 
 def learning_rate(recipe: TinyRecipe, step: int) -> float:
     """Linear warm-up, then a cosine to zero at the end of the cycle that optimiser step `step` is in."""
-    first, length = recipe.cycle_at(step)
+    first, length, peak = recipe.cycle_at(step)
     if step - first < recipe.warmup_steps:
-        return recipe.lr * (step - first + 1) / recipe.warmup_steps
-    return recipe.lr * 0.5 * (1 + math.cos(math.pi * (step - first) / length))
+        return peak * (step - first + 1) / recipe.warmup_steps
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - first) / length))
 
 
 def take_words(trainee: Trainee, name: str) -> None:

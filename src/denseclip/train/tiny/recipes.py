@@ -14,7 +14,7 @@ class Stage:
     """A stretch of training: `pictures` of `side` pixels, whose short captions may leave out the stuff.
 
     seen_from: the pictures are windows into scenes whose own side is between these two;
-    without it they are the scenes. restart: the learning rate warms up again here.
+    without it they are the scenes. restart: here the learning rate warms up again, to this share of `lr`.
     """
 
     pictures: int
@@ -22,7 +22,7 @@ class Stage:
     scenes: SceneRecipe
     stuff: bool = True
     seen_from: tuple[int, int] | None = None
-    restart: bool = False
+    restart: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -63,15 +63,15 @@ class TinyRecipe:
                 return stage
         return self.stages[-1]
 
-    def cycle_at(self, step: int) -> tuple[int, int]:
-        """First optimiser step and length of the learning rate's cycle that `step` belongs to."""
-        starts, done = [0], 0
+    def cycle_at(self, step: int) -> tuple[int, int, float]:
+        """First optimiser step, length and peak of the learning rate's cycle that `step` belongs to."""
+        starts, done = {0: self.lr}, 0
         for stage in self.stages:
             if stage.restart and done:
-                starts.append(done)
+                starts[done] = self.lr * stage.restart
             done += stage.pictures // self.batch
-        first = max(start for start in starts if start <= max(step, 0))
-        return first, min([*(start for start in starts if start > first), done]) - first
+        first = max(start for start in starts if start <= step)
+        return first, min([*(start for start in starts if start > first), done]) - first, starts[first]
 
 
 # From one thing that fills the picture, which is soon learned, to several small ones.
@@ -92,8 +92,10 @@ RECIPES = {
         stages=(
             Stage(38_400, 64, ALONE, stuff=False),
             Stage(28_800, 96, NEAR),
-            Stage(115_200, 96, WIDE, seen_from=(200, 340), restart=True),
+            Stage(115_200, 96, WIDE, seen_from=(200, 340), restart=1.0),
             Stage(19_200, 128, WIDE, seen_from=(240, 340)),
+            Stage(256_000, 96, WIDE, seen_from=(200, 340), restart=0.7),
+            Stage(25_600, 128, WIDE, seen_from=(240, 340)),
         ),
     ),
     "tiny-vit": TinyRecipe(
