@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from denseclip.evaluate.ahead import work_ahead
+from denseclip.ahead import work_ahead
 
 AHEAD = 6
 
