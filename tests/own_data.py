@@ -8,7 +8,7 @@ from PIL import Image
 from clip_support import tiny_clip
 from denseclip.dense.load import make_settings
 from denseclip.dense.segmenter import Segmenter
-from denseclip.evaluate.dataset_words import set_dataset_classes
+from denseclip.dense.dataset_words import set_dataset_classes
 
 CLASSES = {"0": "sky", "1": "cat", "4": "dog"}
 

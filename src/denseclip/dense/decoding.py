@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from denseclip.clip import Clip
 from denseclip.dense.decode import decode
 from denseclip.dense.pixels import Confidence, Decoded
 from denseclip.dense.refine import key_smoothing, prompt_denoising
@@ -28,7 +29,8 @@ class Decoding:
         self.encoded = encoded
         self.size: Size = encoded.size
         settings = segmenter.settings
-        self.temperature = 100.0 if settings.compat.drop_all else segmenter.clip.logit_scale
+        official = settings.compat.drop_all and isinstance(segmenter.clip, Clip)
+        self.temperature = 100.0 if official else segmenter.clip.logit_scale
         self.via = (encoded.cuts[0].height, encoded.cuts[0].width) if settings.compat.free_size else None
 
     @cached_property

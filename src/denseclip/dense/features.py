@@ -17,11 +17,16 @@ from denseclip.errors import UserError
 
 @dataclass(frozen=True)
 class DenseFeatures:
-    """`map` (B, D, h, w) float32 unit vectors; `keys` (B, hw, E) float32 or None; `whole` (B, D) unit or None."""
+    """Features of B network inputs, float32.
+
+    map: (B, D, h, w), unit vectors for a CLIP. keys: (B, hw, E), for key smoothing. whole: (B, D) unit vectors of
+    the whole inputs. logits: (B, K, h, w), what a trained model says of its own classes.
+    """
 
     map: Tensor
-    keys: Tensor | None
-    whole: Tensor | None
+    keys: Tensor | None = None
+    whole: Tensor | None = None
+    logits: Tensor | None = None
 
 
 class DenseEncoder:

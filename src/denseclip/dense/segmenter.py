@@ -10,16 +10,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from denseclip.clip import Clip
 from denseclip.dense.decoding import Decoding
-from denseclip.dense.features import DenseEncoder, DenseFeatures
+from denseclip.dense.features import DenseFeatures
 from denseclip.dense.inputs import Picture, as_array, network_inputs, plan
+from denseclip.dense.model import Model, embed_words, encoder_of
 from denseclip.dense.resample import Size
 from denseclip.dense.segmentation import Segmentation
 from denseclip.dense.settings import Settings
 from denseclip.dense.views import Window
 from denseclip.errors import UserError
-from denseclip.vocabulary import ClassEmbeddings, EmbeddingCache, Ontology, embed_classes
+from denseclip.vocabulary import ClassEmbeddings, EmbeddingCache, Ontology
 from denseclip.vocabulary.sources import ClassSource
 
 BATCH_PIXELS = 1 << 21  # of one network batch
@@ -45,11 +45,14 @@ class Encoded:
 
 
 class Segmenter:
-    """A CLIP, words and settings: training-free segmentation (MaskCLIP and its relatives)."""
+    """A model, words and settings. A CLIP: training-free segmentation (MaskCLIP and its relatives).
+
+    A trained model starts with its own words.
+    """
 
     def __init__(
         self,
-        clip: Clip,
+        clip: Model,
         classes: "ClassSource | Ontology | None" = None,
         settings: Settings | None = None,
         *,
@@ -57,10 +60,11 @@ class Segmenter:
     ) -> None:
         self.clip = clip
         self.settings = settings or Settings()
-        self.encoder = DenseEncoder(clip, self.settings.dense, self.settings.compat)
+        self.encoder = encoder_of(clip, self.settings)
         self._cache = cache
         self._ontology: Ontology | None = None
         self._embeddings: ClassEmbeddings | None = None
+        classes = getattr(clip, "ontology", None) if classes is None else classes
         if classes is not None:
             self.set_classes(classes)
 
@@ -86,7 +90,7 @@ class Segmenter:
         ontology, background = Ontology.parse(classes), self.settings.background
         background.names(ontology)  # refuses a second "background"
         prompts = background.prompts(ontology)
-        self._embeddings = embed_classes(self.clip, prompts, self.settings.templates, cache=self._cache)
+        self._embeddings = embed_words(self.clip, prompts, self.settings.templates, self._cache)
         self._ontology = ontology
 
     def configure(self, **changes: Any) -> None:
@@ -96,7 +100,7 @@ class Segmenter:
         flip) or key smoothing, which needs keys, is switched on.
         """
         before, self.settings = self.settings, replace(self.settings, **changes)
-        self.encoder = DenseEncoder(self.clip, self.settings.dense, self.settings.compat)
+        self.encoder = encoder_of(self.clip, self.settings)
         after = self.settings
         if self._ontology and (before.background, before.templates) != (after.background, after.templates):
             self.set_classes(self._ontology)
@@ -171,6 +175,7 @@ def _split(dense: DenseFeatures) -> list[DenseFeatures]:
             dense.map[i : i + 1],
             None if dense.keys is None else dense.keys[i : i + 1],
             None if dense.whole is None else dense.whole[i : i + 1],
+            None if dense.logits is None else dense.logits[i : i + 1],
         )
         for i in range(len(dense.map))
     ]

@@ -10,11 +10,11 @@ from typing import TypeVar
 import numpy as np
 import torch
 
+from denseclip.ahead import work_ahead
 from denseclip.data.datasets import Sample, SegmentationDataset
+from denseclip.dense.dataset_words import class_ids
 from denseclip.dense.segmenter import Encoded, Segmenter
 from denseclip.errors import UserError
-from denseclip.evaluate.ahead import work_ahead
-from denseclip.evaluate.dataset_words import class_ids
 from denseclip.evaluate.metrics import ConfusionMatrix
 from denseclip.evaluate.protocol import Corruption, Protocol
 from denseclip.evaluate.result import Result

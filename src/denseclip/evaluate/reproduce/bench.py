@@ -14,7 +14,7 @@ from denseclip.data.datasets import Sample, SegmentationDataset
 from denseclip.data.opening import open_dataset
 from denseclip.dense.load import make_settings
 from denseclip.dense.segmenter import Segmenter
-from denseclip.evaluate.dataset_words import set_dataset_classes
+from denseclip.dense.dataset_words import set_dataset_classes
 from denseclip.evaluate.presets import protocol_settings
 from denseclip.evaluate.protocol import Protocol
 from denseclip.evaluate.reproduce.grid import Row
@@ -26,7 +26,7 @@ from denseclip.vocabulary import EmbeddingCache
 REMEMBERED = 400  # a data set of no more images is kept in memory
 _DECISIVE = (  # the code that figures depend on
     *(f"{package}/**/*.py" for package in ("clip", "vocabulary", "dense", "data")),
-    *(f"evaluate/{module}.py" for module in ("dataset_words", "metrics", "presets", "runner")),
+    *(f"evaluate/{module}.py" for module in ("metrics", "presets", "runner")),
     *("assets/*.json", "assets/*.gz", "assets/stickers/*"),
 )
 

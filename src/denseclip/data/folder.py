@@ -1,0 +1,60 @@
+"""A folder of pictures without any annotation, as a data set whose pixels are all unlabelled."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from denseclip.data.datasets import Sample, SegmentationDataset
+from denseclip.data.images import SUFFIXES, read_image
+from denseclip.data.specs import DatasetSpec, colours
+from denseclip.errors import UserError
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture in a file; nothing is known of its pixels."""
+
+    image_id: str
+    image: Path
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The picture."""
+        return (self.image,)
+
+    def read(self, spec: DatasetSpec) -> Sample:
+        """The picture under a mask that is ignored everywhere; UserError if it cannot be read."""
+        image = read_image(self.image)
+        dtype = np.uint8 if spec.ignore_index <= 255 else np.int32
+        return Sample(self.image_id, image, np.full(image.shape[:2], spec.ignore_index, dtype))
+
+
+def open_folder(
+    folder: Path, classes: Sequence[str], prompts: Sequence[Sequence[str]]
+) -> SegmentationDataset:
+    """All pictures below a folder, in the order of their names, and the classes that are looked for in them.
+
+    Raises UserError if there is no such folder or no picture in it.
+    """
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}; give one with pictures")
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and _visible(path))
+    if not paths:
+        raise UserError(f"no pictures in {folder}; put some there ({', '.join(SUFFIXES)})")
+    spec = DatasetSpec(
+        folder.resolve().name,
+        classes=tuple(classes),
+        prompts=tuple(tuple(words) for words in prompts),
+        palette=colours(len(classes) + 1)[1:],
+        label_ids=tuple(range(len(classes))),
+        void_ids=(),
+    )
+    return SegmentationDataset(
+        spec, "all", [Picture(path.relative_to(folder).as_posix(), path) for path in paths]
+    )
+
+
+def _visible(path: Path) -> bool:
+    return path.is_file() and not path.name.startswith(".")
