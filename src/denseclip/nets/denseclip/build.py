@@ -1,0 +1,97 @@
+"""From a CLIP, or sizes, to a DenseCLIP."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from math import isqrt
+
+from torch import Tensor, nn
+
+from denseclip.clip import Clip
+from denseclip.clip.tokens import tokenizer_for
+from denseclip.errors import UserError
+from denseclip.nets.denseclip.config import DenseClipConfig
+from denseclip.nets.denseclip.guidance import LanguageGuided, Tokenize
+from denseclip.nets.denseclip.positions import resize_table
+from denseclip.nets.denseclip.segmenter import DenseClipSegmenter
+from denseclip.nets.denseclip.shapes import Shapes, TextShape, TimmShape, with_resolution
+
+State = dict[str, Tensor]
+TIMM_GRID = 16  # of a new attention pool when no resolution is given: 512 pixels
+
+
+def build_denseclip(
+    config: DenseClipConfig,
+    source: Clip | Shapes,
+    classes: Sequence[str],
+    *,
+    tokenize: Tokenize | None = None,
+) -> DenseClipSegmenter:
+    """A DenseCLIP for these classes.
+
+    source: the CLIP whose weights it starts from (batch norms not folded), or the sizes of a model whose weights
+    are loaded afterwards. tokenize: names -> tokens (K, L), padded with zeros; default: that of the CLIP.
+
+    Raises UserError for what does not fit together.
+    """
+    shapes = shapes_for(config, source) if isinstance(source, Clip) else source
+    if tokenize is None and shapes.text is not None:
+        tokenize = source.tokenizer if isinstance(source, Clip) else tokenizer_of(shapes.text)
+    model = DenseClipSegmenter(config, shapes, classes, tokenize)
+    if isinstance(source, Clip):
+        start_from(model, source)
+    return model
+
+
+def shapes_for(config: DenseClipConfig, clip: Clip) -> Shapes:
+    """The sizes of a model that starts from this CLIP."""
+    shapes = Shapes.of_clip(clip, language=config.language)
+    if config.backbone != "clip":
+        shapes = replace(shapes, backbone=TimmShape(config.backbone.removeprefix("timm:"), TIMM_GRID))
+    return with_resolution(shapes, config.resolution)
+
+
+def tokenizer_of(shape: TextShape) -> Tokenize:
+    """CLIP's tokenizer, or that of the embedded models, by the size of the vocabulary."""
+    return tokenizer_for({"vocab_size": shape.vocabulary}, "this model")
+
+
+def start_from(model: LanguageGuided, clip: Clip) -> None:
+    """Load the CLIP's weights, every one accounted for; what it lacks keeps its initial values."""
+    if model.config.backbone == "clip":
+        image = _without_prefix(clip.image.state_dict(), "visual.")
+        if "bn1.running_mean" not in image and "layer1.0.conv1.weight" in image:
+            raise UserError(f"{clip.name}: its batch norms are folded; pass the CLIP as load_clip returns it")
+        unused = () if model.config.language else ("attnpool.", "ln_post.", "proj")
+        _load(model.backbone, image, fresh=model.backbone.fresh, unused=unused)
+    if model.config.language:
+        text = _without_prefix(clip.text.state_dict(), "text.")
+        if "text_projection" not in text:
+            raise UserError(
+                f"{clip.name}: its text tower does not end with a plain matrix; take another CLIP"
+            )
+        _load(model.text_encoder, text)
+
+
+def _load(
+    module: nn.Module,
+    state: Mapping[str, Tensor],
+    *,
+    fresh: tuple[str, ...] = (),
+    unused: tuple[str, ...] = (),
+) -> None:
+    own = module.state_dict()
+    given = {n: _fitted(t, own.get(n)) for n, t in state.items() if not n.startswith(unused)}
+    kept = {n: t for n, t in own.items() if n.startswith(fresh)}
+    module.load_state_dict({**kept, **given}, strict=True)
+
+
+def _fitted(tensor: Tensor, own: Tensor | None) -> Tensor:
+    """A position table of another grid is resized; nothing else may differ in size."""
+    if own is None or tensor.ndim != 2 or tensor.shape == own.shape:
+        return tensor
+    side = isqrt(len(own) - 1)
+    return resize_table(tensor, (side, side)) if tensor.shape[1] == own.shape[1] else tensor
+
+
+def _without_prefix(state: Mapping[str, Tensor], prefix: str) -> State:
+    return {name.removeprefix(prefix): tensor.float() for name, tensor in state.items()}

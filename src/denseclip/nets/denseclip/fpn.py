@@ -1,0 +1,99 @@
+"""Feature pyramid network (Lin et al., 2017) and the Semantic FPN head (Kirillov et al., 2019)."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Extra = Literal["convolutions", "subsample"]
+
+
+class Fpn(nn.Module):
+    """1x1 laterals, nearest upsampling top-down, 3x3 outputs; with bias, without norm or activation.
+
+    in_channels: of all incoming maps. start: the first one used. outputs: of which those beyond the incoming maps
+    are 3x3 stride-2 convolutions, the first on the last incoming map (RetinaNet, no ReLU between them), or every
+    second cell of the last output (Mask R-CNN).
+    """
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        channels: int,
+        *,
+        start: int = 0,
+        outputs: int | None = None,
+        extra: Extra = "convolutions",
+    ) -> None:
+        super().__init__()
+        used = in_channels[start:]
+        self.start = start
+        self.extra = 0 if outputs is None else outputs - len(used)
+        assert self.extra >= 0
+        self.lateral_convs = nn.ModuleList([convolution(c, channels, 1) for c in used])
+        self.fpn_convs = nn.ModuleList([convolution(channels, channels, 3) for _ in used])
+        if extra == "convolutions":
+            sources = [in_channels[-1], *[channels] * self.extra][: self.extra]
+            self.fpn_convs.extend(convolution(c, channels, 3, stride=2) for c in sources)
+
+    def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Maps fine to coarse, any sizes -> `channels` channels each, and the extra coarser ones."""
+        used = maps[self.start :]
+        laterals = [conv(x) for conv, x in zip(self.lateral_convs, used, strict=True)]
+        for i in range(len(laterals) - 1, 0, -1):
+            coarse = F.interpolate(laterals[i], laterals[i - 1].shape[2:], mode="nearest")
+            laterals[i - 1] = laterals[i - 1] + coarse
+        outputs = [conv(x) for conv, x in zip(self.fpn_convs, laterals, strict=False)]
+        x = used[-1]
+        for i in range(self.extra):
+            further = len(self.fpn_convs) > len(laterals)
+            x = self.fpn_convs[len(laterals) + i](x) if further else outputs[-1][..., ::2, ::2]
+            outputs.append(x)
+        return tuple(outputs)
+
+
+class SemanticFpnHead(nn.Module):
+    """Every level to stride 4 by convolutions with doublings between them, summed, classified."""
+
+    def __init__(self, channels: int, classes: int, *, levels: int = 4, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.scale_heads = nn.ModuleList([_branch(channels, level) for level in range(levels)])
+        self.dropout = nn.Dropout2d(dropout)
+        self.conv_seg = nn.Conv2d(channels, classes, 1)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Maps (B, C, ...) at strides 4, 8, 16, 32 -> logits (B, K, H / 4, W / 4)."""
+        first, *rest = [branch(x) for branch, x in zip(self.scale_heads, maps, strict=True)]
+        for x in rest:
+            first = first + resize(x, (first.shape[2], first.shape[3]))
+        return self.conv_seg(self.dropout(first))
+
+
+def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear, align_corners=False; itself where the size is right."""
+    if (x.shape[2], x.shape[3]) == size:
+        return x
+    return F.interpolate(x, size, mode="bilinear", align_corners=False)
+
+
+def convolution(
+    channels: int, out: int, kernel: int, *, stride: int = 1, norm: bool = False
+) -> nn.Sequential:
+    """A convolution `conv`; with `norm` a batch norm `bn` in place of its bias, and ReLU."""
+    conv = nn.Conv2d(channels, out, kernel, stride, kernel // 2, bias=not norm)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
+    after = [("bn", nn.BatchNorm2d(out)), ("relu", nn.ReLU())] if norm else []
+    return nn.Sequential(OrderedDict([("conv", conv), *after]))
+
+
+def _branch(channels: int, level: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for _ in range(max(1, level)):
+        layers.append(convolution(channels, channels, 3, norm=True))
+        if level:
+            layers.append(nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False))
+    return nn.Sequential(*layers)

@@ -1,0 +1,182 @@
+"""Words guide the features: text side, prompting and score maps, for segmentation and detection alike."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from denseclip.errors import UserError
+from denseclip.nets.denseclip.config import DenseClipConfig
+from denseclip.nets.denseclip.context_decoder import ContextDecoder
+from denseclip.nets.denseclip.shapes import Shapes
+from denseclip.nets.denseclip.text import TextEncoder
+from denseclip.nets.denseclip.trunk import Trunk, TrunkOutput
+from denseclip.nets.denseclip.trunks import make_trunk
+
+Tokenize = Callable[[Sequence[str]], Tensor]  # names -> (K, L) int64, padded with zeros
+
+
+class Words(nn.Module):
+    """Class names with their tokens and, at inference, their embeddings, which are computed once.
+
+    Embeddings are kept while the module is in eval mode and gradients are off, and are made anew after any
+    change of the weights in place, a new state dict, a move, or a spell in training mode.
+    """
+
+    tokens: Tensor
+
+    def __init__(self, names: Sequence[str], tokens: Tensor) -> None:
+        super().__init__()
+        assert len(names) == len(tokens)
+        self.names = tuple(names)
+        self.register_buffer("tokens", tokens, persistent=False)  # (K, L)
+        self._kept: tuple[Any, Tensor] | None = None
+
+    def embeddings(self, encoder: TextEncoder, contexts: Tensor) -> Tensor:
+        """(B, K, D) from contexts (B, N, W), not normalised."""
+        if self.training or torch.is_grad_enabled():
+            return encoder(self.tokens, contexts)
+        state = (
+            torch.is_autocast_enabled(contexts.device.type),
+            *map(_state, (contexts, *encoder.parameters())),
+        )
+        if self._kept is None or self._kept[0] != state:
+            self._kept = state, encoder(self.tokens, contexts)
+        return self._kept[1]
+
+    def train(self, mode: bool = True) -> "Words":
+        """Training mode forgets the embeddings."""
+        self._kept = None if mode else self._kept
+        return super().train(mode)
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "Words":
+        self._kept = None  # a new device or precision
+        return super()._apply(fn, recurse)
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """What words make of a batch of pictures.
+
+    maps: four feature maps, the score map joined to one of them. scores: cosines (B, K, h, w) of every cell and
+    word. text: embeddings of the words for these pictures (B, K, D), before normalisation. Both None without
+    language.
+    """
+
+    maps: tuple[Tensor, ...]
+    scores: Tensor | None = None
+    text: Tensor | None = None
+
+
+class LanguageGuided(nn.Module):
+    """The part that segmentation and detection share: backbone, text encoder, context decoder, score maps.
+
+    A subclass adds its neck and heads. Parameters have the official names: `backbone.`, `text_encoder.`,
+    `context_decoder.`, `contexts` (1, N, W), `gamma` (D,).
+    """
+
+    def __init__(
+        self,
+        config: DenseClipConfig,
+        shapes: Shapes,
+        classes: Sequence[str],
+        tokenize: Tokenize | None = None,
+    ) -> None:
+        super().__init__()
+        if not classes:
+            raise UserError("no classes are given; name at least one")
+        self.config, self.shapes, self.classes = config, shapes, tuple(classes)
+        self.backbone: Trunk = make_trunk(shapes, config)
+        self.level = self.backbone.score_level if config.score_level is None else config.score_level
+        if config.language:
+            assert shapes.text is not None and tokenize is not None
+            self.tokenize = tokenize
+            self._add_text()
+            self.words = self.words_for(classes)
+
+    def _add_text(self) -> None:
+        config, shape, embed_dim = self.config, self.shapes.text, self.shapes.embed_dim
+        assert shape is not None
+        self.text_encoder = TextEncoder(shape, embed_dim)
+        self.contexts = nn.Parameter(torch.empty(1, config.contexts, shape.width))
+        std = 1.0 if config.official else 0.02
+        nn.init.trunc_normal_(self.contexts, std=std, a=-2 * std, b=2 * std)
+        if config.prompting != "none":
+            self.context_decoder = ContextDecoder(
+                embed_dim,
+                embed_dim if config.prompting == "post" else shape.width,
+                width=config.decoder_width,
+                heads=config.decoder_heads,
+                layers=config.decoder_layers,
+                dropout=config.decoder_dropout,
+            )
+        if config.prompting == "post":
+            self.gamma = nn.Parameter(torch.full((embed_dim,), config.gamma))
+        if not config.official:
+            self.freeze_text()
+
+    def freeze_text(self) -> None:
+        """The text encoder learns nothing any more; the contexts still learn through it."""
+        self.text_encoder.requires_grad_(False)
+
+    @property
+    def map_channels(self) -> tuple[int, ...]:
+        """Channels of the four maps as the neck gets them."""
+        channels = list(self.backbone.channels)
+        if self.config.language:
+            channels[self.level] += len(self.classes)
+        return tuple(channels)
+
+    def words_for(self, names: Sequence[str]) -> Words:
+        """Other words for this model; UserError for names longer than the text encoder reads."""
+        if not self.config.language:
+            raise UserError("this model was made without language; words mean nothing to it")
+        tokens = self.tokenize(list(names))  # (K, L)
+        length = int(tokens.ne(0).nonzero()[:, 1].max()) + 1 if tokens.numel() else 0
+        limit = self.text_encoder.rows - self.config.contexts
+        if length > limit:
+            lengths = tokens.ne(0).sum(dim=1)
+            raise UserError(
+                f"{names[int(lengths.argmax())]!r} has {length - 2} tokens, this model reads {limit - 2}; use a "
+                "shorter name, or load the checkpoint together with its CLIP, which reads longer ones"
+            )
+        like = self.contexts.device
+        return Words(names, tokens[:, :length].to(like)).train(self.training)
+
+    def guide(self, images: Tensor) -> Guidance:
+        """Images (B, 3, H, W), normalised as for the CLIP -> maps for the neck, score map, embeddings."""
+        trunk = self.backbone(images)
+        if not self.config.language:
+            return Guidance(trunk.maps)
+        scores, text = self.scores(trunk, self.words)
+        joined = scores / self.config.tau if self.config.score_logits else scores
+        maps = list(trunk.maps)
+        maps[self.level] = torch.cat([maps[self.level], joined.to(maps[self.level].dtype)], dim=1)
+        return Guidance(tuple(maps), scores, text)
+
+    def scores(self, trunk: TrunkOutput, words: Words) -> tuple[Tensor, Tensor]:
+        """Cosines (B, K, h, w) of z and the words' embeddings (B, K, D), and those (equation 2)."""
+        assert trunk.whole is not None and trunk.local is not None
+        context = torch.cat([trunk.whole[:, :, None], trunk.local.flatten(2)], dim=2).transpose(1, 2)
+        text = self.prompted(context, words)  # context (B, 1 + hw, D) -> (B, K, D)
+        local, unit = F.normalize(trunk.local.float(), dim=1), F.normalize(text.float(), dim=2)
+        return torch.einsum("bdhw,bkd->bkhw", local, unit), text
+
+    def prompted(self, context: Tensor, words: Words) -> Tensor:
+        """Embeddings (B, K, D) of words for pictures whose tokens are context (B, 1 + hw, D)."""
+        batch = len(context)
+        if self.config.prompting == "pre":
+            queries = self.contexts.expand(batch, -1, -1)  # (B, N, W)
+            return self.text_encoder(words.tokens, self.context_decoder(queries, context))
+        text = words.embeddings(self.text_encoder, self.contexts).expand(batch, -1, -1)  # (B, K, D)
+        if self.config.prompting == "none":
+            return text
+        return text + self.gamma * self.context_decoder(text, context)
+
+
+def _state(tensor: Tensor) -> tuple[int, int]:
+    """Which tensor, and how often it was written to."""
+    return id(tensor), 0 if tensor.is_inference() else tensor._version
