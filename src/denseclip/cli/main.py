@@ -7,7 +7,7 @@ from types import FrameType
 
 import typer
 
-from denseclip.cli import data, demo, evaluate, models, reproduce, robustness, segment
+from denseclip.cli import data, demo, evaluate, models, reproduce, robustness, segment, serve
 from denseclip.errors import UserError
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app.command("demo")(demo.demo)
 app.command("evaluate")(evaluate.evaluate)
 app.command("robustness")(robustness.robustness)
 app.command("reproduce")(reproduce.reproduce)
+app.command("serve")(serve.serve)
 app.add_typer(data.app, name="data")
 
 

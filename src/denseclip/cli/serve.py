@@ -1,0 +1,65 @@
+"""`denseclip serve`: a page for one picture and any words."""
+
+import signal
+import threading
+from typing import Annotated
+
+import typer
+
+from denseclip.cli import options as o
+from denseclip.errors import UserError
+
+Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")]
+Port = Annotated[int, typer.Option(help="0 for any free one.", min=0, max=65535)]
+Preset = Annotated[str | None, typer.Option(help="The page's first choice; left out, the model's best one.")]
+MaxPixels = Annotated[int, typer.Option("--max-pixels", help="Of a picture.", min=1)]
+MaxUpload = Annotated[int, typer.Option("--max-upload", help="MiB of a picture's file.", min=1)]
+MaxWords = Annotated[int, typer.Option("--max-words", help="Of one question, with synonyms.", min=1)]
+Browser = Annotated[bool, typer.Option("--browser", help="Open the page in the browser.")]
+
+
+def serve(
+    model: o.Model = "tiny-rn",
+    host: Host = "127.0.0.1",
+    port: Port = 7860,
+    preset: Preset = None,
+    max_pixels: MaxPixels = 25_000_000,
+    max_upload: MaxUpload = 32,
+    max_words: MaxWords = 500,
+    device: o.Device = "auto",
+    precision: o.Precision = "auto",
+    browser: Browser = False,
+) -> None:
+    """Serve a page: open a picture, type words, look, click, take the mask home.
+
+    Pictures stay in this process's memory, each visitor sees their own; nothing is written to disk.
+    """
+    try:
+        from denseclip.web.server import serving
+    except ModuleNotFoundError as error:
+        raise UserError(f"the page needs {error.name}: pip install 'denseclip[web]'") from None
+    from denseclip.web.holder import Holder
+    from denseclip.web.limits import Limits
+    from denseclip.web.snippets import Origin
+
+    limits = Limits(upload=max_upload * 2**20, pixels=max_pixels, words=max_words)
+    with o.console.status(f"loading {model}"):
+        holder = Holder.open(Origin(model, device, precision), limits, preset)
+    with serving(holder, host, port) as (address, thread):
+        about = holder.about()
+        size = f"{about['parameters'] / 1e6:.1f} M parameters, {about['device']}"
+        o.console.print(f"{about['name']} ({size}) is on {address} until Ctrl-C", highlight=False)
+        if host not in ("127.0.0.1", "localhost", "::1"):
+            o.console.print("Whoever reaches this machine can use the page.")
+        if browser:
+            typer.launch(address)
+        _until_stopped(thread)
+
+
+def _until_stopped(thread: threading.Thread) -> None:
+    """Wait for Ctrl-C, a termination, or the server's own end."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    while thread.is_alive() and not stop.wait(0.5):
+        pass

@@ -1,0 +1,224 @@
+"""The page's routes, and what they answer with. Everything that matters happens in `session`."""
+
+import json
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import unquote
+
+import anyio
+import anyio.to_thread
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from denseclip.data.images import read_image
+from denseclip.errors import UserError
+from denseclip.web import downloads
+from denseclip.web.examples import example, thumbnail
+from denseclip.web.guard import Guard
+from denseclip.web.holder import Holder
+from denseclip.web.question import Question
+from denseclip.web.session import Picture, Session
+from denseclip.web.sessions import SessionEndedError, Sessions
+from denseclip.web.snippets import plain_name
+from denseclip.web.views import about, answer_header, picture_view, pixel_view
+from denseclip.web.wire import packed
+
+T = TypeVar("T")
+
+STATIC = Path(__file__).parent / "static"
+WORKERS = 2  # visitors computed for at the same time
+TOKEN_HEADER = "x-denseclip"  # noqa: S105 a name, no secret
+"""Carries the session's token. A page of another site cannot send it: its browser would ask first, in vain."""
+
+
+def make_app(holder: Holder, hosts: frozenset[str] | None = None) -> Starlette:
+    """The page of a model. hosts: names it answers to, None for any."""
+    handlers: dict[Any, Any] = {
+        UserError: _mistake,
+        HTTPException: _refused,
+        ClientDisconnect: _gone,
+        Exception: _broken,
+    }
+    middleware = [Middleware(Guard, hosts=hosts)]
+    return Starlette(routes=Page(holder).routes(), middleware=middleware, exception_handlers=handlers)
+
+
+class Page:
+    """The endpoints. What takes long runs in threads, few at a time."""
+
+    def __init__(self, holder: Holder) -> None:
+        self.holder = holder
+        self.sessions = Sessions(holder.base, holder.limits)
+        self.limiter = anyio.CapacityLimiter(WORKERS)
+
+    def routes(self) -> list[BaseRoute]:
+        """All that the server answers to."""
+        return [
+            Route("/", self.index),
+            Route("/api/about", self.about),
+            Route("/api/example/{index:int}.jpg", self.thumbnail),
+            Route("/api/example/{index:int}", self.choose, methods=["POST"]),
+            Route("/api/session", self.open, methods=["POST"]),
+            Route("/api/session", self.state),
+            Route("/api/picture", self.upload, methods=["POST"]),
+            Route("/api/answer", self.ask, methods=["POST"]),
+            Route("/api/pixel", self.pixel, methods=["POST"]),
+            Route("/api/heat/{index:int}", self.heat),
+            *(Route(f"/api/{name}", self.download) for name in DOWNLOADS),
+            Mount("/static", StaticFiles(directory=STATIC)),
+        ]
+
+    async def index(self, request: Request) -> Response:
+        """The page."""
+        return FileResponse(STATIC / "index.html")
+
+    async def about(self, request: Request) -> Response:
+        """Model, choices, limits, examples."""
+        return JSONResponse(about(self.holder))
+
+    async def thumbnail(self, request: Request) -> Response:
+        """A small example."""
+        index = request.path_params["index"]
+        return Response(
+            await self._computed(lambda: downloads.jpeg(thumbnail(index))), media_type="image/jpeg"
+        )
+
+    async def open(self, request: Request) -> Response:
+        """Begin a session."""
+        if TOKEN_HEADER not in request.headers:
+            raise HTTPException(403, "sessions are opened by the page only")
+        return JSONResponse({"token": self.sessions.open()})
+
+    async def state(self, request: Request) -> Response:
+        """What a reloaded page shows again."""
+        session = self._session(request)
+        picture, answer = session.picture, session.answer
+        shown = None if picture is None else picture_view(picture)
+        return JSONResponse({"picture": shown, "question": answer and answer.question.json()})
+
+    async def upload(self, request: Request) -> Response:
+        """Take a picture: the file's bytes are the body, its name is the header x-name, percent-encoded."""
+        session = self._session(request)
+        content = await _body(request, self.holder.limits.upload, "the file")
+        name = plain_name(unquote(request.headers.get("x-name", "")))
+        return JSONResponse(await self._computed(lambda: picture_view(self._read(session, name, content))))
+
+    async def choose(self, request: Request) -> Response:
+        """Put an example on the page."""
+        session = self._session(request)
+        chosen = await self._computed(lambda: example(request.path_params["index"]))
+        shown = picture_view(session.show(chosen.name, chosen.image))
+        return JSONResponse(shown | {"words": chosen.words})
+
+    async def ask(self, request: Request) -> Response:
+        """Answer a question: a packed header and the mask."""
+        session, raw = self._session(request), await self._json(request)
+        question = Question.parse(raw, self.holder.limits)
+
+        def answer() -> bytes:
+            made = session.ask(question)
+            return packed(answer_header(made, self.holder.origin), made.result.mask)
+
+        return _packed(await self._computed(answer))
+
+    async def pixel(self, request: Request) -> Response:
+        """The best words at {"row", "column"}."""
+        session, raw = self._session(request), await self._json(request)
+        spot = [raw.get(name) for name in ("row", "column")] if isinstance(raw, dict) else []
+        if len(spot) != 2 or not all(type(part) is int for part in spot):
+            raise UserError('a pixel is {"row": 3, "column": 5}')
+        return JSONResponse(await self._computed(lambda: pixel_view(session.answered(), spot[0], spot[1])))
+
+    async def heat(self, request: Request) -> Response:
+        """The heat map of a class of the last answer, packed."""
+        session, index = self._session(request), request.path_params["index"]
+
+        def heat() -> bytes:
+            answer = session.answered()
+            if index >= len(answer.result.classes):
+                raise UserError(f"there is no class {index}; there are {len(answer.result.classes)}")
+            name = answer.result.classes[index]
+            levels, low, high = answer.heat(name)
+            return packed({"name": name, "low": low, "high": high}, levels)
+
+        return _packed(await self._computed(heat))
+
+    async def download(self, request: Request) -> Response:
+        """One of `DOWNLOADS`."""
+        session = self._session(request)
+        name = request.url.path.rpartition("/")[2]
+        make, media = DOWNLOADS[name]
+        return Response(await self._computed(lambda: make(session)), media_type=media)
+
+    def _session(self, request: Request) -> Session:
+        return self.sessions.get(request.headers.get(TOKEN_HEADER, ""))
+
+    def _read(self, session: Session, name: str, content: bytes) -> Picture:
+        file = BytesIO(content)
+        file.name = name  # what messages call it
+        picture = session.show(name, read_image(file, max_pixels=self.holder.limits.pixels))
+        self.sessions.sweep()
+        return picture
+
+    async def _json(self, request: Request) -> object:
+        body = await _body(request, 6 * self.holder.limits.text, "the question")  # 6: "\u00e9"
+        try:
+            return json.loads(body)
+        except (ValueError, RecursionError):
+            raise UserError("the question is no JSON; ask again") from None
+
+    async def _computed(self, make: Callable[[], T]) -> T:
+        return await anyio.to_thread.run_sync(make, limiter=self.limiter)
+
+
+async def _body(request: Request, limit: int, what: str) -> bytes:
+    """The body of a request, never more than `limit` bytes of it."""
+    parts, total = [], 0
+    async for part in request.stream():
+        total += len(part)
+        if total > limit:
+            raise HTTPException(413, f"{what} is larger than {limit / 2**20:.3g} MiB; make it smaller")
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _packed(body: bytes) -> Response:
+    headers = {"content-encoding": "gzip"}
+    return Response(body, headers=headers, media_type="application/octet-stream")
+
+
+DOWNLOADS: dict[str, tuple[Callable[[Session], bytes], str]] = {
+    "picture.jpg": (lambda session: downloads.jpeg(session.shown().image), "image/jpeg"),
+    "picture.png": (lambda session: downloads.picture_png(session.shown()), "image/png"),
+    "mask.png": (lambda session: downloads.png(session.answered().result.indexed()), "image/png"),
+    "overlay.png": (lambda session: downloads.png(session.answered().result.overlay()), "image/png"),
+    "coco.json": (lambda session: downloads.coco_json(session.answered()), "application/json"),
+}
+
+
+def _said(status: int, message: str) -> JSONResponse:
+    return JSONResponse({"error": message}, status)
+
+
+async def _mistake(request: Request, error: UserError) -> Response:
+    return _said(410 if isinstance(error, SessionEndedError) else 400, str(error))
+
+
+async def _refused(request: Request, error: HTTPException) -> Response:
+    return _said(error.status_code, error.detail)
+
+
+async def _gone(request: Request, error: ClientDisconnect) -> Response:
+    return _said(400, "the visitor left")
+
+
+async def _broken(request: Request, error: Exception) -> Response:
+    """A defect of ours: the visitor gets a sentence, the terminal the traceback."""
+    return _said(500, "something broke here, which is no fault of yours; the terminal of the page says more")

@@ -1,0 +1,106 @@
+"""What a visitor asks: words and settings, written as the command line writes them."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import PurePath
+from typing import Any, Self
+
+from denseclip.dense.load import make_settings
+from denseclip.dense.settings import Settings
+from denseclip.errors import UserError
+from denseclip.vocabulary import Ontology
+from denseclip.web.limits import Limits
+
+SIZES = (256, 384, 512, 768, 1024)
+"""Short sides of the network's frame, in pixels."""
+TEXTS = ("words", "preset", "background", "refine", "templates")
+
+
+@dataclass(frozen=True)
+class Question:
+    """Words and settings, each as the option of `denseclip segment` of the same name takes it.
+
+    background, refine: "" for none. threshold: None for none. size: short side of the network's frame, one of
+    `SIZES`.
+    """
+
+    words: str
+    preset: str
+    background: str = ""
+    threshold: float | None = None
+    refine: str = ""
+    templates: str = "85"
+    size: int = 512
+
+    @classmethod
+    def parse(cls, raw: object, limits: Limits) -> Self:
+        """Read the page's JSON. Raises UserError for what is no question, or too long a one."""
+        names = {field.name for field in fields(cls)}
+        if not isinstance(raw, Mapping) or not {"words", "preset"} <= set(raw) <= names:
+            raise UserError(f"a question is an object with words, preset and, at will, {', '.join(names)}")
+        for name in set(TEXTS) & set(raw):
+            if not isinstance(raw[name], str):
+                raise UserError(f"{name} must be a text; write it in quotes")
+        if sum(len(raw[name]) for name in set(TEXTS) & set(raw)) > limits.text:
+            raise UserError(f"the words are longer than {limits.text:,} characters; ask for fewer")
+        threshold, size = raw.get("threshold"), raw.get("size", 512)
+        if threshold is not None and not _is_number(threshold):
+            raise UserError("threshold must be a number between 0 and 1, or null")
+        if size not in SIZES or not _is_number(size):
+            raise UserError(f"size must be one of {', '.join(map(str, SIZES))}")
+        return cls(**{**raw, "threshold": None if threshold is None else float(threshold), "size": int(size)})
+
+    def json(self) -> dict[str, Any]:
+        """What `parse` reads."""
+        return asdict(self)
+
+    @property
+    def classes(self) -> str:
+        """The words as `--classes` and `denseclip.load` take them."""
+        return _no_file(self.words, "words")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keywords of `make_settings` that differ from its defaults, and the preset."""
+        given: dict[str, Any] = {"preset": self.preset}
+        if self.refine.strip() not in ("", "none"):
+            given["refine"] = self.refine.strip()
+        if self.background.strip():
+            given["background"] = _no_file(self.background, "background words")
+        if self.threshold is not None:
+            given["threshold"] = self.threshold
+        if self.size != 512:
+            given["resize"] = f"2048x{self.size}"
+        if self.templates != "85":
+            given["templates"] = self.templates
+        return given
+
+    def settings(self) -> Settings:
+        """The settings asked for. Raises UserError for a value that cannot be used."""
+        return make_settings(**self.options)
+
+    def ontology(self, limits: Limits) -> Ontology:
+        """The classes asked for. Raises UserError for words that cannot be used, or too many."""
+        if not self.words.strip():
+            raise UserError('no words are given; write "cat, red car, grass"')
+        ontology = Ontology.parse(self.classes)
+        if len(ontology.words) > limits.words:
+            raise UserError(
+                f"{len(ontology.words):,} words are more than the {limits.words:,} of this page; ask for fewer here, "
+                "or run denseclip segment"
+            )
+        return ontology
+
+
+def _no_file(text: str, what: str) -> str:
+    """The same words, in a form that never names a file: the command line would read it, a page must not."""
+    if "," in text or "." not in text:
+        return text
+    if "\n" not in text.strip() and PurePath(text.strip()).suffix.lower() in (".json", ".txt"):
+        raise UserError(f"the page opens no files; paste the {what} of {text.strip()[:80]!r} themselves")
+    return text.rstrip() + ","
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

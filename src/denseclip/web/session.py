@@ -1,0 +1,169 @@
+"""One visitor: a picture encoded once, and the answers to what is asked about it."""
+
+import time
+from collections import OrderedDict
+from copy import copy
+from dataclasses import dataclass, field, fields, replace
+from threading import Lock
+
+import numpy as np
+from numpy.typing import NDArray
+
+from denseclip.dense.background import Background
+from denseclip.dense.options import Refinement
+from denseclip.dense.refine import REMOVED
+from denseclip.dense.segmentation import Segmentation
+from denseclip.dense.segmenter import Encoded, Segmenter
+from denseclip.dense.settings import Settings
+from denseclip.errors import UserError
+from denseclip.vocabulary import Ontology
+from denseclip.web.limits import Limits
+from denseclip.web.question import Question
+
+ENCODINGS = 3  # of one picture, under different presets and sizes
+NO_PICTURE = "there is no picture yet; choose an example or open one of yours"
+NO_ANSWER = "nothing is segmented yet; write words first"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture on the page: the file's name, and (H, W, 3) uint8 RGB."""
+
+    name: str
+    image: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class WordScore:
+    """A word at a pixel: its class, its cosine in -1..1, its share of a soft-max over all words in 0..1."""
+
+    word: str
+    owner: str
+    score: float
+    share: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A segmented picture with the question behind it. seconds: how long it took; encoded: anew, not from cache."""
+
+    question: Question
+    picture: Picture
+    segmenter: Segmenter
+    view: Encoded
+    result: Segmentation
+    seconds: float
+    encoded: bool
+
+    @property
+    def ontology(self) -> Ontology:
+        """The visitor's classes with their words, behind the background and its words if there are any."""
+        return self.segmenter.settings.background.prompts(Ontology.parse(self.question.classes))
+
+    def words_at(self, row: int, column: int, count: int = 8) -> list[WordScore]:
+        """The best words of one pixel, before refinement and thresholds, synonyms each by itself."""
+        height, width = self.result.mask.shape
+        if not (0 <= row < height and 0 <= column < width):
+            raise UserError(f"there is no pixel ({row}, {column}) in {height} x {width}; click inside")
+        ontology = self.ontology
+        each = copy(self.segmenter)
+        each.configure(refine=Refinement(), background=Background())
+        each.set_classes(Ontology(ontology.words, tuple((word,) for word in ontology.words)))
+        scores = each.decoding(fitting(self.view, each.settings)).at(row, column)  # (P,)
+        shares = (scores * each.clip.logit_scale).softmax(0)
+        return [
+            WordScore(
+                ontology.words[i], ontology.classes[ontology.owner[i]], float(scores[i]), float(shares[i])
+            )
+            for i in scores.argsort(descending=True)[:count].tolist()
+        ]
+
+    def heat(self, name: str) -> tuple[NDArray[np.uint8], float, float]:
+        """The scores of a class as levels (H, W) between the lowest, 0, and the highest, 255; and those two.
+
+        Raises UserError if the class has no scores, or prompt denoising took it out.
+        """
+        scores = self.result.heatmap(name)
+        low, high = float(scores.min()), float(scores.max())
+        if high <= REMOVED:
+            raise UserError(
+                f"prompt denoising took {name!r} out; lower its threshold to see where it was likely"
+            )
+        levels = (scores - low) * (255 / max(high - low, 1e-12))
+        return levels.round().astype(np.uint8), low, high
+
+
+@dataclass
+class Session:
+    """What is remembered of one visitor. Calls may come from several threads; they wait for each other."""
+
+    base: Segmenter
+    limits: Limits
+    picture: Picture | None = None
+    answer: Answer | None = None
+    used: float = field(default_factory=time.monotonic)
+    _views: OrderedDict[Settings, Encoded] = field(default_factory=OrderedDict)
+    _lock: Lock = field(default_factory=Lock)
+
+    @property
+    def pixels(self) -> int:
+        """Of the picture that is held."""
+        return 0 if self.picture is None else self.picture.image.shape[0] * self.picture.image.shape[1]
+
+    def show(self, name: str, image: NDArray[np.uint8]) -> Picture:
+        """Put another picture (H, W, 3) uint8 on the page; what belonged to the last one is forgotten."""
+        with self._lock:
+            self._views.clear()
+            self.answer = None
+            self.picture = Picture(name, image)
+            return self.picture
+
+    def ask(self, question: Question) -> Answer:
+        """Segment the picture. Raises UserError if there is none, or the question cannot be answered."""
+        with self._lock:
+            start = time.perf_counter()
+            picture = self.shown()
+            segmenter = copy(self.base)  # shares the weights and the word vectors
+            settings = question.settings()
+            segmenter.configure(**{part.name: getattr(settings, part.name) for part in fields(settings)})
+            segmenter.set_classes(question.ontology(self.limits))
+            view, encoded = self._view(segmenter, picture)
+            result = segmenter.segment(view)
+            seconds = time.perf_counter() - start
+            self.answer = Answer(question, picture, segmenter, view, result, seconds, encoded)
+            return self.answer
+
+    def shown(self) -> Picture:
+        """The picture on the page; UserError if there is none."""
+        if self.picture is None:
+            raise UserError(NO_PICTURE)
+        return self.picture
+
+    def answered(self) -> Answer:
+        """The last answer; UserError if there is none."""
+        if self.answer is None:
+            raise UserError(NO_ANSWER if self.picture else NO_PICTURE)
+        return self.answer
+
+    def _view(self, segmenter: Segmenter, picture: Picture) -> tuple[Encoded, bool]:
+        """The picture's features, from memory if the network has seen it this way; and whether it had not.
+
+        Keys are always encoded, so that key smoothing can be switched on and off without the network.
+        """
+        settings = segmenter.settings
+        with_keys = replace(settings, refine=replace(settings.refine, ks=1.0))
+        key = with_keys.query()
+        fresh = key not in self._views
+        if fresh:
+            keyed = copy(segmenter)
+            keyed.settings = with_keys
+            self._views[key] = keyed.encode(picture.image)
+        self._views.move_to_end(key)
+        while len(self._views) > ENCODINGS:
+            self._views.popitem(last=False)
+        return fitting(self._views[key], settings), fresh
+
+
+def fitting(view: Encoded, settings: Settings) -> Encoded:
+    """A picture encoded with keys, for settings that differ in key smoothing only."""
+    return replace(view, made_by=(view.made_by[0], settings.query()))
