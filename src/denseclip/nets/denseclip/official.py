@@ -38,13 +38,8 @@ def load_official(
     """
     state = dict(source) if isinstance(source, Mapping) else read_checkpoint(source).state
     name = "this checkpoint" if isinstance(source, Mapping) else str(source)
-    try:
-        shapes, config = infer_shapes(state, heads), _config(state, heads or Heads())
-        known = len(state["decode_head.conv_seg.weight"])
-    except KeyError as error:
-        raise UserError(
-            f"{name}: has no {error.args[0]}; pass a DenseCLIP segmentation checkpoint"
-        ) from error
+    config, shapes = _described(state, heads or Heads(), name)
+    known = len(state["decode_head.conv_seg.weight"])
     if known != len(classes):
         raise UserError(f"{name}: has {known} classes, {len(classes)} names are given; give all, in order")
     if clip is not None and shapes.text is not None:
@@ -52,6 +47,16 @@ def load_official(
     model = build_denseclip(config, shapes, classes, tokenize=tokenize)
     load_exactly(model, state, name)
     return model.eval()
+
+
+def _described(state: Mapping[str, Tensor], heads: Heads, name: str) -> tuple[DenseClipConfig, Shapes]:
+    try:
+        state["decode_head.conv_seg.weight"]
+        return official_config(state, heads), infer_shapes(state, heads)
+    except KeyError as error:
+        raise UserError(
+            f"{name}: has no {error.args[0]}; pass a DenseCLIP segmentation checkpoint"
+        ) from error
 
 
 def load_exactly(model: torch.nn.Module, state: Mapping[str, Tensor], source: str) -> None:
@@ -77,7 +82,9 @@ def load_exactly(model: torch.nn.Module, state: Mapping[str, Tensor], source: st
     model.load_state_dict(given, strict=True)
 
 
-def _config(state: Mapping[str, Tensor], heads: Heads) -> DenseClipConfig:
+def official_config(state: Mapping[str, Tensor], heads: Heads | None = None) -> DenseClipConfig:
+    """The configuration of a model in the official naming; KeyError for a missing tensor."""
+    heads = heads or Heads()
     channels = len(state["neck.fpn_convs.0.conv.bias"])
     if "contexts" not in state:
         return DenseClipConfig(language=False, official=True, fpn_channels=channels)

@@ -5,6 +5,7 @@ from typing import Any, TypeAlias
 from torch import Tensor
 
 from denseclip.errors import UserError
+from denseclip.nets.backbones import create_timm
 from denseclip.nets.denseclip.config import DenseClipConfig
 from denseclip.nets.denseclip.resnet import AttentionPool
 from denseclip.nets.denseclip.shapes import TimmShape
@@ -54,22 +55,13 @@ class TimmTrunk(Trunk):
 
 
 def _create(name: str, pretrained: bool) -> Untyped:
-    import timm
-
-    if name not in timm.list_models() and name.partition(".")[0] not in timm.list_models():
-        raise UserError(f"timm has no model {name!r}; see timm.list_models()")
     options: dict[str, Any] = {"strict_img_size": False} if name.startswith("swin") else {}
     try:
-        return timm.create_model(
+        return create_timm(
             name, pretrained=pretrained, features_only=True, out_indices=(-4, -3, -2, -1), **options
         )
-    except (RuntimeError, TypeError, ValueError, AssertionError, IndexError) as error:
+    except (RuntimeError, TypeError, AssertionError, IndexError) as error:  # each model in its own way
         raise UserError(
             f"timm:{name} gives no four feature maps ({' '.join(str(error).split())}); "
             "take another backbone, such as resnet50"
-        ) from error
-    except OSError as error:
-        raise UserError(
-            f"timm:{name}: its weights are not on this machine and cannot be downloaded; "
-            "run once with network, or set timm_pretrained=False"
         ) from error
