@@ -15,7 +15,7 @@ from denseclip.errors import UserError
 class ResNetShape:
     """A CLIP ResNet. heads, grid: of its attention pool, whose position table has 1 + grid * grid rows."""
 
-    layers: tuple[int, ...]
+    layers: tuple[int, int, int, int]
     width: int
     heads: int
     grid: int
@@ -100,7 +100,9 @@ class Shapes:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Shapes":
         """The inverse of `to_dict`."""
-        backbone = {k: tuple(v) if isinstance(v, list) else v for k, v in values["backbone"].items()}
+        backbone: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values["backbone"].items()
+        }
         shape = KINDS[backbone.pop("kind")](**backbone)
         text = None if values["text"] is None else TextShape(**values["text"])
         return cls(shape, text, values["embed_dim"])
@@ -218,8 +220,9 @@ def _text_in(state: Mapping[str, Tensor], heads: Heads) -> TextShape:
     )
 
 
-def _stages(state: Mapping[str, Tensor], prefix: str) -> tuple[int, ...]:
-    return tuple(_count(state, f"{prefix}layer{stage}.") for stage in (1, 2, 3, 4))
+def _stages(state: Mapping[str, Tensor], prefix: str) -> tuple[int, int, int, int]:
+    first, second, third, fourth = (_count(state, f"{prefix}layer{stage}.") for stage in (1, 2, 3, 4))
+    return first, second, third, fourth
 
 
 def _count(state: Mapping[str, Tensor], prefix: str) -> int:
