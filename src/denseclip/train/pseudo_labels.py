@@ -1,0 +1,126 @@
+"""Labels for unlabelled pixels, from features and words (MaskCLIP, section d.2 `assign_label`)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from denseclip.data.labels import IGNORE, UNLABELLED
+from denseclip.dense.decode import decode
+from denseclip.dense.options import Refinement
+from denseclip.dense.pixels import Confidence
+from denseclip.dense.refine import key_smoothing, prompt_denoising
+from denseclip.errors import UserError
+from denseclip.vocabulary import ClassEmbeddings
+
+Order = Literal["official", "v1"]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What pixels are labelled by: features (B, D, h, w), words of the same space, keys (B, hw, E) for smoothing."""
+
+    features: Tensor
+    words: ClassEmbeddings
+    keys: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class LabelRule:
+    """How unlabelled pixels get their label.
+
+    candidates: class ids to choose from; among equals the first wins. normalise: divide features by their norm
+    first (a teacher's always, a student's if it was built so). refine: prompt denoising and key smoothing, over
+    the candidates alone. order: "official" normalises, matches, upsamples; "v1", of the first code, upsamples,
+    normalises, matches, and needs the features as the encoder made them. confidence: a probability in 0..1 below
+    which a pixel stays unlabelled; 0 labels all. temperature: of the soft-max over scores in refinement and
+    confidence. official: the official quirks: prompt denoising may remove every candidate, and `confidence` is
+    compared with the plain score, at all pixels, so that labelled and ignored ones lose their label too.
+
+    Raises UserError for no candidates, ids that collide with the ignored one, and v1 with anything it never had.
+    """
+
+    candidates: tuple[int, ...]
+    normalise: bool = True
+    refine: Refinement = field(default_factory=Refinement)
+    order: Order = "official"
+    confidence: float = 0.0
+    temperature: float = 100.0
+    official: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.candidates:
+            raise UserError("no class is left to label hidden pixels with; hide at least one")
+        if not 0 <= min(self.candidates) <= max(self.candidates) < IGNORE:
+            raise UserError(f"class ids from {IGNORE} on are no labels; train with at most {IGNORE} classes")
+        if self.order not in get_args(Order):
+            raise UserError(f"label order {self.order!r} is unknown; choose official or v1")
+        if self.order == "v1" and (self.refine.pd or self.refine.ks or self.confidence):
+            raise UserError(
+                "label order v1 has no refinement and no confidence; leave them out or take official"
+            )
+
+
+@torch.no_grad()
+def assign_labels(gt: Tensor, evidence: Evidence, rule: LabelRule) -> Tensor:
+    """Label the pixels that are -1.
+
+    gt: (B, H, W) integers: a class, -1 unlabelled, 255 ignored. Full-size scores of all classes are never held.
+    Returns a new (B, H, W) tensor of the same type; -1 remains where `rule.confidence` is not reached.
+    """
+    assert gt.dim() == 3 and len(gt) == len(evidence.features), (gt.shape, evidence.features.shape)
+    labels = gt.clone()
+    concerned = (gt < 0).flatten(1).any(1).nonzero()[:, 0]  # (N,) pictures
+    if len(concerned) == 0:
+        return labels
+    scores = _scores(evidence, rule, concerned)
+    kind = _confidence_kind(rule)
+    decoded = decode(scores, (gt.shape[1], gt.shape[2]), confidence=kind, temperature=rule.temperature)
+    candidates = torch.tensor(rule.candidates, device=gt.device, dtype=gt.dtype)
+    old = gt[concerned]  # (N, H, W)
+    new = torch.where(old < 0, candidates[decoded.mask.long()], old)
+    if decoded.confidence is not None:
+        unsure = decoded.confidence < rule.confidence
+        new[unsure if rule.official else unsure & (old < 0)] = UNLABELLED
+    labels[concerned] = new
+    return labels
+
+
+def select(words: ClassEmbeddings, classes: Sequence[int]) -> ClassEmbeddings:
+    """The embeddings of some classes, in this order."""
+    rows = [(words.owner == index).nonzero()[:, 0] for index in classes]  # (p,) each
+    owner = torch.repeat_interleave(torch.tensor([len(one) for one in rows])).to(words.owner)
+    return ClassEmbeddings(words.matrix[torch.cat(rows)], owner, tuple(words.classes[i] for i in classes))
+
+
+def _scores(evidence: Evidence, rule: LabelRule, pictures: Tensor) -> Tensor:
+    """Refined scores (N, candidates, h, w) at map resolution."""
+    features = evidence.features[pictures].float()  # (N, D, h, w)
+    if (
+        rule.normalise and rule.order == "official"
+    ):  # in v1 a pixel's norm comes later, when it changes no winner
+        features = features / features.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    words = select(evidence.words, rule.candidates)
+    scores = words.reduce(F.conv2d(features, words.matrix.to(features)[:, :, None, None]))
+    if rule.refine.pd:
+        scores = prompt_denoising(
+            scores, rule.refine.pd, temperature=rule.temperature, keep_best=not rule.official
+        )
+    if rule.refine.ks:
+        assert evidence.keys is not None, "key smoothing needs keys"
+        keys = evidence.keys[pictures]
+        scores = key_smoothing(
+            scores, keys, rule.refine.ks, norm=rule.refine.ks_norm, temperature=rule.temperature
+        )
+        if rule.confidence and not rule.official:  # sums over neighbours -> shares
+            scores = scores / scores.abs().sum(1, keepdim=True).clamp_min(1e-12)
+    return scores
+
+
+def _confidence_kind(rule: LabelRule) -> Confidence | None:
+    if not rule.confidence:
+        return None
+    return "score" if rule.official or rule.refine.ks else "probability"
