@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from denseclip.clip.hub import EMBEDDED
 from denseclip.clip.towers import ResNetTower
 from denseclip.dense.load import load
 from denseclip.dense.segmenter import Segmenter
@@ -23,6 +24,11 @@ PRESETS = {  # name: (what it is, whether it says something new for a ResNet)
     "sclip": ("queries at queries, keys at keys", True),
     "vanilla": ("CLIP as it is, for comparison", True),
 }
+
+EMBEDDED_NOTE = (
+    "This small model knows the stickers of the examples and nothing of photographs. For those, start the page with "
+    "a CLIP that does, such as denseclip serve --model ViT-B-16."
+)
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,7 @@ class Holder:
             "parameters": sum(weights.numel() for tower in towers for weights in tower.parameters()),
             "device": str(clip.device),
             "precision": str(clip.dtype).removeprefix("torch."),
+            "note": EMBEDDED_NOTE if self.origin.model in EMBEDDED else None,
         }
 
 

@@ -85,7 +85,7 @@ class Answer:
         """
         scores = self.result.heatmap(name)
         low, high = float(scores.min()), float(scores.max())
-        if high <= REMOVED:
+        if high < REMOVED / 2:  # far below any cosine
             raise UserError(
                 f"prompt denoising took {name!r} out; lower its threshold to see where it was likely"
             )

@@ -275,6 +275,8 @@ function pick(event) {
 function furnish() {
   const model = facts.model;
   $("model").textContent = `${model.name}: ${model.tower}, ${(model.parameters / 1e6).toFixed(1)} M parameters, ${model.device} ${model.precision}`;
+  $("note").hidden = model.note === null;
+  $("note").textContent = model.note;
   const options = (entries) => entries.map(([value, text]) => make("option", { value }, text));
   $("preset").append(...options(Object.keys(facts.presets).map((name) => [name, name])));
   $("size").append(...options(facts.sizes.map((side) => [side, `${side} pixels`])));

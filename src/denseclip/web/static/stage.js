@@ -20,6 +20,7 @@ export class Stage {
     const scale = Math.min(1, Math.sqrt(MOST / (height * width)));
     const bitmap = await createImageBitmap(blob);
     this.size = [height, width];
+    this.root.style.setProperty("--ratio", width / height);
     for (const canvas of [this.base, this.over]) {
       canvas.width = Math.max(1, Math.round(width * scale));
       canvas.height = Math.max(1, Math.round(height * scale));
@@ -80,9 +81,7 @@ export class Stage {
   mark(spot) {
     this.marker.hidden = spot === null;
     if (spot === null) return;
-    const [outer, box] = [this.root, this.base].map((each) => each.getBoundingClientRect());
-    const inside = (at, length, of, from) => `${(100 * (from + ((at + 0.5) / length) * of[0])) / of[1]}%`;
-    this.marker.style.top = inside(spot[0], this.size[0], [box.height, outer.height], box.top - outer.top);
-    this.marker.style.left = inside(spot[1], this.size[1], [box.width, outer.width], box.left - outer.left);
+    this.marker.style.top = `${(100 * (spot[0] + 0.5)) / this.size[0]}%`;
+    this.marker.style.left = `${(100 * (spot[1] + 0.5)) / this.size[1]}%`;
   }
 }

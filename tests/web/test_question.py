@@ -1,0 +1,106 @@
+"""Questions from the page's JSON."""
+
+import pytest
+
+from denseclip.errors import UserError
+from denseclip.web.limits import Limits
+from denseclip.web.question import Question
+from web_support import question
+
+
+def parse(**raw):
+    return Question.parse({"words": "cat", "preset": "maskclip", **raw}, Limits())
+
+
+def test_json_and_back():
+    asked = question(background="sky, wall", threshold=0.3, refine="pd=0.2+ks=0.9")
+    assert Question.parse(asked.json(), Limits()) == asked
+
+
+def test_settings_are_those_of_the_same_options():
+    settings = question(background="usual", threshold=0.3, refine="pd=0.25").settings()
+    assert (settings.refine.pd, settings.refine.ks) == (0.25, 0)
+    assert (settings.background.words, settings.background.threshold) == (("usual",), 0.3)
+    assert str(settings.resize) == "2048x256"
+    assert len(settings.templates) == 1
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [None, 3, [], "cat", {}, {"words": "cat"}, {"words": "cat", "preset": "maskclip", "model": "/etc"}],
+    ids=repr,
+)
+def test_what_is_no_question_is_refused(raw):
+    with pytest.raises(UserError, match="a question is"):
+        Question.parse(raw, Limits())
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        ({"words": ["cat"]}, "words must be a text"),
+        ({"preset": 1}, "preset must be a text"),
+        ({"threshold": "0.5"}, "threshold must be a number"),
+        ({"threshold": float("nan")}, "threshold must be a number"),
+        ({"threshold": True}, "threshold must be a number"),
+        ({"size": 100_000}, "size must be one of"),
+        ({"size": [512]}, "size must be one of"),
+        ({"size": True}, "size must be one of"),
+        ({"words": "x" * 300_000}, "longer than 200,000 characters"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_values_of_the_wrong_kind_are_refused(raw, message):
+    with pytest.raises(UserError, match=message):
+        parse(**raw)
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        ({"preset": "maskclap"}, "preset 'maskclap' is unknown"),
+        ({"threshold": 1.5}, "no probability"),
+        ({"refine": "much"}, "refinement 'much'"),
+        ({"templates": "many"}, "no templates 'many'"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_settings_that_cannot_be_are_refused(raw, message):
+    with pytest.raises(UserError, match=message):
+        parse(**raw).settings()
+
+
+def test_words_are_counted_with_their_synonyms():
+    assert len(parse(words="a|b, c").ontology(Limits(words=3)).words) == 3
+    with pytest.raises(UserError, match="4 words are more than the 3 of this page"):
+        parse(words="a|b, c, d").ontology(Limits(words=3))
+    many = ", ".join(f"thing {i}" for i in range(3000))
+    with pytest.raises(UserError, match="3,000 words"):
+        parse(words=many).ontology(Limits())
+
+
+def test_no_words_and_class_sets():
+    with pytest.raises(UserError, match="no words are given"):
+        parse(words=" \n").ontology(Limits())
+    assert len(parse(words="voc").ontology(Limits()).classes) == 20
+
+
+@pytest.mark.parametrize("words", ["secret.txt", " secret.json ", "./secret.TXT"])
+def test_a_file_of_the_server_is_never_opened(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("secret.txt", "secret.json"):
+        (tmp_path / name).write_text('["the secret"]')
+    with pytest.raises(UserError, match="opens no files"):
+        parse(words=words).ontology(Limits())
+    with pytest.raises(UserError, match="opens no files"):
+        parse(background=words).settings()
+
+
+@pytest.mark.parametrize("words", ["cat\nsecret.txt", "secret.yaml", "a.b\n\nsecret.txt\n ", "secret.csv"])
+def test_words_that_look_like_a_file_are_words(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("secret.txt", "secret.csv", "cat\nsecret.txt"):
+        (tmp_path / name).write_text("the secret")
+    expected = tuple(line.strip() for line in words.splitlines() if line.strip())
+    assert parse(words=words).ontology(Limits()).classes == expected
+    assert parse(background=words).settings().background.words == expected

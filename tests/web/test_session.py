@@ -1,0 +1,142 @@
+"""A visitor's picture and the answers about it."""
+
+import numpy as np
+import pytest
+
+from denseclip.dense.features import DenseEncoder
+from denseclip.dense.load import make_settings
+from denseclip.dense.segmenter import Segmenter
+from denseclip.errors import UserError
+from denseclip.web.limits import Limits
+from denseclip.web.session import Session
+from web_support import base, noise, question
+
+
+@pytest.fixture(params=["rn", "vit"])
+def session(request):
+    made = Session(base(request.param), Limits())
+    made.show("noise.png", noise())
+    return made
+
+
+@pytest.fixture
+def encodings(monkeypatch):
+    """Grows by one whenever the image tower runs."""
+    runs = []
+    encode = DenseEncoder.encode
+    monkeypatch.setattr(
+        DenseEncoder,
+        "encode",
+        lambda self, images, **o: runs.append(images.shape) or encode(self, images, **o),
+    )
+    return runs
+
+
+CHANGES = [
+    {"words": "dog, tree"},
+    {"threshold": 0.3},
+    {"background": "sky|cloud, wall"},
+    {"background": "usual", "threshold": 0.2},
+    {"refine": "pd=0.2"},
+    {"refine": "ks=0.9"},
+    {"refine": "pd=0.1+ks=0.8", "threshold": 0.1},
+    {"templates": "80"},
+]
+
+
+def test_the_network_looks_once_whatever_is_asked(session, encodings):
+    assert session.ask(question()).encoded
+    for change in CHANGES:
+        assert not session.ask(question(**change)).encoded, change
+    assert len(encodings) == 1
+    assert session.ask(question(preset="vanilla")).encoded
+    assert not session.ask(question(words="cow")).encoded
+    assert not session.ask(question(preset="vanilla")).encoded
+    assert len(encodings) == 2
+
+
+@pytest.mark.parametrize("change", [{}, *CHANGES, {"preset": "clearclip"}], ids=repr)
+def test_answers_are_those_of_a_fresh_segmenter(session, change):
+    session.ask(question("something, else"))  # leaves its traces
+    asked = question(**change)
+    answer = session.ask(asked)
+    fresh = Segmenter(session.base.clip, asked.classes, make_settings(**asked.options))
+    expected = fresh.segment(noise())
+    assert (answer.result.mask == expected.mask).all()
+    assert answer.result.classes == expected.classes
+
+
+def test_another_picture_forgets_the_last_one(session):
+    first = session.ask(question()).result.mask
+    session.show("other.png", noise(50, 30, seed=1))
+    with pytest.raises(UserError, match="nothing is segmented yet"):
+        session.answered()
+    answer = session.ask(question())
+    assert answer.encoded
+    assert (first.shape, answer.result.mask.shape) == ((40, 60), (50, 30))
+
+
+def test_few_encodings_are_kept(session, encodings):
+    for preset in ("maskclip", "vanilla", "clearclip", "sclip"):
+        session.ask(question(preset=preset))
+    assert not session.ask(question(preset="vanilla")).encoded
+    assert session.ask(question(preset="maskclip")).encoded
+    assert len(encodings) == 5
+
+
+def test_a_question_that_fails_leaves_the_last_answer(session):
+    before = session.ask(question())
+    for bad in ({"words": "cat, cat"}, {"threshold": 2.0}, {"preset": "none"}, {"background": "cat"}):
+        with pytest.raises(UserError):
+            session.ask(question(**bad))
+    assert session.answered() is before
+
+
+def test_nothing_to_ask_about():
+    empty = Session(base(), Limits())
+    for call in (empty.shown, empty.answered, lambda: empty.ask(question())):
+        with pytest.raises(UserError, match="there is no picture yet"):
+            call()
+
+
+def test_the_best_word_of_a_pixel_gives_its_class(session):
+    answer = session.ask(question("cat|kitten, dog, cow|ox|bull"))
+    for row, column in ((0, 0), (39, 59), (17, 31)):
+        words = answer.words_at(row, column)
+        assert words[0].owner == answer.result.classes[answer.result.mask[row, column]]
+        assert len(words) == 6
+        assert [word.score for word in words] == sorted((word.score for word in words), reverse=True)
+        assert sum(word.share for word in words) == pytest.approx(1, abs=1e-4)
+        assert {word.word: word.owner for word in words}["ox"] == "cow"
+
+
+def test_words_of_a_pixel_do_not_depend_on_refinement_and_thresholds(session):
+    plain = session.ask(question()).words_at(5, 6)
+    assert session.ask(question(refine="pd=0.9+ks=1", threshold=0.9)).words_at(5, 6) == plain
+    with_sky = session.ask(question(background="sky")).words_at(5, 6)
+    assert {word.owner for word in with_sky if word.word == "sky"} == {"background"}
+
+
+def test_pixels_outside_are_refused(session):
+    answer = session.ask(question())
+    for row, column in ((-1, 0), (40, 0), (0, 60)):
+        with pytest.raises(UserError, match="there is no pixel"):
+            answer.words_at(row, column)
+
+
+def test_heat_is_the_score_as_levels(session):
+    answer = session.ask(question())
+    levels, low, high = answer.heat("red car")
+    scores = answer.result.heatmap("red car")
+    assert (levels.min(), levels.max()) == (0, 255)
+    np.testing.assert_allclose(levels / 255 * (high - low) + low, scores, atol=(high - low) / 500)
+
+
+def test_heat_of_what_has_none_says_why(session):
+    answer = session.ask(question(refine="pd=1"))
+    removed = [name for name in answer.result.classes if answer.result.heatmap(name).max() < -99]
+    assert removed
+    with pytest.raises(UserError, match="prompt denoising took"):
+        answer.heat(removed[0])
+    with pytest.raises(UserError, match="no scores for 'background'"):
+        session.ask(question(threshold=0.5)).heat("background")
