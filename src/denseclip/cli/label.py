@@ -1,0 +1,168 @@
+"""`denseclip label`: a mountain of pictures becomes a data set."""
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from denseclip.cli import options as o
+from denseclip.errors import UserError
+
+if TYPE_CHECKING:
+    from denseclip.dense.segmenter import Segmenter
+    from denseclip.label.engines import Engine
+    from denseclip.label.summary import Summary
+
+Source = Annotated[
+    str,
+    typer.Argument(
+        help="A folder, a pattern, a list (.txt), a COCO file (.json), tar shards, or any of these at an address "
+        "(s3://...).",
+        show_default=False,
+    ),
+]
+Classes = Annotated[
+    str | None,
+    typer.Option(
+        "--classes",
+        "--ontology",
+        "-c",
+        help='Words: "cat|kitten, red car, grass", a class set such as voc, or a .json or .txt file.',
+    ),
+]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder of the data set.")]
+Formats = Annotated[
+    str,
+    typer.Option(
+        "--format", "-f", help="png, coco, coco-polygons, yolo, voc, cvat, label-studio; several with commas."
+    ),
+]
+Images = Annotated[
+    str | None, typer.Option(help="Where the pictures of a list or COCO file lie, if not beside it.")
+]
+MinArea = Annotated[int, typer.Option("--min-area", help="Regions of fewer pixels get no label.")]
+VoidBelow = Annotated[
+    float | None, typer.Option("--void-below", help="Pixels of a lower probability get no label (void).")
+]
+Confidence = Annotated[
+    str | None, typer.Option(help="regions: a score in each annotation; pixels: a map per picture as well.")
+]
+Overlays = Annotated[bool, typer.Option("--overlays", help="Also each picture with its labels painted on.")]
+Link = Annotated[
+    bool,
+    typer.Option("--images-too/--labels-only", help="Put the pictures into yolo/ and voc/ (as hard links)."),
+]
+Prefix = Annotated[
+    str, typer.Option("--image-prefix", help="What Label Studio finds pictures by, before their names.")
+]
+EngineName = Annotated[str, typer.Option("--engine", help="local, or ray: a cluster.")]
+Address = Annotated[
+    str | None, typer.Option(help="Of the Ray cluster; default: RAY_ADDRESS, or this machine.")
+]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="How many Ray workers; default: one per GPU or CPU.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is in the folder.")]
+
+
+def label(
+    source: Source,
+    classes: Classes = None,
+    model: o.Model = "tiny-rn",
+    out: Out = Path("labels"),
+    formats: Formats = "png",
+    images: Images = None,
+    preset: o.Preset = "maskclip",
+    refine: o.Refine = None,
+    ks_norm: o.KsNorm = "channels",
+    background: o.BackgroundWords = None,
+    threshold: o.Threshold = None,
+    void_below: VoidBelow = None,
+    min_area: MinArea = 0,
+    confidence: Confidence = None,
+    overlays: Overlays = False,
+    images_too: Link = True,
+    image_prefix: Prefix = "/data/local-files/?d=",
+    resize: o.Resize = "2048x512",
+    slide: o.SlideOption = None,
+    scales: o.Scales = "1",
+    flip: o.Flip = False,
+    templates: o.Templates = "85",
+    compat: o.CompatOption = None,
+    engine: EngineName = "local",
+    address: Address = None,
+    workers: Workers = None,
+    overwrite: Overwrite = False,
+    device: o.Device = "auto",
+    precision: o.Precision = "auto",
+) -> None:
+    """Label pictures by words, in the formats of other tools.
+
+    Whatever stops it, the same command goes on where it was. Pictures that cannot be used are listed, and the exit
+    code is 1.
+    """
+    settings = o.settings(locals())
+    from denseclip.label.formats import parse_formats
+    from denseclip.label.job import JobOptions, run_job
+    from denseclip.label.labelled import Rules
+    from denseclip.label.sources import list_items
+
+    rules = Rules(min_area, void_below, confidence)  # type: ignore[arg-type]
+    options = JobOptions(parse_formats(formats), rules, overlays, images_too, image_prefix)
+    if engine not in ("local", "ray"):
+        raise UserError(f"engine {engine!r} is unknown; choose local or ray")
+    items = list_items(source, images=images, leave_out=out)
+    loader = o.ModelOptions(model, classes, settings, device, precision)
+    segmenter = loader.load()
+    how = _engine(engine, loader, segmenter, address, workers)
+    with o.picture_progress() as progress:
+        task = progress.add_task("labelling", total=None)
+
+        def report(done: int, skipped: int, total: int) -> None:
+            if progress.tasks[task].total is None:  # what an earlier run has done does not count as speed
+                progress.reset(task, total=total, completed=done)
+            named = f"labelling ({skipped} skipped)" if skipped else "labelling"
+            progress.update(task, completed=done, description=named)
+
+        summary = run_job(segmenter, items, out, options, how, overwrite=overwrite, progress=report)
+    _show(summary, out)
+    if summary.skipped:
+        raise typer.Exit(1)
+
+
+def _engine(
+    name: str, loader: o.ModelOptions, segmenter: "Segmenter", address: str | None, workers: int | None
+) -> "Engine":
+    import torch
+
+    from denseclip.label.engines import LocalEngine, RayEngine
+
+    if name == "local":
+        return LocalEngine(segmenter)
+    return RayEngine(partial(o.ModelOptions.load, loader), address, workers, torch.get_num_threads())
+
+
+def _show(summary: "Summary", out: Path) -> None:
+    many = f"{summary.labelled} picture{'s' * (summary.labelled != 1)}, {summary.regions} regions, in {out}"
+    table = Table(title=many)
+    for heading in ("class", "area", "pictures", "confidence"):
+        table.add_column(heading, justify="left" if heading == "class" else "right")
+    rows = sorted((row for row in summary.rows() if row["pixels"]), key=lambda row: -row["pixels"])
+    for row in rows[:20]:
+        table.add_row(
+            row["class"], f"{row['share']:.1%}", str(row["pictures"]), f"{row['confidence'] or 0:.2f}"
+        )
+    if summary.labelled:
+        o.console.print(table)
+        if len(rows) > 20:
+            o.console.print(f"{len(rows) - 20} more classes are in {out / 'summary.json'}.")
+        shown = ", ".join(f"{file} ({value:.2f})" for value, file in summary.least[:3])
+        o.console.print(f"Least confident: {shown}", soft_wrap=True, highlight=False)
+        o.console.print(f"Look at {out / 'contact-sheet.jpg'}.", soft_wrap=True, highlight=False)
+    for _, reason in summary.reasons:
+        o.console.print(f"[red]skipped[/red] {reason}", soft_wrap=True, highlight=False)
+    if summary.skipped > len(summary.reasons):
+        rest = summary.skipped - len(summary.reasons)
+        o.console.print(f"[red]skipped[/red] {rest} more, listed in {out / 'pictures.csv'}", soft_wrap=True)

@@ -1,0 +1,1 @@
+"""Labelling jobs: a mountain of pictures becomes a data set."""

@@ -1,0 +1,101 @@
+"""Where the pictures of a job are labelled: here, or on a Ray cluster."""
+
+import json
+import os
+from collections.abc import Callable, Generator, Iterable
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from denseclip.ahead import work_ahead
+from denseclip.dense.segmenter import Segmenter
+from denseclip.errors import UserError
+from denseclip.label.items import Item
+from denseclip.label.stages import Outcome, Plan, Stages, Task
+
+Engine = Callable[[Plan, Iterable[Task]], Generator[Outcome, None, None]]
+MOST_WORKERS = 8
+
+
+@dataclass(frozen=True)
+class LocalEngine:
+    """This machine: threads read ahead, this one encodes, others make masks and write."""
+
+    segmenter: Segmenter
+
+    def __call__(self, plan: Plan, tasks: Iterable[Task]) -> Generator[Outcome, None, None]:
+        """The outcomes, in order."""
+        stages = Stages(self.segmenter, plan)
+        workers = max(1, min(MOST_WORKERS, (os.cpu_count() or 2) // 2))
+        with (
+            closing(work_ahead(stages.read, tasks, workers=workers, waiting=workers + 3)) as pictures,
+            closing(
+                work_ahead(stages.label, map(stages.encode, pictures), workers=workers, waiting=workers + 1)
+            ) as outcomes,
+        ):
+            yield from outcomes
+
+
+@dataclass(frozen=True)
+class RayEngine:
+    """A Ray cluster, or a local one that Ray starts: each worker holds a model and labels pictures by itself.
+
+    load: makes the model, in each worker. address: of the cluster; None: RAY_ADDRESS, or this machine. workers:
+    how many; None: one per GPU, else one per `threads` CPUs. threads: of torch in a worker, as here, so that
+    labels are the same.
+
+    A worker that dies is replaced and its pictures are done again; writing a picture twice does no harm. All
+    workers must reach the job's folder and the pictures under the same paths.
+    """
+
+    load: Callable[[], Segmenter]
+    address: str | None = None
+    workers: int | None = None
+    threads: int = 1
+
+    def __call__(self, plan: Plan, tasks: Iterable[Task]) -> Generator[Outcome, None, None]:
+        """The outcomes, in the order in which they come."""
+        ray = _ray()
+        if not ray.is_initialized():
+            ray.init(address=self.address, log_to_driver=False, include_dashboard=False)
+        resources = ray.cluster_resources()
+        gpus = int(resources.get("GPU", 0))
+        each: dict[str, Any] = {"num_gpus": 1} if gpus else {"num_cpus": self.threads}
+        workers = self.workers or gpus or max(1, int(resources.get("CPU", 1)) // self.threads)
+        rows = [{"position": task.position, "item": task.item.line()} for task in tasks]
+        if not rows:
+            return
+        data = ray.data.from_items(rows, override_num_blocks=min(len(rows), 8 * workers + len(rows) // 64))
+        done = data.map(
+            _Worker,
+            fn_constructor_args=(self.load, plan, self.threads),
+            concurrency=min(workers, len(rows)),
+            max_restarts=-1,
+            max_task_retries=-1,
+            **each,
+        )
+        for row in done.iter_rows():
+            yield Outcome(int(row["position"]), json.loads(row["record"]))
+
+
+class _Worker:
+    """In a Ray actor: a model that labels one picture at a time."""
+
+    def __init__(self, load: Callable[[], Segmenter], plan: Plan, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self._stages = Stages(load(), plan)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        outcome = self._stages.all(Task(int(row["position"]), Item.parse(row["item"])))
+        return {"position": outcome.position, "record": json.dumps(outcome.record, ensure_ascii=False)}
+
+
+def _ray() -> Any:  # noqa: ANN401
+    try:
+        import ray
+        import ray.data
+    except ImportError:
+        raise UserError("engine ray needs Ray: pip install 'denseclip[cluster]'") from None
+    return ray

@@ -1,0 +1,38 @@
+"""Writers, one per format that other tools read."""
+
+from denseclip.errors import UserError
+from denseclip.label.formats.base import Target, Writer
+from denseclip.label.formats.coco import CocoPolygonsWriter, CocoWriter
+from denseclip.label.formats.cvat import CvatWriter
+from denseclip.label.formats.label_studio import LabelStudioWriter
+from denseclip.label.formats.png import PngWriter
+from denseclip.label.formats.voc import VocWriter
+from denseclip.label.formats.yolo import YoloWriter
+
+WRITERS: dict[str, type[Writer]] = {
+    writer.name: writer
+    for writer in (
+        PngWriter,
+        CocoWriter,
+        CocoPolygonsWriter,
+        YoloWriter,
+        VocWriter,
+        CvatWriter,
+        LabelStudioWriter,
+    )
+}
+
+
+def parse_formats(text: str) -> tuple[str, ...]:
+    """Read "png,coco"; raises UserError for an unknown format or none."""
+    names = tuple(dict.fromkeys(part.strip().lower() for part in text.split(",") if part.strip()))
+    unknown = [name for name in names if name not in WRITERS]
+    if unknown or not names:
+        what = f"format {unknown[0]!r} is unknown" if unknown else "no format is given"
+        raise UserError(f"{what}; choose from {', '.join(WRITERS)}")
+    return names
+
+
+def make_writers(names: tuple[str, ...], target: Target) -> list[Writer]:
+    """The writers of formats by name."""
+    return [WRITERS[name](target) for name in names]

@@ -1,0 +1,131 @@
+"""What every format writes with."""
+
+import io
+import json
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from PIL import Image
+
+from denseclip.files import atomic_path
+from denseclip.label.items import Item
+from denseclip.label.labelled import Labelled, Labels, Rules
+from denseclip.label.remote import is_address
+
+PNG_LEVEL = 3  # of zlib: masks shrink as much, in half the time
+
+
+@dataclass(frozen=True)
+class Target:
+    """What all writers of a job share.
+
+    out: the job's folder. model: what annotations are signed with. link_images: whether formats that keep pictures
+    beside their labels get them. image_prefix: what Label Studio finds pictures by, before their names.
+    """
+
+    out: Path
+    labels: Labels
+    rules: Rules
+    model: str
+    link_images: bool = True
+    image_prefix: str = "/data/local-files/?d="
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One labelled picture of the journal, for what is put together at the end.
+
+    position: its number in the job. payload: what the writer's `write` gave.
+    """
+
+    position: int
+    item: Item
+    height: int
+    width: int
+    confidence: float
+    payload: Any
+
+    @property
+    def number(self) -> int:
+        """The picture's id in annotation files."""
+        return self.position + 1 if self.item.number is None else self.item.number
+
+
+Entries = Callable[[], Iterator[Entry]]
+
+
+class Writer(ABC):
+    """One format. `outputs` are the names in the job's folder that it writes below or to.
+
+    Creating one raises UserError if the format cannot hold the classes, or a package is missing.
+    """
+
+    name: ClassVar[str]
+    outputs: ClassVar[tuple[str, ...]]
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+
+    @abstractmethod
+    def write(self, picture: Labelled) -> Any:  # noqa: ANN401
+        """Write the files of one picture, if it has any; what `finish` needs to know of it, as JSON can hold it.
+
+        May be called again for the same picture, in any thread, in any order.
+        """
+
+    @abstractmethod
+    def finish(self, entries: Entries) -> None:
+        """Write the files that hold all pictures. May be called again."""
+
+
+def save(picture: Image.Image, path: Path, **options: Any) -> None:
+    """Write a picture atomically; no metadata, so that equal pictures are equal files."""
+    with atomic_path(path) as temporary:
+        picture.save(temporary, **options)
+
+
+def png_bytes(picture: Image.Image) -> bytes:
+    """A picture as a PNG file in memory."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", compress_level=PNG_LEVEL)
+    return buffer.getvalue()
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write text piece by piece, atomically."""
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(lines)
+
+
+def listed(values: Iterable[Any]) -> Iterator[str]:
+    """JSON values as the inside of a JSON list, one a line."""
+    separator = "\n"
+    for value in values:
+        yield separator + json.dumps(value, ensure_ascii=False)
+        separator = ",\n"
+    yield "\n"
+
+
+def below(folder: Path, name: str, suffix: str) -> Path:
+    """The file `name` + `suffix` in a folder, whatever dots the name has."""
+    return folder / f"{name}{suffix}"
+
+
+def place_image(item: Item, folder: Path) -> None:
+    """Put a picture itself into a folder under the item's name: a hard link where possible, else its bytes."""
+    path = below(folder, item.name, Path(item.file).suffix.lower() or ".jpg")
+    if not is_address(item.where) and item.size < 0:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        try:
+            os.link(Path(item.where).resolve(), path)
+        except OSError:  # another disk, or links are not allowed
+            pass
+        else:
+            return
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(item.content())

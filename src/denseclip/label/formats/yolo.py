@@ -1,0 +1,42 @@
+"""YOLO segmentation: a text file per picture, a polygon per line."""
+
+import json
+
+from denseclip.files import write_text
+from denseclip.label.formats.base import Entries, Writer, below, place_image, write_lines
+from denseclip.label.labelled import Labelled
+from denseclip.label.outlines import through_centres
+
+INSIDE = 0.25  # of a pixel: its centre whether a reader rounds or cuts off
+
+
+class YoloWriter(Writer):
+    """yolo/labels/NAME.txt, yolo/images/NAME.EXT and yolo/data.yaml.
+
+    Lines are "class x y x y ...", x and y as shares of width and height. Holes are joined to the outline by slits.
+    """
+
+    name = "yolo"
+    outputs = ("yolo",)
+
+    def write(self, picture: Labelled) -> None:
+        """See `Writer`."""
+        folder, regions = self.target.out / "yolo", picture.regions
+        height, width = picture.size
+        lines = []
+        for i in range(len(regions)):
+            points = (through_centres(regions.crop(i)) + regions.box[i, :2] + INSIDE) / (width, height)
+            path = " ".join(f"{value:.7g}" for value in points.ravel())
+            lines.append(f"{regions.label[i] - self.target.labels.first} {path}\n")
+        write_lines(below(folder / "labels", picture.item.name, ".txt"), lines)
+        if self.target.link_images:
+            place_image(picture.item, folder / "images")
+
+    def finish(self, entries: Entries) -> None:
+        """See `Writer`."""
+        names = [
+            f"  {number}: {json.dumps(name, ensure_ascii=False)}\n"
+            for number, name in enumerate(self.target.labels.things)
+        ]
+        head = "path: .\ntrain: images\nval: images\nnames:\n"
+        write_text(self.target.out / "yolo" / "data.yaml", head + "".join(names))

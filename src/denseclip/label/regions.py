@@ -1,0 +1,141 @@
+"""Connected regions of a mask, from its runs, all classes at once."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Regions:
+    """The R regions of a mask of H x W pixels: pixels of one class that touch, corners included.
+
+    They are numbered by their first pixel, down the columns from the left. label: (R,) class. area: (R,) pixels.
+    box: (R, 4) x, y, width, height. Their runs, down the columns (which is how COCO counts), are sorted by region
+    and place: start, stop: (N,) pixel numbers x * H + y. first: (R + 1,) where each region's runs begin.
+    """
+
+    height: int
+    width: int
+    label: Array
+    area: Array
+    box: Array
+    start: Array
+    stop: Array
+    first: Array
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def runs(self, index: int) -> tuple[Array, Array]:
+        """Start and stop of one region's runs."""
+        part = slice(self.first[index], self.first[index + 1])
+        return self.start[part], self.stop[part]
+
+    def counts(self, index: int) -> list[int]:
+        """COCO's uncompressed run lengths of one region, those of the outside first."""
+        start, stop = self.runs(index)
+        edges = np.stack([start, stop], 1).ravel()
+        joined = np.flatnonzero(edges[1:-1:2] == edges[2::2])  # a run that goes on in the next column
+        edges = np.delete(edges, np.concatenate([2 * joined + 1, 2 * joined + 2]))
+        return np.diff(edges, prepend=0, append=self.height * self.width).tolist()
+
+    def crop(self, index: int) -> NDArray[np.bool_]:
+        """One region inside its box, (height, width)."""
+        x, y, width, height = self.box[index].tolist()
+        start, stop = self.runs(index)
+        flips = np.zeros((width, height + 1), np.int8)
+        column, row = start // self.height - x, start % self.height - y
+        flips[column, row] = 1
+        flips[column, row + (stop - start)] -= 1
+        return np.cumsum(flips[:, :height], 1, dtype=np.int8).astype(bool).T
+
+    def only(self, keep: NDArray[np.bool_]) -> "Regions":
+        """The regions at which `keep` (R,) is true."""
+        sizes = np.diff(self.first)
+        runs = np.repeat(keep, sizes)
+        first = np.concatenate([[0], np.cumsum(sizes[keep])])
+        label, area, box = self.label[keep], self.area[keep], self.box[keep]
+        return replace(
+            self, label=label, area=area, box=box, start=self.start[runs], stop=self.stop[runs], first=first
+        )
+
+    def paint(self, values: Array) -> NDArray[np.int64]:
+        """A plane (H, W) that holds values[r] in region r and 0 elsewhere."""
+        steps = np.zeros(self.height * self.width + 1, np.int64)
+        each = np.repeat(values, np.diff(self.first))
+        np.add.at(steps, self.start, each)
+        np.subtract.at(steps, self.stop, each)
+        return np.cumsum(steps[:-1]).reshape(self.width, self.height).T
+
+    def means(self, plane: NDArray[np.floating]) -> NDArray[np.float64]:
+        """The mean of a plane (H, W) over each region, (R,)."""
+        total = np.concatenate([[0.0], np.cumsum(plane.T.ravel(), dtype=np.float64)])
+        sums = np.add.reduceat(total[self.stop] - total[self.start], self.first[:-1]) if len(self) else 0
+        return np.asarray(sums) / np.maximum(self.area, 1)
+
+
+def find_regions(mask: NDArray[np.integer], leave_out: tuple[int, ...] = ()) -> Regions:
+    """The regions of a mask (H, W), but not those of the ids `leave_out`."""
+    height, width = mask.shape
+    columns = np.ascontiguousarray(mask.T)  # (W, H)
+    begins = np.ones((width, height), bool)
+    np.not_equal(columns[:, 1:], columns[:, :-1], out=begins[:, 1:])
+    start = np.flatnonzero(begins)
+    stop = np.append(start[1:], width * height)
+    label = columns.ravel()[start].astype(np.int64)
+    group = _connected(_touching(columns, begins), len(start))
+    keep = ~np.isin(label, leave_out)
+    start, stop, label, group = start[keep], stop[keep], label[keep], group[keep]
+    order = np.argsort(group, kind="stable")
+    start, stop, label, group = start[order], stop[order], label[order], group[order]
+    first = np.append(np.flatnonzero(np.diff(group, prepend=-1)), len(group))
+    if not len(group):
+        none = np.zeros(0, np.int64)
+        return Regions(
+            height, width, none, none, np.zeros((0, 4), np.int64), none, none, np.zeros(1, np.int64)
+        )
+    at = first[:-1]
+    x, top = start // height, start % height
+    bottom = top + (stop - start)
+    left, upper = np.minimum.reduceat(x, at), np.minimum.reduceat(top, at)
+    right, lower = np.maximum.reduceat(x, at) + 1, np.maximum.reduceat(bottom, at)
+    box = np.stack([left, upper, right - left, lower - upper], 1)
+    area = np.add.reduceat(stop - start, at)
+    return Regions(height, width, label[at], area, box, start, stop, first)
+
+
+def _touching(columns: NDArray[np.integer], begins: NDArray[np.bool_]) -> Array:
+    """Pairs of runs of one class in neighbouring columns that share an edge or a corner, (M, 2)."""
+    run = np.cumsum(begins.ravel(), dtype=np.int32).reshape(begins.shape) - 1  # (W, H)
+    height = begins.shape[1]
+    pairs = []
+    for shift in (0, 1, -1):
+        here = np.s_[:-1, max(0, -shift) : height - max(0, shift)]
+        there = np.s_[1:, max(0, shift) : height - max(0, -shift)]
+        touch = columns[here] == columns[there]
+        if shift == 0:  # every further pixel of the same two runs says the same
+            touch[:, 1:] &= (begins[here] | begins[there])[:, 1:]
+        else:
+            touch &= begins[here if shift < 0 else there]
+        pairs.append(np.stack([run[here][touch], run[there][touch]], 1))
+    return np.concatenate(pairs).astype(np.int64)
+
+
+def _connected(pairs: Array, count: int) -> Array:
+    """The lowest member of each of `count` members' connected group: hooking and pointer jumping."""
+    parent = np.arange(count)
+    a, b = pairs[:, 0], pairs[:, 1]
+    while len(a):
+        np.minimum.at(parent, np.maximum(a, b), np.minimum(a, b))
+        while True:
+            above = parent[parent]
+            if np.array_equal(above, parent):
+                break
+            parent = above
+        a, b = parent[a], parent[b]
+        open_ = a != b
+        a, b = a[open_], b[open_]
+    return parent

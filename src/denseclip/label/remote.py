@@ -1,0 +1,90 @@
+"""Files behind an address: whatever fsspec opens."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Any
+
+from denseclip.errors import UserError
+
+
+def is_address(where: str) -> bool:
+    """Whether this is an address ("s3://...", "memory://..."), not a local path."""
+    return "://" in where
+
+
+@contextmanager
+def careful(where: str) -> Iterator[None]:
+    """Turn whatever a file system raises into a UserError of one line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except FileNotFoundError:
+        raise UserError(f"there is nothing at {where}; check the address") from None
+    except ImportError as error:
+        raise UserError(f"{where} needs a package ({_line(error)}); install it") from None
+    except Exception as error:  # each file system has errors of its own
+        raise UserError(f"{where} cannot be read ({_line(error)}); check it") from None
+
+
+@contextmanager
+def opened(where: str) -> Iterator[IO[bytes]]:
+    """A file at an address, open for reading."""
+    import fsspec
+
+    with careful(where), fsspec.open(where, "rb") as file:
+        yield file
+
+
+def read(where: str, offset: int, size: int, limit: int) -> bytes:
+    """`size` bytes from `offset`, or all (-1); UserError for more than `limit` bytes."""
+    with opened(where) as file:
+        if offset:
+            file.seek(offset)
+        content = file.read(limit + 1 if size < 0 else size)
+    if len(content) > limit:
+        raise UserError(f"picture {where} has more than {limit / 2**30:.1f} GiB; make it smaller")
+    return content
+
+
+def expand(address: str) -> list[str]:
+    """The files that an address means: itself, all below it if it is a folder, or what a pattern matches; sorted.
+
+    Raises UserError if there is nothing, or it cannot be reached.
+    """
+    import fsspec
+    import fsspec.core
+
+    with careful(address):
+        system, path = fsspec.core.url_to_fs(address)
+        if any(c in path for c in "*?["):
+            found = [one for one in system.glob(path) if system.isfile(one)]
+        elif system.isdir(path):
+            found = system.find(path)
+        else:
+            system.info(path)
+            return [address]
+        return sorted(_address(address, system, one) for one in found)
+
+
+def folder_of(address: str) -> str:
+    """What names below an address are relative to: the folder itself, or a pattern's fixed part."""
+    head, chain, tail = address.partition("::")
+    parts = head.split("/")
+    fixed = [part for part in parts[3:] if part]
+    for place, part in enumerate(fixed):
+        if any(c in part for c in "*?["):
+            fixed = fixed[:place]
+            break
+    return "/".join([*parts[:3], *fixed]) + chain + tail
+
+
+def _address(asked: str, system: Any, path: str) -> str:  # noqa: ANN401
+    head, chain, tail = asked.partition("::")
+    if chain:
+        return f"{head.split('://')[0]}://{path.lstrip('/')}{chain}{tail}"
+    return system.unstrip_protocol(path)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:120] or type(error).__name__
