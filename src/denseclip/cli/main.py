@@ -7,7 +7,7 @@ from types import FrameType
 
 import typer
 
-from denseclip.cli import data, demo, evaluate, models, reproduce, robustness, segment, serve
+from denseclip.cli import data, demo, evaluate, flops, label, models, reproduce, robustness, segment, serve, train
 from denseclip.errors import UserError
 
 app = typer.Typer(
@@ -19,12 +19,15 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("segment")(segment.segment)
+app.command("label")(label.label)
 app.command("models")(models.models)
 app.command("demo")(demo.demo)
 app.command("evaluate")(evaluate.evaluate)
+app.command("flops")(flops.flops)
 app.command("robustness")(robustness.robustness)
 app.command("reproduce")(reproduce.reproduce)
 app.command("serve")(serve.serve)
+app.command("train")(train.train)
 app.add_typer(data.app, name="data")
 
 

@@ -14,6 +14,7 @@ from denseclip.dense.options import preset as named_preset
 from denseclip.dense.segmenter import Segmenter
 from denseclip.dense.settings import Settings
 from denseclip.dense.views import Slide
+from denseclip.nets.saved import is_saved, load_trained
 from denseclip.vocabulary import EmbeddingCache, Ontology
 from denseclip.vocabulary import templates as named_templates
 from denseclip.vocabulary.sources import ClassSource, read_words
@@ -32,7 +33,8 @@ def load(
 ) -> Segmenter:
     """Load a model with words, ready to segment.
 
-    model: "tiny-rn", "tiny-vit" (embedded), a name such as "ViT-B-16", or a path; see `load_clip`.
+    model: "tiny-rn", "tiny-vit" (embedded), a name such as "ViT-B-16", or a path; see `load_clip`. The path of a
+    checkpoint of `denseclip train` gives the trained model, with its own words if there are no others.
     classes: words, see `Ontology.parse`; may be set later. preset: the last block, see `PRESETS`.
     device: "auto", "cpu", "cuda", ... precision: "auto", "fp32", "bf16", "fp16". cache: keep class embeddings on
     disk. options: the keywords of `make_settings`.
@@ -41,9 +43,14 @@ def load(
     """
     settings = make_settings(preset, **options)
     target = pick_device(device)
+    store = EmbeddingCache() if cache else None
+    if is_saved(model):
+        return Segmenter(
+            load_trained(model, target, pick_dtype(precision, target)), classes, settings, cache=store
+        )
     clip = load_clip(model, pretrained=pretrained, device=target).folded()
     clip = clip.to(dtype=pick_dtype(precision, target))
-    return Segmenter(clip, classes, settings, cache=EmbeddingCache() if cache else None)
+    return Segmenter(clip, classes, settings, cache=store)
 
 
 def make_settings(

@@ -1,0 +1,154 @@
+"""`denseclip train`: a recipe, a model."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+
+from denseclip.cli import options as o
+
+if TYPE_CHECKING:
+    from denseclip.train.loop import Told
+    from denseclip.train.recipe import TrainRecipe
+
+RecipeName = Annotated[
+    str, typer.Argument(help="A recipe's name, or a .toml file; `list` shows the names.", show_default=False)
+]
+Changes = Annotated[
+    list[str] | None,
+    typer.Argument(help="key=value, such as steps=200 or data.images=100.", show_default=False),
+]
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run; default runs/RECIPE.")]
+Root = Annotated[Path | None, typer.Option(help="Folder that holds the published data sets.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show the recipe and what it will cost.")]
+Strategy = Annotated[
+    Literal["auto", "ddp", "fsdp"], typer.Option(help="For several processes, started by torchrun.")
+]
+NoEvaluation = Annotated[bool, typer.Option("--no-evaluation", help="Leave out the evaluation at the end.")]
+
+
+def train(
+    recipe: RecipeName,
+    changes: Changes = None,
+    out: Out = None,
+    root: Root = None,
+    dry_run: DryRun = False,
+    strategy: Strategy = "auto",
+    no_evaluation: NoEvaluation = False,
+    device: o.Device = "auto",
+) -> None:
+    """Train by a recipe; an interrupted run goes on when the same command is given again.
+
+    Writes last.pt (and best.pt), panels and TensorBoard scalars. The checkpoint goes wherever a model goes:
+    `denseclip segment PICTURES --model runs/RECIPE/last.pt`.
+    """
+    from denseclip.train.recipe import read_recipe, recipe_names
+
+    if recipe == "list":
+        for name in recipe_names():
+            o.console.print(f"{name}: {read_recipe(name).title}", soft_wrap=True, highlight=False)
+        return
+    chosen = read_recipe(recipe, changes or ())
+    if dry_run:
+        _show(chosen, root)
+        return
+    folder = out or Path("runs") / Path(recipe).stem
+    checkpoint = run(chosen, folder, root=root, device=device, strategy=strategy)
+    if chosen.data.val is not None and not no_evaluation and is_first_process():
+        evaluate(checkpoint, chosen, root, device, folder / "evaluation")
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one that prints."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def run(
+    recipe: "TrainRecipe", folder: Path, *, root: Path | None, device: str, strategy: str = "auto"
+) -> Path:
+    """Train with a progress line, and say what came of it; returns the checkpoint."""
+    from denseclip.train.run import train as start
+
+    quiet = not is_first_process()
+    columns = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.fields[told]}"))
+    with Progress(*columns, console=o.console, disable=quiet) as progress:
+        bar = progress.add_task("loading", total=recipe.steps, told="")
+
+        def tell(told: "Told") -> None:
+            line = (
+                f"step {told.step}/{recipe.steps} loss {told.values['loss']:.4f} "
+                f"{told.images_per_second:.1f} images/s {_time(told.seconds_left)} left"
+            )
+            progress.update(bar, completed=told.step, description=told.phase, told=line)
+            every = max(1, recipe.steps // 20)
+            if not o.console.is_terminal and not quiet and told.step % every == 0:
+                o.console.print(f"{told.phase}: {line}", highlight=False, soft_wrap=True)
+
+        outcome = start(recipe, folder, root=root, device=device, strategy=strategy, tell=tell)
+    if not quiet:
+        for line in outcome.skipped:
+            o.console.print(f"[red]skipped[/red] {line}", soft_wrap=True, highlight=False)
+        for line in outcome.warnings:
+            o.console.print(f"[yellow]warning[/yellow] {line}", soft_wrap=True, highlight=False)
+        done = f"{outcome.steps} steps" if outcome.steps else "nothing was left to do"
+        o.console.print(f"{done}, {_time(outcome.seconds)} in all: {outcome.checkpoint}", highlight=False)
+    return outcome.checkpoint
+
+
+def evaluate(checkpoint: Path, recipe: "TrainRecipe", root: Path | None, device: str, out: Path) -> None:
+    """Evaluate on what the recipe says, print and write the tables."""
+    from denseclip.cli.results import show
+    from denseclip.data.opening import open_dataset
+    from denseclip.evaluate.presets import segmenter_for
+    from denseclip.evaluate.report import STATE, write_report
+    from denseclip.evaluate.runner import evaluate as count
+
+    assert recipe.data.val is not None
+    dataset = open_dataset(recipe.data.val, root, recipe.data.val_split)
+    segmenter = segmenter_for(dataset.spec, checkpoint, device=device)
+    with o.picture_progress() as progress:
+        bar = progress.add_task("evaluating", total=None)
+        result = count(
+            segmenter,
+            dataset,
+            state=out / STATE,
+            limit=recipe.data.val_images,
+            progress=lambda done, total: progress.update(bar, completed=done, total=total),
+        )
+    show(result)
+    write_report(result, out)
+
+
+def _show(recipe: "TrainRecipe", root: Path | None) -> None:
+    """The resolved recipe and its cost, measured on two crops."""
+    import torch
+
+    from denseclip.train.checkpoint import flat
+    from denseclip.train.estimate import estimate
+    from denseclip.train.run import open_training_data
+    from denseclip.train.systems import build_task
+
+    table = Table(title=recipe.title or "recipe", show_header=False)
+    table.add_column(style="cyan")
+    table.add_column(overflow="fold")
+    for key, value in flat(recipe.model_dump(mode="json")).items():
+        table.add_row(key, str(value))
+    o.console.print(table)
+    dataset = open_training_data(recipe.data, root)
+    torch.manual_seed(recipe.seed)
+    task = build_task(recipe, dataset, torch.device("cpu"))
+    cost = estimate(task, recipe, torch.device("cpu"))
+    o.console.print(
+        f"{len(dataset)} images; {cost.parameters / 1e6:.1f} M parameters are trained; about "
+        f"{cost.memory / 2**30:.1f} GiB; about {_time(cost.seconds)} on this machine's CPU",
+        highlight=False,
+    )
+
+
+def _time(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,136 @@
+"""Trained students as models behind a Segmenter."""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from denseclip.clip import Clip, ImageStats, load_clip
+from denseclip.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from denseclip.dense.features import DenseFeatures
+from denseclip.dense.options import DenseOptions
+from denseclip.dense.settings import Settings
+from denseclip.errors import UserError
+from denseclip.nets.saved import fingerprint_of, weights_of
+from denseclip.nets.student import Student, StudentConfig, build_student
+from denseclip.vocabulary import ClassEmbeddings, EmbeddingCache, Ontology, embed_classes
+
+
+class TrainedStudent:
+    """A MaskCLIP+ student: its own classes from stored vectors, other words from the CLIP it learned from."""
+
+    def __init__(self, name: str, student: Student, ontology: Ontology, text: Mapping[str, str]) -> None:
+        """ontology: of all channels, background first if there is one. text: see `Teacher.source`."""
+        self.name, self.student, self.ontology, self.text = name, student.eval(), ontology, dict(text)
+        self.logit_scale = student.config.temperature
+
+    @classmethod
+    def of(cls, name: str, saved: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -> Self:
+        """Rebuild from a checkpoint's content; every weight has to be there."""
+        contents = saved["contents"]
+        embeddings = ClassEmbeddings(contents["matrix"], contents["owner"], tuple(contents["classes"]))
+        student = build_student(StudentConfig.from_dict(contents["config"]), embeddings)
+        try:
+            student.load_state_dict(weights_of(saved))
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:160]
+            raise UserError(f"{name} does not fit its own description ({reason}); train again") from None
+        prompts = tuple(tuple(words) for words in contents["prompts"])
+        ontology = Ontology(
+            student.classes, (("background",), *prompts) if student.config.background else prompts
+        )
+        student.requires_grad_(False).to(device, dtype)
+        return cls(name, student, ontology, contents["text"])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex SHA-256 over all weights, and over the vectors of its own words."""
+        return fingerprint_of(self.student.state_dict() | {"matrix": self.student.matrix})
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.student.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating-point type of the weights."""
+        return self.student.matrix.dtype
+
+    def describe(self) -> str:
+        """One line, the name first."""
+        config = self.student.config
+        millions = sum(p.numel() for p in self.student.parameters()) / 1e6
+        return (
+            f"{self.name}: MaskCLIP+ student, {config.backbone}, {config.head}, stride {config.output_stride}, "
+            f"{len(self.ontology.classes)} classes, words of {Path(self.text['clip']).name}, "
+            f"{millions:.1f} M parameters, {str(self.dtype).removeprefix('torch.')} on {self.device}"
+        )
+
+    def encoder(self, settings: Settings) -> "StudentEncoder":
+        """Its image side; UserError for what goes with a CLIP only."""
+        if settings.dense != DenseOptions():
+            raise UserError(
+                f"{self.name} is a trained model, it has no last block to vary; leave out the preset"
+            )
+        if settings.refine.ks:
+            raise UserError(f"{self.name} is a trained model, it has no keys; leave out key smoothing")
+        return StudentEncoder(self.student)
+
+    def embed(
+        self, ontology: Ontology, templates: Sequence[str], cache: EmbeddingCache | None
+    ) -> ClassEmbeddings:
+        """Its own words from what it was trained with, others through the text tower of its CLIP."""
+        known = dict(zip(self.ontology.words, self._own_rows(), strict=True))
+        new = [word for word in ontology.words if word not in known]
+        if new:
+            flat = Ontology(tuple(new), tuple((word,) for word in new))
+            rows = embed_classes(self._clip, flat, templates, cache=cache).matrix.to(self.device, self.dtype)
+            if self.student.mapper is not None:
+                rows = self.student.mapper(rows)
+            known |= zip(new, rows, strict=True)
+        matrix = torch.stack([known[word] for word in ontology.words]).float()  # (P, D)
+        owner = torch.tensor(ontology.owner, device=self.device)
+        return ClassEmbeddings(matrix, owner, ontology.classes)
+
+    def _own_rows(self) -> Tensor:
+        return self.student.words().matrix  # (P, D), the background first
+
+    @cached_property
+    def _clip(self) -> Clip:
+        """The CLIP whose words these are; UserError if it is not at hand or another one."""
+        name = self.text["clip"]
+        try:
+            clip = load_clip(name, device=self.device)
+        except UserError as error:
+            raise UserError(f"other words than the student's own need its CLIP: {error}") from None
+        if clip.fingerprint != self.text["fingerprint"]:
+            raise UserError(
+                f"{name} is not the CLIP that {self.name} was trained with; use its own classes, or train again"
+            )
+        return clip
+
+
+class StudentEncoder:
+    """The image side of a student."""
+
+    stats = ImageStats(IMAGENET_MEAN, IMAGENET_STD)
+
+    def __init__(self, student: Student) -> None:
+        self.student = student
+        self.stride = student.backbone.reductions[-1]
+
+    @torch.inference_mode()
+    def encode(self, images: Tensor, *, keys: bool = False) -> DenseFeatures:
+        """Images (B, 3, H, W), normalised by `stats` -> features (B, D, h, w), not normalised unless trained so."""
+        assert not keys
+        weights = self.student.matrix
+        return DenseFeatures(self.student.features(images.to(weights)).float())
+
+    def scores(self, features: DenseFeatures, matrix: Tensor) -> Tensor:
+        """Products (B, P, h, w) of every position with the rows of `matrix` (P, D)."""
+        return F.conv2d(features.map, matrix[:, :, None, None])

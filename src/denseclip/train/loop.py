@@ -1,0 +1,207 @@
+"""The training loop: one process or many, resumable, the same for every system."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy, FSDPStrategy, Strategy
+from torch import Tensor
+
+from denseclip.clip.device import has_bf16
+from denseclip.errors import UserError
+from denseclip.train import checkpoint
+from denseclip.train.checkpoint import BEST, LAST, Progress
+from denseclip.train.drift import verdict
+from denseclip.train.journal import Journal
+from denseclip.train.recipe import OptimiserPart, TrainRecipe
+from denseclip.train.samples import Batch
+from denseclip.train.schedules import poly_lr
+from denseclip.train.sync_norm import synchronised
+from denseclip.train.task import Task
+
+Untyped: TypeAlias = Any
+
+
+@dataclass(frozen=True)
+class Told:
+    """What is reported after an optimiser step."""
+
+    step: int
+    phase: str
+    values: dict[str, float]
+    images_per_second: float
+    seconds_left: float
+
+
+def make_fabric(recipe: TrainRecipe, *, device: str = "auto", strategy: str = "auto") -> Fabric:
+    """The engine: processes as `torchrun` started them, else one; bf16 where the machine is fast in it.
+
+    strategy: "auto" (one process, or DDP), "ddp" or "fsdp". Raises UserError if FSDP is asked for without GPUs.
+    """
+    local, world = (int(os.environ.get(name, 1)) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
+    cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+    if strategy == "fsdp" and not cuda:
+        raise UserError("fsdp needs GPUs; leave out --strategy, or run where there are some")
+    bf16 = recipe.precision == "bf16"
+    if recipe.precision == "auto":
+        bf16 = has_bf16(torch.device("cuda" if cuda else "cpu"))
+    devices: Any = local if world > 1 else 1
+    if cuda and ":" in device:
+        devices = [int(device.partition(":")[2])]
+    fabric = Fabric(
+        accelerator="cuda" if cuda else "cpu",
+        devices=devices,
+        num_nodes=world // local,
+        strategy=_strategy(strategy, world),
+        precision="bf16-mixed" if bf16 else "32-true",
+    )
+    fabric.launch()
+    return fabric
+
+
+def _strategy(name: str, world: int) -> "str | Strategy":
+    if name == "fsdp":
+        return FSDPStrategy(state_dict_type="full")
+    if name == "ddp" or world > 1:
+        return DDPStrategy(find_unused_parameters=True)
+    return "auto"
+
+
+def make_optimizer(task: Task, part: OptimiserPart) -> torch.optim.Optimizer:
+    """SGD or AdamW over the task's groups, whose "rate" is kept for the schedule."""
+    groups = [{"rate": 1.0, **group} for group in task.parameter_groups()]
+    if part.name == "sgd":
+        return torch.optim.SGD(groups, part.lr, momentum=part.momentum, weight_decay=part.weight_decay)
+    return torch.optim.AdamW(groups, part.lr, weight_decay=part.weight_decay)
+
+
+class Loop:
+    """A task on its way from the last checkpoint in `folder`, or from the start, to the end of the recipe."""
+
+    def __init__(self, task: Task, recipe: TrainRecipe, folder: Path, fabric: Fabric) -> None:
+        self.task, self.recipe, self.folder, self.fabric = task, recipe, folder, fabric
+        if fabric.world_size > 1:
+            synchronised(task, fabric.device)
+        optimizer = make_optimizer(task, recipe.optimiser)
+        self.model: Untyped
+        self.optimizer: Untyped
+        self.model, self.optimizer = fabric.setup(task, optimizer)
+        self.progress = Progress()
+        if (folder / LAST).exists():
+            self.progress = checkpoint.resume(fabric, folder / LAST, self.model, self.optimizer, recipe)
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.progress.step >= self.recipe.steps
+
+    def run(self, batches: Iterator[Batch], tell: Callable[[Told], None] = lambda told: None) -> None:
+        """Train to the end. `batches`: from the step of `progress` on, `accumulate` a step."""
+        journal = Journal(self.folder, self.progress.step) if self.fabric.is_global_zero else None
+        begun, first, earlier = time.monotonic(), self.progress.step, self.progress.seconds
+        with journal or nullcontext():
+            while parts := list(islice(batches, self.recipe.accumulate)):
+                values = self._step(parts)
+                spent = time.monotonic() - begun
+                self.progress.seconds = earlier + spent
+                pace = spent / (self.progress.step - first)
+                left = pace * (self.recipe.steps - self.progress.step)
+                told = Told(
+                    self.progress.step,
+                    self.task.phase(self.progress.step),
+                    values,
+                    self.recipe.batch / pace,
+                    left,
+                )
+                tell(told)
+                if journal:
+                    journal.note(told, parts)
+                self._now_and_then(parts[-1], journal)
+
+    def _step(self, parts: list[Batch]) -> dict[str, float]:
+        """One optimiser step over its parts; mean values of this process."""
+        step = self.progress.step + 1
+        torch.manual_seed((self.recipe.seed * 1_000_003 + step) * 4_099 + self.fabric.global_rank)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.recipe, step, group["rate"])
+        self.model.train()
+        found = [self._part(part, step, last=part is parts[-1]) for part in parts]
+        if self.recipe.optimiser.clip:
+            self.fabric.clip_gradients(self.model, self.optimizer, max_norm=self.recipe.optimiser.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.progress.step = step
+        means = {name: float(torch.stack([one[name] for one in found]).mean()) for name in found[0]}
+        if not all(value == value for value in means.values()):
+            raise UserError(
+                f"the loss is not a number at step {step}; lower optimiser.lr, or set precision=fp32"
+            )
+        return means | {"lr": learning_rate(self.recipe, step)}
+
+    def _part(self, batch: Batch, step: int, *, last: bool) -> dict[str, Tensor]:
+        batch = batch.to(self.fabric.device)
+        with self.fabric.no_backward_sync(self.model, enabled=not last):
+            values: dict[str, Tensor] = self.model(batch, step)
+            self.fabric.backward(values["loss"] / self.recipe.accumulate)
+        return {name: value.detach() for name, value in values.items()}
+
+    def _now_and_then(self, batch: Batch, journal: "Journal | None") -> None:
+        step, recipe = self.progress.step, self.recipe
+        last = step == recipe.steps
+        if recipe.probe_every and (step % recipe.probe_every == 0 or last):
+            self._probe(journal)
+        if journal and recipe.panel_every and (step % recipe.panel_every == 0 or last):
+            panel = self.task.panel(batch.to(self.fabric.device), step)
+            if panel is not None:
+                journal.panel(panel, step)
+        if last or (recipe.save_every and step % recipe.save_every == 0):
+            self.save(LAST)
+
+    def _probe(self, journal: "Journal | None") -> None:
+        """Look at pictures set aside; the best state of a run is kept beside the last one."""
+        self.model.eval()
+        found = self.task.probe(self.progress.step)
+        if not found:
+            return
+        if journal:
+            journal.scalars({f"probe/{name}": value for name, value in found.items()}, self.progress.step)
+        if self.task.phase(self.progress.step) != "self-training":
+            self.progress.reference = found
+        elif self.progress.reference and (wrong := verdict(self.progress.reference, found)):
+            self.progress.warnings.append(f"step {self.progress.step}: {wrong}; best.pt holds the best state")
+        if self.progress.best is None or found["score"] > self.progress.best:
+            self.progress.best, self.progress.best_step = found["score"], self.progress.step
+            self.save(BEST)
+
+    def save(self, name: str) -> None:
+        """Write a checkpoint into the folder."""
+        checkpoint.save(
+            self.fabric,
+            self.folder / name,
+            self.model,
+            self.optimizer,
+            self.progress,
+            self.recipe,
+            self.task.contents(),
+        )
+
+
+def learning_rate(recipe: TrainRecipe, step: int, rate: float = 1.0) -> float:
+    """Of optimiser step `step` (from 1), for a group with a factor of its own: poly, after a linear warm-up."""
+    part = recipe.optimiser
+    return poly_lr(
+        step - 1,
+        recipe.steps,
+        part.lr * rate,
+        power=part.power,
+        min_lr=part.min_lr,
+        warmup=part.warmup,
+        warmup_ratio=part.warmup_ratio,
+    )

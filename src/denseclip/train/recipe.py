@@ -1,0 +1,269 @@
+"""What a training depends on, as typed fields; recipes are TOML files of them (maskclip section d, denseclip 4.1).
+
+A field that a recipe leaves out has the value below, which is the papers' where they share one.
+"""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from denseclip.data.augment import Augmentation
+from denseclip.data.transforms import ResizeRule
+from denseclip.errors import UserError
+from denseclip.nets.heads import HeadKind
+
+
+def _to_the_end(phase: object) -> object:
+    return (*phase, None) if isinstance(phase, list | tuple) and len(phase) == 1 else phase
+
+
+Phase = Annotated[tuple[int, int | None], BeforeValidator(_to_the_end)]
+"""First and last optimiser step (from 1) of a phase; [n] for from n to the end."""
+
+
+class Part(BaseModel):
+    """A section of a recipe: immutable, unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataPart(Part):
+    """train, split, images: the data set, its split and how many of its images. classes: with it, `train` is a
+    folder of pictures without annotation, in which these words are looked for. side: of sticker scenes, in pixels.
+    val, val_split, val_images: what is evaluated at the end; None for no evaluation.
+    """
+
+    train: str
+    split: str = "train"
+    images: int | None = Field(None, ge=1)
+    classes: str | None = None
+    side: int | None = Field(None, ge=32, le=2048)
+    val: str | None = None
+    val_split: str | None = None
+    val_images: int | None = Field(None, ge=1)
+
+
+class AugmentPart(Part):
+    """See `Augmentation`. resize None: the data set's own rule."""
+
+    resize: str | None = None
+    ratio: tuple[float, float] = (0.5, 2.0)
+    crop: tuple[int, int] = (512, 512)
+    cat_max_ratio: float = Field(0.75, gt=0, le=1)
+    flip: float = Field(0.5, ge=0, le=1)
+    colours: bool = True
+
+    def build(self, usual: ResizeRule) -> Augmentation:
+        """The augmentation, with a data set's rule where the recipe has none."""
+        rule = usual if self.resize is None else ResizeRule.parse(self.resize)
+        return Augmentation(rule, self.ratio, self.crop, self.cat_max_ratio, self.flip, self.colours)
+
+
+class StudentPart(Part):
+    """The network of MaskCLIP+, see `denseclip.nets.StudentConfig`. pretrained: ImageNet weights of the backbone."""
+
+    backbone: str = "resnet101"
+    head: HeadKind = "aspp_v2"
+    output_stride: Literal[8, 16, 32] = 8
+    pretrained: bool = True
+    background: bool = False
+    normalise: bool = False
+    temperature: float = Field(1.0, gt=0)
+    classifier: Literal["text", "mapped"] = "text"
+
+
+class TeacherPart(Part):
+    """The training-free model whose labels are learned; the fields are those of `denseclip segment`.
+
+    official: its quirks, as the published numbers have them. cache: run it once on each whole image, not on
+    every crop, and cut its scores like the image.
+    """
+
+    model: str = "RN50"
+    preset: str = "maskclip"
+    refine: str | None = None
+    ks_norm: Literal["positions", "channels"] = "positions"
+    official: bool = True
+    cache: bool = False
+
+
+class LabelsPart(Part):
+    """Which labels are hidden, and what takes their place.
+
+    hide: "all" classes (annotation-free), the "unseen" ones (zero-shot) or "none" (supervised). guided: the steps
+    in which hidden pixels get the teacher's label; self_training: the student's own. Hidden pixels in neither are
+    ignored. ignore_mask: "ground truth" keeps pixels ignored that the annotation ignores, as in the papers'
+    numbers; "none" (with hide = "all") labels the whole picture, and no annotation is read. order: "official"
+    matches at map resolution, "v1" after upsampling. confidence: hidden pixels below it are ignored.
+    average: of the loss over all pixels ("official") or over those with a label. distillation: weight of the L1
+    distance to the teacher's features.
+    """
+
+    hide: Literal["all", "unseen", "none"] = "all"
+    guided: Phase | None = (1, None)
+    self_training: Phase | None = None
+    ignore_mask: Literal["ground truth", "none"] = "ground truth"
+    order: Literal["official", "v1"] = "official"
+    confidence: float = Field(0.0, ge=0, lt=1)
+    average: Literal["official", "valid"] = "official"
+    distillation: float = Field(0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.ignore_mask == "none" and self.hide != "all":
+            raise ValueError(
+                'ignore_mask = "none" goes with hide = "all": other labels come from the annotation'
+            )
+        phases = [phase for phase in (self.guided, self.self_training) if phase is not None]
+        if self.hide == "none" and phases and self.guided != (1, None):
+            raise ValueError('hide = "none" leaves nothing to guide: leave out guided and self_training')
+        return self
+
+
+class OptimiserPart(Part):
+    """SGD or AdamW; poly schedule from lr to min_lr after a linear warm-up of `warmup` steps from `warmup_ratio`."""
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    lr: float = Field(0.01, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(5e-4, ge=0)
+    power: float = Field(0.9, gt=0)
+    min_lr: float = Field(1e-4, ge=0)
+    warmup: int = Field(0, ge=0)
+    warmup_ratio: float = Field(1e-6, gt=0, le=1)
+    clip: float | None = Field(None, gt=0)
+
+
+class TrainRecipe(Part):
+    """One training.
+
+    published: table, row and figure that it stands for, for the reader. batch: images an optimiser step, over all
+    processes and `accumulate` parts. workers: processes that read and augment. save_every, panel_every,
+    probe_every: in steps; 0 for never.
+    """
+
+    title: str = ""
+    published: str = ""
+    system: Literal["maskclip+", "denseclip"] = "maskclip+"
+    data: DataPart
+    augment: AugmentPart = AugmentPart()
+    student: StudentPart = StudentPart()
+    teacher: TeacherPart = TeacherPart()
+    labels: LabelsPart = LabelsPart()
+    optimiser: OptimiserPart = OptimiserPart()
+    steps: int = Field(20_000, ge=1)
+    batch: int = Field(16, ge=1)
+    accumulate: int = Field(1, ge=1)
+    seed: int = 0
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    workers: int = Field(2, ge=0)
+    save_every: int = Field(500, ge=0)
+    panel_every: int = Field(500, ge=0)
+    probe_every: int = Field(500, ge=0)
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        if self.batch % self.accumulate:
+            raise ValueError(
+                f"batch = {self.batch} does not divide into accumulate = {self.accumulate} parts"
+            )
+        return self
+
+    @property
+    def teacher_needed(self) -> bool:
+        """Whether the teacher labels anything."""
+        return self.labels.hide != "none" and (self.labels.guided is not None or self.labels.distillation > 0)
+
+
+FOLDER = "training"
+
+
+def recipe_names() -> tuple[str, ...]:
+    """The recipes that come with the package."""
+    folder = files("denseclip.recipes") / FOLDER
+    return tuple(sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".toml")))
+
+
+def read_recipe(source: str | Path, changes: Sequence[str] = ()) -> TrainRecipe:
+    """A recipe by name or from a TOML file, with "key=value" changes ("data.images=100").
+
+    Raises UserError for an unknown recipe or key, a value of the wrong kind, and contradictions.
+    """
+    name = str(source)
+    path = Path(name)
+    if name in recipe_names():
+        text = (files("denseclip.recipes") / FOLDER / f"{name}.toml").read_text(encoding="utf-8")
+    elif path.suffix == ".toml" and path.is_file():
+        text = path.read_text(encoding="utf-8")
+    else:
+        near = get_close_matches(name, recipe_names(), 3) or list(recipe_names())
+        raise UserError(f"there is no recipe {name!r}; choose one of {', '.join(near)}, or give a .toml file")
+    try:
+        content = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{name} is no TOML: {error}; correct it") from None
+    for change in changes:
+        _change(content, change)
+    return make_recipe(content, name)
+
+
+def make_recipe(content: Mapping[str, Any], name: str = "recipe") -> TrainRecipe:
+    """Check plain values; UserError in one line for what is wrong first."""
+    try:
+        return TrainRecipe.model_validate(content)
+    except ValidationError as error:
+        raise UserError(f"{name}: {_first(error)}") from None
+
+
+def _change(content: dict[str, Any], change: str) -> None:
+    key, equals, value = change.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise UserError(
+            f"{change!r} is not understood; write key=value, such as steps=200 or data.images=100"
+        )
+    for part in parts[:-1]:
+        content = content.setdefault(part, {})
+        if not isinstance(content, dict):
+            raise UserError(f"{key!r} is no key: {part} has no keys of its own")
+    content[parts[-1]] = _value(value.strip())
+
+
+def _value(text: str) -> object:
+    """A TOML value, or the text itself; "none" for None, which TOML lacks."""
+    if text.lower() == "none":
+        return None
+    try:
+        return tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _first(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        near = get_close_matches(key, _keys(TrainRecipe), 1, 0.5)
+        return f"unknown key {key}" + (
+            f"; did you mean {near[0]}?" if near else "; see `denseclip train --help`"
+        )
+    if first["type"] == "missing":
+        return f"{key} is missing; add it"
+    message = first["msg"].removeprefix("Value error, ")
+    if not key or isinstance(first.get("input"), dict):
+        return message
+    return f"{key} = {first.get('input')!r}: {message[:1].lower()}{message[1:]}"
+
+
+def _keys(part: type[BaseModel], prefix: str = "") -> list[str]:
+    found = []
+    for name, field in part.model_fields.items():
+        kind = field.annotation
+        nested = isinstance(kind, type) and issubclass(kind, Part)
+        found += _keys(kind, f"{prefix}{name}.") if nested else [prefix + name]  # type: ignore[arg-type]
+    return found

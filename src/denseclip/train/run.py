@@ -1,0 +1,126 @@
+"""A recipe from start to end: data, task, loop, checkpoints."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from denseclip.data.datasets import SegmentationDataset
+from denseclip.data.folder import open_folder
+from denseclip.data.opening import open_dataset
+from denseclip.data.published import dataset_spec, is_dataset
+from denseclip.data.sticker_sets import open_stickers
+from denseclip.errors import UserError
+from denseclip.files import write_text
+from denseclip.nets.saved import read_saved
+from denseclip.train.checkpoint import LAST, differences
+from denseclip.train.loop import Loop, Told, make_fabric
+from denseclip.train.recipe import DataPart, TrainRecipe
+from denseclip.train.samples import Share, TrainingBatches, load_batches
+from denseclip.train.systems import build_task
+from denseclip.vocabulary import Ontology
+
+RECIPE = "recipe.json"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished training. steps: how many this call has done. skipped: images that could not be read. warnings:
+    of drift.
+    """
+
+    checkpoint: Path
+    steps: int
+    seconds: float
+    best_step: int
+    skipped: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+class LimitedDataset(SegmentationDataset):
+    """The first images of a data set."""
+
+    def __init__(self, dataset: SegmentationDataset, images: int) -> None:
+        super().__init__(dataset.spec, dataset.split, dataset.entries[:images])
+
+
+def open_training_data(part: DataPart, root: Path | None) -> SegmentationDataset:
+    """The images to train on; UserError for whatever is not there."""
+    if part.classes is not None:
+        ontology = Ontology.parse(part.classes)
+        dataset = open_folder(Path(part.train), ontology.classes, ontology.prompts)
+    elif part.side is not None:
+        if not is_dataset(part.train) or dataset_spec(part.train).scenes is None:
+            raise UserError(f"data.side goes with sticker sets, not with {part.train}; leave it out")
+        dataset = open_stickers(dataset_spec(part.train), part.split, side=part.side)
+    else:
+        split = part.split if is_dataset(part.train) else None
+        dataset = open_dataset(part.train, root, split)
+    return dataset if part.images is None else LimitedDataset(dataset, part.images)
+
+
+def train(
+    recipe: TrainRecipe,
+    folder: Path,
+    *,
+    root: Path | None = None,
+    device: str = "auto",
+    strategy: str = "auto",
+    tell: Callable[[Told], None] = lambda told: None,
+) -> Outcome:
+    """Train a recipe in `folder`: from its last checkpoint, or from the start.
+
+    root: the folder that holds published data sets. strategy: see `make_fabric`. tell: called after each step.
+    Raises UserError for what cannot be used, and if `folder` holds a training of another recipe.
+    """
+    check_folder(folder, recipe)
+    fabric = make_fabric(recipe, device=device, strategy=strategy)
+    share = Share(recipe.batch, recipe.accumulate, fabric.global_rank, fabric.world_size)
+    dataset = open_training_data(recipe.data, root)
+    torch.manual_seed(recipe.seed)
+    task = build_task(recipe, dataset, fabric.device)
+    loop = Loop(task, recipe, folder, fabric)
+    first = loop.progress.step
+    if fabric.is_global_zero:
+        write_text(folder / RECIPE, json.dumps(recipe.model_dump(mode="json"), indent=1) + "\n")
+    if not loop.done:
+        batches = TrainingBatches(
+            dataset,
+            recipe.augment.build(dataset.spec.resize),
+            share,
+            first=first,
+            steps=recipe.steps,
+            seed=recipe.seed,
+            hidden=task.hidden,
+            everywhere=recipe.labels.ignore_mask == "none",
+            skip_bad=recipe.data.classes is not None,
+        )
+        loop.run(load_batches(batches, recipe.workers), tell)
+    return _outcome(loop, folder, first)
+
+
+def check_folder(folder: Path, recipe: TrainRecipe) -> None:
+    """UserError if there is a training of another recipe."""
+    if not (folder / LAST).exists():
+        return
+    different = differences(recipe, read_saved(folder / LAST)["recipe"])
+    if different:
+        raise UserError(
+            f"{folder} has a training with another {different[0]}; give another --out, or remove the folder"
+        )
+
+
+def _outcome(loop: Loop, folder: Path, first: int) -> Outcome:
+    path = folder / "skipped.txt"
+    skipped = tuple(path.read_text(encoding="utf-8").splitlines()) if path.exists() else ()
+    progress = loop.progress
+    return Outcome(
+        folder / LAST,
+        progress.step - first,
+        progress.seconds,
+        progress.best_step,
+        skipped,
+        tuple(progress.warnings),
+    )

@@ -1,0 +1,13 @@
+"""Which task a recipe describes."""
+
+import torch
+
+from denseclip.data.datasets import SegmentationDataset
+from denseclip.train.maskclip_plus import build_maskclip_plus
+from denseclip.train.recipe import TrainRecipe
+from denseclip.train.task import Task
+
+
+def build_task(recipe: TrainRecipe, dataset: SegmentationDataset, device: torch.device) -> Task:
+    """The model with its losses; weights depend on torch's seed. Raises UserError for what cannot be built."""
+    return build_maskclip_plus(recipe, dataset, device)
