@@ -39,10 +39,7 @@ class Words(nn.Module):
         """(B, K, D) from contexts (B, N, W), not normalised."""
         if self.training or torch.is_grad_enabled():
             return encoder(self.tokens, contexts)
-        state = (
-            torch.is_autocast_enabled(contexts.device.type),
-            *map(_state, (contexts, *encoder.parameters())),
-        )
+        state = (_autocast(contexts.device.type), *map(_state, (contexts, *encoder.parameters())))
         if self._kept is None or self._kept[0] != state:
             self._kept = state, encoder(self.tokens, contexts)
         return self._kept[1]
@@ -175,6 +172,10 @@ class LanguageGuided(nn.Module):
         if self.config.prompting == "none":
             return text
         return text + self.gamma * self.context_decoder(text, context)
+
+
+def _autocast(device: str) -> bool:
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def _state(tensor: Tensor) -> tuple[int, int]:

@@ -1,0 +1,158 @@
+"""Models whose cost can be counted: those of the papers by name, and any other model of the library."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from denseclip.clip import Clip, ResNetTower, TextTower, ViTTower, load_clip, towers
+from denseclip.clip.clip import OPENAI_STATS
+from denseclip.clip.config import check
+from denseclip.clip.hub import EMBEDDED, find_pretrained, is_known
+from denseclip.clip.tokens import tokenizer_for
+from denseclip.dense.features import DenseEncoder
+from denseclip.evaluate.flops import Cost, Size, Subject, count
+from denseclip.nets.denseclip import DenseClipConfig, Shapes, build_denseclip
+from denseclip.nets.denseclip.shapes import BackboneShape, ResNetShape, TextShape, VitShape, default_taps
+from denseclip.vocabulary import class_set
+
+DEFAULT_SIZE = (1024, 1024)
+OFFICIAL_TOKENS, CONTEXTS = 5, 8
+DECONVOLUTIONS = (
+    "the published figure counts the pyramid's transposed convolutions at the size of their output, as old "
+    "versions of fvcore did: {at_output:.1f} in that way"
+)
+
+
+@dataclass(frozen=True)
+class Published:
+    """A row of a paper's table. size: of its input (H, W). why: what differs; {at_output} GMACs are filled in."""
+
+    build: Callable[[], Subject]
+    gmacs: float
+    params: float  # millions, without the text encoder
+    size: Size = DEFAULT_SIZE
+    why: str = ""
+
+    def explain(self, cost: Cost) -> str:
+        """`why` with this cost's figures."""
+        return self.why.format(at_output=(cost.at_output - cost.text_macs) / 1e9)
+
+
+def _fpn(backbone: BackboneShape, embed_dim: int, *, language: bool) -> Callable[[], Subject]:
+    return lambda: _segmenter(backbone, embed_dim, language=language)
+
+
+def _resnet(layers: tuple[int, int, int, int]) -> ResNetShape:
+    return ResNetShape(layers, width=64, heads=32, grid=16)
+
+
+RN50, RN101 = _resnet((3, 4, 6, 3)), _resnet((3, 4, 23, 3))
+VIT_B = VitShape(16, 768, 12, 12, 3072, grid=40, taps=default_taps(12))
+
+PUBLISHED: dict[str, Published] = {  # Semantic FPN on ADE20K, 1024 x 1024, 150 classes
+    "fpn-rn50": Published(_fpn(RN50, 1024, language=False), 248.8, 31.0),
+    "denseclip-fpn-rn50": Published(
+        _fpn(RN50, 1024, language=True),
+        269.2,
+        50.3,
+        why="269.2 results without the batch norms, and 50.3 M with 16 contexts in place of the released 8: the "
+        "published row probably is of an earlier configuration",
+    ),
+    "fpn-rn101": Published(_fpn(RN101, 512, language=False), 326.6, 50.0),
+    "denseclip-fpn-rn101": Published(_fpn(RN101, 512, language=True), 346.3, 67.8),
+    "fpn-vit-b": Published(
+        _fpn(VIT_B, 512, language=False),
+        1037.4,
+        100.8,
+        why=DECONVOLUTIONS
+        + "; 100.8 M results with positions for 512 pixels, the released configuration has 640",
+    ),
+    "denseclip-fpn-vit-b": Published(_fpn(VIT_B, 512, language=True), 1043.1, 105.3, why=DECONVOLUTIONS),
+}
+
+
+def subject_of(model: str) -> Subject:
+    """A model by name or path, on the meta device.
+
+    A name of `PUBLISHED`; or whatever `load_clip` takes: its dense image tower and its text tower with one sentence.
+    Raises UserError for what there is not.
+    """
+    return PUBLISHED[model].build() if model in PUBLISHED else _dense_clip(_on_meta(model))
+
+
+def cost_of(model: str, size: Size | None = None) -> Cost:
+    """The cost of a model for one picture of size (H, W); default: the published row's, or 1024 x 1024."""
+    if size is None:
+        size = PUBLISHED[model].size if model in PUBLISHED else DEFAULT_SIZE
+    return count(subject_of(model), size)
+
+
+def _segmenter(backbone: BackboneShape, embed_dim: int, *, language: bool) -> Subject:
+    text = TextShape(512, 12, 8, 2048, OFFICIAL_TOKENS + CONTEXTS, 49408)
+    shapes = Shapes(backbone, text if language else None, embed_dim)
+    tokens = _ade_tokens()
+    with torch.device("meta"):
+        model = build_denseclip(
+            DenseClipConfig(language=language), shapes, class_set("ade"), tokenize=lambda names: tokens
+        )
+    model.eval()
+
+    def run(images: Tensor) -> Tensor:
+        size = (images.shape[2], images.shape[3])
+        return F.interpolate(model(images), size, mode="bilinear", align_corners=False)
+
+    return Subject(model, run, "text_encoder" if language else "")
+
+
+@cache
+def _ade_tokens() -> Tensor:
+    return tokenizer_for({}, "CLIP")(class_set("ade"))
+
+
+class _DenseClip(nn.Module):
+    """A CLIP's dense image side and its text side as one module with two parts."""
+
+    def __init__(self, clip: Clip) -> None:
+        super().__init__()
+        self.image, self.text = clip.image, clip.text
+        self._encode = DenseEncoder(clip).encode
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """One picture, and one sentence of full length."""
+        sentence = torch.zeros(1, self.text.context_length, dtype=torch.long, device=images.device)
+        return self._encode(images).map, self.text(sentence)
+
+
+def _dense_clip(clip: Clip) -> Subject:
+    net = _DenseClip(clip)
+    return Subject(net, net, "text")
+
+
+def _on_meta(model: str) -> Clip:
+    """A CLIP without values: by its configuration if it has a name, else as its file says."""
+    if model in EMBEDDED or not is_known(model):
+        clip = copy.copy(load_clip(model))
+        clip.image, clip.text = copy.deepcopy(clip.image).to("meta"), copy.deepcopy(clip.text).to("meta")
+        return clip
+    entry = find_pretrained(model, None)
+    config = check(entry.config, entry.label)
+    net = towers.skeleton(config, entry.label)
+    quick = config["quick_gelu"]
+    image = (
+        ResNetTower(net.visual) if hasattr(net.visual, "attnpool") else ViTTower(net.visual, quick_gelu=quick)
+    )
+    return Clip(
+        model,
+        image.eval(),
+        TextTower(net.text, quick_gelu=quick).eval(),
+        tokenizer_for({}, model),
+        stats=OPENAI_STATS,
+        image_size=config["vision_cfg"].get("image_size", 224),
+        embed_dim=config["embed_dim"],
+        logit_scale=100.0,
+    )
