@@ -1,5 +1,6 @@
 """The pictures of a job: what each is called and where its bytes are."""
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from denseclip.data.images import MAX_BYTES_PER_PIXEL, MAX_PIXELS, read_image
 from denseclip.errors import UserError
 from denseclip.label import remote
 
+MAX_PART, MAX_NAME = 200, 1000  # bytes that disks take, with room for suffixes and numbers
 MAX_BYTES = MAX_PIXELS * MAX_BYTES_PER_PIXEL
 
 
@@ -80,6 +82,7 @@ def named(items: Sequence[Item]) -> list[Item]:
     The name is `file` without its suffix; with it where another picture has the same ("a.jpg", "a.png"); and
     with a number where that is not enough.
     """
+    items = [replace(item, file=printable(item.file)) for item in items]
     short = [_plain(item.file) for item in items]
     stems = [str(PurePosixPath(file).with_suffix("")) for file in short]
     counts = Counter(stem.casefold() for stem in stems)
@@ -96,9 +99,24 @@ def named(items: Sequence[Item]) -> list[Item]:
     return result
 
 
+def printable(text: str) -> str:
+    """Text that UTF-8 can hold: file names may have bytes that it cannot."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
 def _plain(file: str) -> str:
-    """A relative path below any folder: no root, no "..", no empty or hidden part, nothing Windows refuses."""
-    parts = [part for part in file.replace("\\", "/").split("/") if part.strip(" .")]
-    return (
-        "/".join("".join("_" if c in '<>:"|?*' or ord(c) < 32 else c for c in part) for part in parts) or "_"
-    )
+    """A relative path below any folder: no root, no "..", no empty part, nothing that a disk refuses."""
+    parts = [_part(part) for part in file.replace("\\", "/").split("/") if part.strip(" .")]
+    path = "/".join(parts) or "_"
+    return path if len(path.encode()) <= MAX_NAME else _short(path, MAX_PART)
+
+
+def _part(part: str) -> str:
+    kept = "".join("_" if c in '<>:"|?*' or ord(c) < 32 else c for c in part)
+    return kept if len(kept.encode()) <= MAX_PART else _short(kept, MAX_PART)
+
+
+def _short(text: str, most: int) -> str:
+    """The start of a text that is too long, and a hash of all of it."""
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return f"{text.replace('/', '_').encode()[: most - 24].decode(errors='ignore')}-{digest}"

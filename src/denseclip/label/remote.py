@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import PurePosixPath
 from typing import IO, Any
 
 from denseclip.errors import UserError
@@ -47,36 +48,27 @@ def read(where: str, offset: int, size: int, limit: int) -> bytes:
     return content
 
 
-def expand(address: str) -> list[str]:
-    """The files that an address means: itself, all below it if it is a folder, or what a pattern matches; sorted.
+def expand(address: str) -> list[tuple[str, str]]:
+    """(name, address) of the files that an address means: itself, all below a folder, or what a pattern matches.
 
+    Names are relative to the folder, or to what a pattern has before its first wildcard. Sorted.
     Raises UserError if there is nothing, or it cannot be reached.
     """
-    import fsspec
     import fsspec.core
 
     with careful(address):
         system, path = fsspec.core.url_to_fs(address)
-        if any(c in path for c in "*?["):
+        magic = next((place for place, c in enumerate(path) if c in "*?["), None)
+        if magic is not None:
+            root = path[:magic].rpartition("/")[0]
             found = [one for one in system.glob(path) if system.isfile(one)]
         elif system.isdir(path):
-            found = system.find(path)
+            root, found = path, system.find(path)
         else:
             system.info(path)
-            return [address]
-        return sorted(_address(address, system, one) for one in found)
-
-
-def folder_of(address: str) -> str:
-    """What names below an address are relative to: the folder itself, or a pattern's fixed part."""
-    head, chain, tail = address.partition("::")
-    parts = head.split("/")
-    fixed = [part for part in parts[3:] if part]
-    for place, part in enumerate(fixed):
-        if any(c in part for c in "*?["):
-            fixed = fixed[:place]
-            break
-    return "/".join([*parts[:3], *fixed]) + chain + tail
+            return [(PurePosixPath(path).name, address)]
+        names = [(one.strip("/").removeprefix(root.strip("/")).lstrip("/"), one) for one in found]
+        return sorted((name, _address(address, system, one)) for name, one in names)
 
 
 def _address(asked: str, system: Any, path: str) -> str:  # noqa: ANN401

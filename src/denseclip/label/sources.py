@@ -2,6 +2,7 @@
 
 import glob
 import json
+import os
 import re
 from collections.abc import Iterator
 from itertools import product
@@ -57,7 +58,7 @@ def _expand(source: str) -> list[str]:
     expanded = []
     for one in several or [source]:
         if remote.is_address(one):
-            expanded += remote.expand(one)
+            expanded += [address for _, address in remote.expand(one)]
         elif glob.has_magic(one) and not Path(one).exists():
             expanded += sorted(glob.glob(one, recursive=True))  # noqa: PTH207 Path.glob takes no absolute pattern
         else:
@@ -84,18 +85,16 @@ def _from_paths(source: str, leave_out: Path | None) -> list[Item]:
 
 
 def _from_address(source: str) -> list[Item]:
-    root = remote.folder_of(source).partition("::")[0].rstrip("/") + "/"
     found = remote.expand(source)
-    if found == [source]:
-        return [Item(PurePosixPath(source.partition("::")[0]).name, source)]
-    files = [(address, address.partition("::")[0]) for address in found]
-    shards_found = [address for address, head in files if head.lower().endswith(".tar")]
+    if len(found) == 1 and found[0][1] == source:
+        return [Item(*found[0])]
+    shards_found = [address for name, address in found if name.lower().endswith(".tar")]
     if shards_found:
         return [item for shard in shards_found for item in shards.list_shard(shard)]
     return [
-        Item(head.removeprefix(root).lstrip("/"), address)
-        for address, head in files
-        if PurePosixPath(head).suffix.lower() in SUFFIXES and not PurePosixPath(head).name.startswith(".")
+        Item(name, address)
+        for name, address in found
+        if PurePosixPath(name).suffix.lower() in SUFFIXES and not PurePosixPath(name).name.startswith(".")
     ]
 
 
@@ -124,10 +123,14 @@ def _from_list(source: str, images: str | None) -> Iterator[Item]:
         if "\0" in entry:
             raise UserError(f"{source} is no list of pictures; write one path a line")
         where = _join(folder, entry)
-        if not beside and not remote.is_address(entry) and not Path(where).exists() and Path(entry).exists():
+        if not beside and not remote.is_address(entry) and not _exists(where) and _exists(entry):
             where = entry
         file = entry.partition("::")[0].split("://")[-1] if remote.is_address(entry) else entry
         yield Item(_relative(file), where)
+
+
+def _exists(path: str) -> bool:
+    return os.path.exists(path)  # noqa: PTH110 Path.exists raises for names that are too long
 
 
 def _from_coco(source: str, images: str | None) -> list[Item]:

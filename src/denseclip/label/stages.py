@@ -13,7 +13,7 @@ from denseclip.errors import UserError
 from denseclip.label import sheet
 from denseclip.label.formats import make_writers
 from denseclip.label.formats.base import Target, below, save
-from denseclip.label.items import Item
+from denseclip.label.items import Item, printable
 from denseclip.label.journal import SKIPPED, Record
 from denseclip.label.labelled import Labelled, label_picture
 from denseclip.label.summary import measure
@@ -71,7 +71,7 @@ class Stages:
             encoded if isinstance(encoded, UserError) else _attempt(lambda: self._label(task, encoded), task)
         )
         if isinstance(record, UserError):
-            record = {SKIPPED: str(record)}
+            record = {SKIPPED: printable(str(record))}
         return Outcome(task.position, {"name": task.item.name, "file": task.item.file, **record})
 
     def all(self, task: Task) -> Outcome:

@@ -1,0 +1,86 @@
+"""Regions and their outlines: the same pixels whichever way they are said."""
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from denseclip.label.formats.brush import encode_brush
+from denseclip.label.outlines import along_edges, through_centres
+from denseclip.label.regions import find_regions
+
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def noise(seed, classes=3):
+    rng = np.random.default_rng(seed)
+    height, width = rng.integers(1, 24, 2)
+    many = rng.choice([0.3, 0.6, 0.85])
+    return ((rng.random((height, width)) < many) * rng.integers(1, classes, (height, width))).astype(np.uint8)
+
+
+@settings(max_examples=60, deadline=None)
+@given(SEEDS)
+def test_regions_are_opencvs_connected_components(seed):
+    mask = noise(seed, 4)
+    regions = find_regions(mask)
+    seen = np.full(mask.shape, -1)
+    for i in range(len(regions)):
+        x, y, width, height = regions.box[i]
+        crop = regions.crop(i)
+        assert crop.shape == (height, width)
+        assert crop.any(0)[[0, -1]].all() and crop.any(1)[[0, -1]].all()
+        assert (mask[y : y + height, x : x + width][crop] == regions.label[i]).all()
+        assert regions.area[i] == crop.sum()
+        seen[y : y + height, x : x + width][crop] = i
+    assert (seen >= 0).all()
+    components = [
+        cv2.connectedComponents((mask == k).astype(np.uint8), connectivity=8)[0] - 1 for k in np.unique(mask)
+    ]
+    assert len(regions) == sum(components)
+    plane = np.random.default_rng(seed).random(mask.shape)
+    expected = [plane[seen == i].mean() for i in range(len(regions))]
+    assert np.allclose(regions.means(plane), expected)
+    assert (regions.paint(np.arange(len(regions))) == seen).all()
+
+
+def test_left_out_ids_have_no_regions():
+    mask = np.array([[0, 1], [255, 1]], np.uint8)
+    assert find_regions(mask, (0, 255)).label.tolist() == [1]
+    assert len(find_regions(np.zeros((3, 4), np.uint8), (0,))) == 0
+
+
+def test_a_spiral_is_one_region():
+    mask = np.zeros((65, 65), np.uint8)
+    for ring in range(0, 32, 2):
+        cv2.rectangle(mask, (ring, ring), (64 - ring, 64 - ring), 1)
+        mask[ring + 1, ring] = mask[ring + 1, ring + 1] = 1
+    assert find_regions(mask, (0,)).label.tolist() == [1]
+
+
+@settings(max_examples=60, deadline=None)
+@given(SEEDS)
+def test_outlines_give_back_the_region_with_its_holes(seed):
+    mask_tools = pytest.importorskip("pycocotools.mask")
+    mask = noise(seed)
+    regions = find_regions(mask, (0,))
+    for i in range(len(regions)):
+        crop = regions.crop(i)
+        filled = np.zeros(crop.shape, np.uint8)
+        path = through_centres(crop)
+        assert len(path) >= 3
+        cv2.fillPoly(filled, [path.astype(np.int32)], 1)
+        assert (filled == crop).all()
+        edges = along_edges(crop).ravel().astype(float).tolist()
+        assert len(edges) >= 8
+        decoded = mask_tools.decode(mask_tools.frPyObjects([edges], *crop.shape))[..., 0]
+        assert (decoded == crop).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (7, 5), (300, 300)])
+def test_brush_strokes_are_read_by_label_studio(shape):
+    brush = pytest.importorskip("label_studio_converter.brush")
+    region = np.random.default_rng(1).random(shape) < 0.02
+    pixels = brush.decode_rle(list(encode_brush(region))).reshape(*shape, 4)
+    assert ((pixels[..., 3] > 0) == region).all()
