@@ -120,7 +120,7 @@ class Student(nn.Module):
         if self.config.background and BACKGROUND in (name.strip().lower() for name in embeddings.classes):
             raise UserError("this student has a learned background; take 'background' off the classes")
         self.matrix = embeddings.matrix.detach().clone().to(self.matrix)
-        self.owner = embeddings.owner.to(self.owner.device)
+        self.owner = embeddings.owner.clone().to(self.owner)
         self._names = embeddings.classes
 
     def words(self) -> ClassEmbeddings:
