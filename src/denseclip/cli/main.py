@@ -7,7 +7,21 @@ from types import FrameType
 
 import typer
 
-from denseclip.cli import data, demo, evaluate, flops, label, models, reproduce, robustness, segment, serve, train
+from denseclip.cli import (
+    data,
+    demo,
+    distill,
+    evaluate,
+    export,
+    flops,
+    label,
+    models,
+    reproduce,
+    robustness,
+    segment,
+    serve,
+    train,
+)
 from denseclip.errors import UserError
 
 app = typer.Typer(
@@ -28,6 +42,8 @@ app.command("robustness")(robustness.robustness)
 app.command("reproduce")(reproduce.reproduce)
 app.command("serve")(serve.serve)
 app.command("train")(train.train)
+app.command("distill")(distill.distill)
+app.command("export")(export.export)
 app.add_typer(data.app, name="data")
 
 

@@ -13,6 +13,7 @@ from denseclip.cli import options as o
 if TYPE_CHECKING:
     from denseclip.train.loop import Told
     from denseclip.train.recipe import TrainRecipe
+    from denseclip.train.run import Outcome
 
 RecipeName = Annotated[
     str, typer.Argument(help="A recipe's name, or a .toml file; `list` shows the names.", show_default=False)
@@ -56,9 +57,9 @@ def train(
         _show(chosen, root)
         return
     folder = out or Path("runs") / Path(recipe).stem
-    checkpoint = run(chosen, folder, root=root, device=device, strategy=strategy)
+    outcome = run(chosen, folder, root=root, device=device, strategy=strategy)
     if chosen.data.val is not None and not no_evaluation and is_first_process():
-        evaluate(checkpoint, chosen, root, device, folder / "evaluation")
+        evaluate(outcome.checkpoint, chosen, root, device, folder / "evaluation")
 
 
 def is_first_process() -> bool:
@@ -68,8 +69,8 @@ def is_first_process() -> bool:
 
 def run(
     recipe: "TrainRecipe", folder: Path, *, root: Path | None, device: str, strategy: str = "auto"
-) -> Path:
-    """Train with a progress line, and say what came of it; returns the checkpoint."""
+) -> "Outcome":
+    """Train with a progress line, and say what came of it."""
     from denseclip.train.run import train as start
 
     quiet = not is_first_process()
@@ -95,7 +96,7 @@ def run(
             o.console.print(f"[yellow]warning[/yellow] {line}", soft_wrap=True, highlight=False)
         done = f"{outcome.steps} steps" if outcome.steps else "nothing was left to do"
         o.console.print(f"{done}, {_time(outcome.seconds)} in all: {outcome.checkpoint}", highlight=False)
-    return outcome.checkpoint
+    return outcome
 
 
 def evaluate(checkpoint: Path, recipe: "TrainRecipe", root: Path | None, device: str, out: Path) -> None:

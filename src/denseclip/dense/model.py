@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from denseclip.clip import Clip, ImageStats
 from denseclip.dense.features import DenseEncoder, DenseFeatures
@@ -49,6 +49,15 @@ class TrainedModel(Protocol):
     def device(self) -> torch.device: ...  # noqa: D102
     def describe(self) -> str:
         """One line, the name first."""
+
+    @property
+    def stats(self) -> ImageStats:
+        """How pixels are normalised."""
+
+    def network(
+        self, ontology: Ontology | None, templates: Sequence[str]
+    ) -> tuple[nn.Module, tuple[str, ...]]:
+        """Normalised images (B, 3, H, W) to logits (B, K, h, w) as one module, and its K class names."""
 
     def encoder(self, settings: "Settings") -> Encoder:
         """Its image side; UserError for settings that go with a CLIP only."""

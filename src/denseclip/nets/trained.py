@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from denseclip.clip import Clip, ImageStats, load_clip
 from denseclip.data.transforms import IMAGENET_MEAN, IMAGENET_STD
@@ -97,6 +97,22 @@ class TrainedStudent:
         owner = torch.tensor(ontology.owner, device=self.device)
         return ClassEmbeddings(matrix, owner, ontology.classes)
 
+    @property
+    def stats(self) -> ImageStats:
+        """How pixels are normalised."""
+        return StudentEncoder.stats
+
+    def network(
+        self, ontology: Ontology | None, templates: Sequence[str]
+    ) -> tuple[nn.Module, tuple[str, ...]]:
+        """A network from normalised images (B, 3, H, W) to logits (B, K, h, w), and its K class names.
+
+        ontology: other words than its own.
+        """
+        if ontology is None:
+            return self.student, self.student.classes
+        return _Fixed(self.student, self.embed(ontology, templates, None)), ontology.classes
+
     def _own_rows(self) -> Tensor:
         return self.student.words().matrix  # (P, D), the background first
 
@@ -115,6 +131,21 @@ class TrainedStudent:
         return clip
 
 
+class _Fixed(nn.Module):
+    """A student's features under given words."""
+
+    matrix: Tensor
+
+    def __init__(self, student: Student, words: ClassEmbeddings) -> None:
+        super().__init__()
+        self.student, self.words = student, words
+        self.register_buffer("matrix", words.matrix)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) -> logits (B, K, h, w)."""
+        return self.words.reduce(F.conv2d(self.student.features(images), self.matrix[:, :, None, None]))
+
+
 class StudentEncoder:
     """The image side of a student."""
 
@@ -122,7 +153,7 @@ class StudentEncoder:
 
     def __init__(self, student: Student) -> None:
         self.student = student
-        self.stride = student.backbone.reductions[-1]
+        self.stride = 1  # any size: nothing is rounded to whole cells
 
     @torch.inference_mode()
     def encode(self, images: Tensor, *, keys: bool = False) -> DenseFeatures:

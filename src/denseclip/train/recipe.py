@@ -1,6 +1,7 @@
 """What a training depends on, as typed fields; recipes are TOML files of them (maskclip section d, denseclip 4.1).
 
-A field that a recipe leaves out has the value below, which is the papers' where they share one.
+A field that a recipe leaves out has its `base` recipe's value, or the value below, which is the papers' where they
+share one.
 """
 
 import tomllib
@@ -19,11 +20,14 @@ from denseclip.nets.heads import HeadKind
 
 
 def _to_the_end(phase: object) -> object:
+    """TOML has no null: "none" for no phase, [n] for from n to the end."""
+    if phase == "none":
+        return None
     return (*phase, None) if isinstance(phase, list | tuple) and len(phase) == 1 else phase
 
 
-Phase = Annotated[tuple[int, int | None], BeforeValidator(_to_the_end)]
-"""First and last optimiser step (from 1) of a phase; [n] for from n to the end."""
+Phase = Annotated[tuple[int, int | None] | None, BeforeValidator(_to_the_end)]
+"""First and last optimiser step (from 1) of a phase; [n] for from n to the end, "none" for no such phase."""
 
 
 class Part(BaseModel):
@@ -105,8 +109,8 @@ class LabelsPart(Part):
     """
 
     hide: Literal["all", "unseen", "none"] = "all"
-    guided: Phase | None = (1, None)
-    self_training: Phase | None = None
+    guided: Phase = (1, None)
+    self_training: Phase = None
     ignore_mask: Literal["ground truth", "none"] = "ground truth"
     order: Literal["official", "v1"] = "official"
     confidence: float = Field(0.0, ge=0, lt=1)
@@ -194,7 +198,14 @@ def read_recipe(source: str | Path, changes: Sequence[str] = ()) -> TrainRecipe:
 
     Raises UserError for an unknown recipe or key, a value of the wrong kind, and contradictions.
     """
-    name = str(source)
+    content = _content(str(source))
+    for change in changes:
+        _change(content, change)
+    return make_recipe(content, str(source))
+
+
+def _content(name: str) -> dict[str, Any]:
+    """The plain values of a recipe, laid over those of its `base`."""
     path = Path(name)
     if name in recipe_names():
         text = (files("denseclip.recipes") / FOLDER / f"{name}.toml").read_text(encoding="utf-8")
@@ -207,9 +218,26 @@ def read_recipe(source: str | Path, changes: Sequence[str] = ()) -> TrainRecipe:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{name} is no TOML: {error}; correct it") from None
+    base = content.pop("base", None)
+    return content if base is None else laid_over(_content(base), content)
+
+
+def laid_over(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested values, those `above` where both have a key."""
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        both = isinstance(value, Mapping) and isinstance(old, dict)
+        merged[key] = laid_over(old, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def parse_changes(changes: Sequence[str]) -> dict[str, Any]:
+    """["data.images=100"] -> {"data": {"images": 100}}; UserError for what is no key=value."""
+    content: dict[str, Any] = {}
     for change in changes:
         _change(content, change)
-    return make_recipe(content, name)
+    return content
 
 
 def make_recipe(content: Mapping[str, Any], name: str = "recipe") -> TrainRecipe:

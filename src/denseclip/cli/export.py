@@ -1,0 +1,43 @@
+"""`denseclip export`: a trained model as a file that runs elsewhere."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from denseclip.cli import options as o
+from denseclip.errors import UserError
+
+Checkpoint = Annotated[Path, typer.Argument(help="last.pt or best.pt of a training.", show_default=False)]
+Format = Annotated[Literal["onnx", "torch-export"], typer.Option("--format", help="File format.")]
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="File; default beside the checkpoint.")]
+Scores = Annotated[bool, typer.Option("--scores", help="Scores of all classes instead of a mask.")]
+
+
+def export(
+    checkpoint: Checkpoint,
+    kind: Format = "onnx",
+    out: Out = None,
+    classes: o.Classes = None,
+    scores: Scores = False,
+) -> None:
+    """Export a trained model with its classes baked in, for pictures of any size.
+
+    Input "image": (B, 3, H, W) float32 RGB, 0..255. Output: (B, H, W) class ids, or with --scores (B, K, H, W).
+    The class names are in the file's metadata.
+    """
+    import torch
+
+    from denseclip.nets.export import export as write
+    from denseclip.nets.saved import load_trained
+    from denseclip.vocabulary import Ontology, templates
+
+    model = load_trained(checkpoint, torch.device("cpu"), torch.float32)
+    words = None if classes is None else Ontology.parse(classes)
+    network, names = model.network(words, templates("85"))
+    path = out or checkpoint.with_suffix(".onnx" if kind == "onnx" else ".pt2")
+    if path.suffix != (".onnx" if kind == "onnx" else ".pt2"):
+        raise UserError(f"{path} does not fit --format {kind}; end it in .onnx or .pt2")
+    with o.console.status("exporting"):
+        write(network, model.stats, names, path, kind=kind, argmax=not scores)
+    o.console.print(f"{path}: {len(names)} classes", soft_wrap=True, highlight=False)

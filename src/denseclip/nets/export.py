@@ -1,0 +1,102 @@
+"""Trained models as files that run without this library: ONNX and torch.export."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from denseclip.clip import ImageStats
+from denseclip.errors import UserError
+from denseclip.files import atomic_path
+
+ExportFormat = Literal["onnx", "torch-export"]
+INPUT, CLASSES = "image", "classes"
+EXAMPLE = (1, 3, 192, 256)
+
+
+class Exported(nn.Module):
+    """Pixels to masks: normalisation, network and upsampling in one graph.
+
+    Input (B, 3, H, W) float32 RGB, 0..255. Output (B, K, H, W) float32 scores, or with `argmax` (B, H, W) int64
+    class ids.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, stats: ImageStats, *, argmax: bool) -> None:
+        super().__init__()
+        self.network, self.argmax = network, argmax
+        self.register_buffer("mean", torch.tensor(stats.mean).view(1, 3, 1, 1) * 255)
+        self.register_buffer("std", torch.tensor(stats.std).view(1, 3, 1, 1) * 255)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """See the class."""
+        logits = self.network((image - self.mean) / self.std)  # (B, K, h, w)
+        full = F.interpolate(logits, (image.shape[2], image.shape[3]), mode="bilinear")
+        return full.argmax(1) if self.argmax else full
+
+
+def export(
+    network: nn.Module,
+    stats: ImageStats,
+    classes: Sequence[str],
+    path: Path,
+    *,
+    kind: ExportFormat = "onnx",
+    argmax: bool = True,
+) -> None:
+    """Write a network (images (B, 3, H, W) -> logits (B, K, h, w)) with its classes baked in.
+
+    Batch size, height and width are free; sides are at least 32. Class names are in the metadata under "classes", as
+    a JSON list. path: must not exist. Raises UserError if it does, or if ONNX's packages are missing.
+    """
+    if path.exists():
+        raise UserError(f"{path} is there already; give another --out")
+    module = Exported(network, stats, argmax=argmax).eval()
+    names = json.dumps(list(classes), ensure_ascii=False)
+    if kind == "onnx":
+        _onnx(module, names, path)
+        return
+    program = torch.export.export(
+        module, (_example(),), dynamic_shapes=_dynamic(torch.export.Dim), strict=False
+    )
+    with atomic_path(path) as temporary:
+        torch.export.save(program, temporary, extra_files={CLASSES: names})
+
+
+def _onnx(module: nn.Module, names: str, path: Path) -> None:
+    try:
+        import onnx
+        import onnxscript  # noqa: F401
+    except ImportError:
+        raise UserError('ONNX needs its packages; pip install "denseclip[export]"') from None
+    program = torch.onnx.export(
+        module,
+        (_example(),),
+        input_names=[INPUT],
+        output_names=["mask" if module.argmax else "scores"],
+        dynamic_shapes=_dynamic(torch.export.Dim),
+        dynamo=True,
+        verbose=False,
+    )
+    assert program is not None
+    model = program.model_proto
+    entry = model.metadata_props.add()
+    entry.key, entry.value = CLASSES, names
+    onnx.checker.check_model(model)
+    with atomic_path(path) as temporary:
+        onnx.save(model, str(temporary))
+
+
+def _example() -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(EXAMPLE, generator=generator) * 255
+
+
+def _dynamic(dim: Any) -> dict[str, dict[int, Any]]:  # noqa: ANN401
+    return {INPUT: {0: dim.DYNAMIC, 2: dim.DYNAMIC, 3: dim.DYNAMIC}}

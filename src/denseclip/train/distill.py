@@ -1,0 +1,143 @@
+"""From a folder of pictures and words to a trained model: defaults, and a report to look at."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from denseclip.data.specs import DatasetSpec
+from denseclip.dense.load import load
+from denseclip.dense.segmentation import Segmentation
+from denseclip.dense.segmenter import Segmenter
+from denseclip.errors import UserError
+from denseclip.files import atomic_path, write_text
+from denseclip.train.recipe import TrainRecipe, laid_over, make_recipe
+from denseclip.train.run import open_training_data
+from denseclip.vocabulary import Ontology
+
+SHOWN = 8  # pictures in the report
+WIDTH = 360  # of a picture in it, in pixels
+
+
+def distill_recipe(
+    folder: Path, classes: str, teacher: dict[str, Any], *, from_scratch: bool, changes: dict[str, Any]
+) -> TrainRecipe:
+    """The recipe of `denseclip distill`: no annotation is read, every pixel gets the teacher's label.
+
+    The size of everything follows the machine: with a GPU a ResNet-50 on crops of 512, without one a ResNet-18 on
+    crops of 224 pixels. teacher: keys of `TeacherPart`. changes: other keys of the recipe, as nested dicts.
+    Raises UserError for what cannot be used.
+    """
+    gpu = torch.cuda.is_available()
+    content: dict[str, Any] = {
+        "title": f"annotation-free student for {folder.resolve().name}",
+        "steps": 4000 if gpu else 600,
+        "batch": 16 if gpu else 8,
+        "save_every": 100,
+        "panel_every": 200,
+        "probe_every": 100,
+        "data": {"train": str(folder.resolve()), "classes": classes},
+        "augment": {
+            "resize": "short:512" if gpu else "short:320",
+            "crop": [512, 512] if gpu else [224, 224],
+        },
+        "student": {
+            "backbone": "timm:resnet50" if gpu else "timm:resnet18",
+            "pretrained": not from_scratch,
+        },
+        "teacher": {"official": False, **teacher},
+        "labels": {"hide": "all", "ignore_mask": "none", "average": "valid"},
+    }
+    return make_recipe(laid_over(content, changes))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Teacher and student on one picture; agreement: share of pixels with the same class."""
+
+    name: str
+    teacher: Segmentation
+    student: Segmentation
+
+    @property
+    def agreement(self) -> float:
+        """In 0..1."""
+        return float((self.teacher.mask == self.student.mask).mean())
+
+
+def write_report(recipe: TrainRecipe, checkpoint: Path, skipped: tuple[str, ...]) -> Path:
+    """Write report.md with pictures beside a checkpoint: image, teacher, student. Returns its path."""
+    folder = checkpoint.parent
+    dataset = open_training_data(recipe.data, None)
+    student = load(checkpoint, resize=recipe.augment.resize or "2048x512")
+    teacher = _teacher(recipe, dataset.spec)
+    every = max(1, len(dataset) // SHOWN)
+    compared = []
+    for entry in dataset.entries[::every][:SHOWN]:
+        try:
+            image = entry.read(dataset.spec).image
+        except UserError:
+            continue
+        compared.append(Comparison(entry.image_id, teacher.segment(image), student.segment(image)))
+    for number, one in enumerate(compared):
+        with atomic_path(folder / "report" / f"{number}.png") as temporary:
+            _beside(one).save(temporary)
+    write_text(folder / "report.md", _text(recipe, checkpoint, compared, skipped))
+    return folder / "report.md"
+
+
+def _teacher(recipe: TrainRecipe, spec: DatasetSpec) -> Segmenter:
+    part = recipe.teacher
+    return load(
+        part.model,
+        Ontology(spec.classes, spec.prompts),
+        preset=part.preset,
+        refine=part.refine,
+        ks_norm=part.ks_norm,
+        compat="official" if part.official else None,
+        resize=recipe.augment.resize or "2048x512",
+    )
+
+
+def _beside(one: Comparison) -> Image.Image:
+    pictures = [Image.fromarray(one.student.image), one.teacher.overlay(), one.student.overlay()]
+    small = [picture.resize((WIDTH, max(1, picture.height * WIDTH // picture.width))) for picture in pictures]
+    height = max(picture.height for picture in small)
+    sheet = Image.new("RGB", (WIDTH * 3 + 8, height), "white")
+    for column, picture in enumerate(small):
+        sheet.paste(picture, (column * (WIDTH + 4), 0))
+    return sheet
+
+
+def _text(recipe: TrainRecipe, checkpoint: Path, compared: list[Comparison], skipped: tuple[str, ...]) -> str:
+    areas: Counter[str] = Counter()
+    for one in compared:
+        areas.update(one.student.areas)
+    total = max(1, sum(areas.values()))
+    agreement = float(np.mean([one.agreement for one in compared])) if compared else 0.0
+    lines = [
+        f"# {recipe.title}",
+        "",
+        f"{recipe.steps} steps of {recipe.batch} crops, teacher {recipe.teacher.model} ({recipe.teacher.preset}), "
+        f"student {recipe.student.backbone} with {recipe.student.head}. No annotation was read, so no accuracy is "
+        f"known; student and teacher give {agreement:.0%} of the pixels below the same class.",
+        "",
+        "Use it:",
+        "",
+        f"    denseclip segment PICTURES --model {checkpoint}",
+        "",
+        "| class | share of the pixels below |",
+        "|---|---:|",
+        *(f"| {name} | {count / total:.1%} |" for name, count in areas.most_common()),
+        "",
+        "Image, teacher, student:",
+        "",
+        *(f"![{one.name}](report/{i}.png)" for i, one in enumerate(compared)),
+    ]
+    if skipped:
+        lines += ["", "Skipped:", "", *(f"- {line}" for line in skipped)]
+    return "\n".join(lines) + "\n"
