@@ -145,7 +145,10 @@ class LanguageGuided(nn.Module):
 
     def guide(self, images: Tensor) -> Guidance:
         """Images (B, 3, H, W), normalised as for the CLIP -> maps for the neck, score map, embeddings."""
-        trunk = self.backbone(images)
+        return self.guided(self.backbone(images))
+
+    def guided(self, trunk: TrunkOutput) -> Guidance:
+        """The same from what the backbone gave."""
         if not self.config.language:
             return Guidance(trunk.maps)
         scores, text = self.scores(trunk, self.words)
@@ -156,22 +159,32 @@ class LanguageGuided(nn.Module):
 
     def scores(self, trunk: TrunkOutput, words: Words) -> tuple[Tensor, Tensor]:
         """Cosines (B, K, h, w) of z and the words' embeddings (B, K, D), and those (equation 2)."""
-        assert trunk.whole is not None and trunk.local is not None
-        context = torch.cat([trunk.whole[:, :, None], trunk.local.flatten(2)], dim=2).transpose(1, 2)
-        text = self.prompted(context, words)  # context (B, 1 + hw, D) -> (B, K, D)
-        local, unit = F.normalize(trunk.local.float(), dim=1), F.normalize(text.float(), dim=2)
-        return torch.einsum("bdhw,bkd->bkhw", local, unit), text
+        if self.config.prompting != "pre":
+            return self.scores_of(trunk, words.embeddings(self.text_encoder, self.contexts))
+        context = _tokens(trunk)
+        contexts = self.context_decoder(self.contexts.expand(len(context), -1, -1), context)  # (B, N, W)
+        text = self.text_encoder(words.tokens, contexts)  # (B, K, D)
+        return _cosines(trunk, text), text
 
-    def prompted(self, context: Tensor, words: Words) -> Tensor:
-        """Embeddings (B, K, D) of words for pictures whose tokens are context (B, 1 + hw, D)."""
-        batch = len(context)
-        if self.config.prompting == "pre":
-            queries = self.contexts.expand(batch, -1, -1)  # (B, N, W)
-            return self.text_encoder(words.tokens, self.context_decoder(queries, context))
-        text = words.embeddings(self.text_encoder, self.contexts).expand(batch, -1, -1)  # (B, K, D)
-        if self.config.prompting == "none":
-            return text
-        return text + self.gamma * self.context_decoder(text, context)
+    def scores_of(self, trunk: TrunkOutput, text: Tensor) -> tuple[Tensor, Tensor]:
+        """The same from embeddings (1, K, D) before post-model prompting."""
+        context = _tokens(trunk)
+        text = text.expand(len(context), -1, -1)  # (B, K, D)
+        if self.config.prompting == "post":
+            text = text + self.gamma * self.context_decoder(text, context)
+        return _cosines(trunk, text), text
+
+
+def _tokens(trunk: TrunkOutput) -> Tensor:
+    """[g; z] as (B, 1 + hw, D)."""
+    assert trunk.whole is not None and trunk.local is not None
+    return torch.cat([trunk.whole[:, :, None], trunk.local.flatten(2)], dim=2).transpose(1, 2)
+
+
+def _cosines(trunk: TrunkOutput, text: Tensor) -> Tensor:
+    assert trunk.local is not None
+    local, unit = F.normalize(trunk.local.float(), dim=1), F.normalize(text.float(), dim=2)
+    return torch.einsum("bdhw,bkd->bkhw", local, unit)
 
 
 def _autocast(device: str) -> bool:

@@ -1,0 +1,172 @@
+"""A trained DenseCLIP as a model behind a Segmenter."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import cached_property
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from denseclip.clip import ImageStats
+from denseclip.dense.features import DenseFeatures
+from denseclip.dense.options import DenseOptions
+from denseclip.dense.settings import Settings
+from denseclip.errors import UserError
+from denseclip.nets.denseclip.build import build_denseclip
+from denseclip.nets.denseclip.config import DenseClipConfig
+from denseclip.nets.denseclip.segmenter import DenseClipSegmenter
+from denseclip.nets.denseclip.shapes import Shapes, VitShape
+from denseclip.nets.denseclip.trunk import TrunkOutput
+from denseclip.nets.saved import fingerprint_of, weights_of
+from denseclip.vocabulary import ClassEmbeddings, EmbeddingCache, Ontology
+from denseclip.vocabulary.words import LITERAL, key
+
+
+def contents_of(model: DenseClipSegmenter, stats: ImageStats) -> dict[str, Any]:
+    """What a checkpoint needs beside the weights. stats: how its pictures were normalised."""
+    return {
+        "config": model.config.to_dict(),
+        "shapes": model.shapes.to_dict(),
+        "classes": list(model.classes),
+        "stats": asdict(stats),
+    }
+
+
+class TrainedDenseClip:
+    """A DenseCLIP: its own classes by its head, other words by its score map alone."""
+
+    logit_scale = 1.0  # of its logits
+
+    def __init__(self, name: str, model: DenseClipSegmenter, stats: ImageStats) -> None:
+        self.name, self.model, self.stats = name, model.eval(), stats
+        self.ontology = Ontology(model.classes, tuple((one.strip(),) for one in model.classes))
+
+    @classmethod
+    def of(cls, name: str, saved: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -> Self:
+        """Rebuild from a checkpoint's content, see `contents_of`; every weight has to be there."""
+        contents = saved["contents"]
+        config = replace(DenseClipConfig.from_dict(contents["config"]), timm_pretrained=False)
+        model = build_denseclip(config, Shapes.from_dict(contents["shapes"]), contents["classes"])
+        try:
+            model.load_state_dict(weights_of(saved))
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:160]
+            raise UserError(f"{name} does not fit its own description ({reason}); train again") from None
+        model.requires_grad_(False).to(device, dtype)
+        stats = {part: tuple(values) for part, values in contents["stats"].items()}
+        return cls(name, model, ImageStats(**stats))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex SHA-256 over all weights."""
+        return fingerprint_of(self.model.state_dict())
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.decode_head.conv_seg.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating-point type of the weights."""
+        return self.model.decode_head.conv_seg.weight.dtype
+
+    def describe(self) -> str:
+        """One line, the name first."""
+        config = self.model.config
+        kind = f"DenseCLIP, {config.prompting} prompting" if config.language else "fine-tuned CLIP"
+        millions = sum(p.numel() for p in self.model.parameters()) / 1e6
+        return (
+            f"{self.name}: {kind}, Semantic FPN, {len(self.model.classes)} classes, {millions:.1f} M parameters, "
+            f"{str(self.dtype).removeprefix('torch.')} on {self.device}"
+        )
+
+    def encoder(self, settings: Settings) -> "DenseClipEncoder":
+        """Its image side; UserError for what goes with a CLIP only."""
+        if settings.dense != DenseOptions():
+            raise UserError(
+                f"{self.name} is a trained model, it has no last block to vary; leave out the preset"
+            )
+        if settings.refine.ks:
+            raise UserError(f"{self.name} is a trained model, it has no keys; leave out key smoothing")
+        return DenseClipEncoder(self.model, self.stats)
+
+    def embed(
+        self, ontology: Ontology, templates: Sequence[str], cache: EmbeddingCache | None
+    ) -> ClassEmbeddings:
+        """Rows (P, K + D): which of its own classes a word is; or, if one is not, the embeddings of all words.
+
+        Words are put between the learned contexts, never into templates. Raises UserError for other words if they
+        must be embedded anew for every picture (pre-model prompting), or if it has no language.
+        """
+        del templates, cache
+        own, model = {key(name): k for k, name in enumerate(self.model.classes)}, self.model
+        places = [own.get(key(word)) for word in ontology.words]
+        rows = torch.zeros(len(places), len(model.classes) + model.shapes.embed_dim, device=self.device)
+        if None not in places:
+            rows[torch.arange(len(places)), torch.tensor(places)] = 1
+        else:
+            rows[:, len(model.classes) :] = self._embedded(ontology)
+        return ClassEmbeddings(rows, torch.tensor(ontology.owner, device=self.device), ontology.classes)
+
+    def network(
+        self, ontology: Ontology | None, templates: Sequence[str]
+    ) -> tuple[nn.Module, tuple[str, ...]]:
+        """Normalised images (B, 3, H, W) to logits (B, K, h, w) as one module, and its K class names."""
+        del templates
+        if ontology is None:
+            return self.model, self.model.classes
+        if len(ontology.words) != len(ontology.classes):
+            raise UserError("a network has one word a class; leave out the synonyms")
+        return self.model.with_words(_bare(ontology)), ontology.classes
+
+    @torch.no_grad()
+    def _embedded(self, ontology: Ontology) -> Tensor:
+        words = self.model.words_for(_bare(ontology))
+        if self.model.config.prompting == "pre":
+            raise UserError(
+                f"{self.name} makes its words anew for every picture (pre-model prompting); "
+                f"use its own classes: {', '.join(self.model.classes[:5])}, ..."
+            )
+        return words.embeddings(self.model.text_encoder, self.model.contexts)[0].float()  # (P, D)
+
+
+class DenseClipEncoder:
+    """The image side: `map` holds the logits of its own classes, `keys` and `whole` the cells z and g."""
+
+    def __init__(self, model: DenseClipSegmenter, stats: ImageStats) -> None:
+        self.model, self.stats = model, stats
+        shape = model.shapes.backbone
+        self.stride = shape.patch << (3 - model.backbone.score_level) if isinstance(shape, VitShape) else 32
+
+    @torch.inference_mode()
+    def encode(self, images: Tensor, *, keys: bool = False) -> DenseFeatures:
+        """Images (B, 3, H, W), normalised, sides multiples of `stride` -> features for `scores`."""
+        assert not keys
+        trunk = self.model.backbone(images.to(self.model.decode_head.conv_seg.weight))
+        guidance = self.model.guided(trunk)
+        logits = self.model.decode_head(self.model.neck(guidance.maps)).float()  # (B, K, H / 4, W / 4)
+        if trunk.local is None:
+            return DenseFeatures(logits, None, None)
+        return DenseFeatures(logits, trunk.local.flatten(2).transpose(1, 2), trunk.whole)
+
+    @torch.inference_mode()
+    def scores(self, features: DenseFeatures, matrix: Tensor) -> Tensor:
+        """Logits (B, P, h, w) of the words whose rows (P, K + D) `TrainedDenseClip.embed` made."""
+        classes = len(self.model.classes)
+        if matrix[:, :classes].any():
+            return features.map[:, matrix[:, :classes].argmax(dim=1)]
+        assert features.keys is not None
+        h, w = features.map.shape[-2:]
+        step = round(
+            (h * w / features.keys.shape[1]) ** 0.5
+        )  # cells of the logits in one of z, along an axis
+        local = features.keys.transpose(1, 2).unflatten(2, (h // step, w // step))  # (B, D, h', w')
+        text = matrix[:, classes:].to(local)[None]  # (1, P, D)
+        scores, _ = self.model.scores_of(TrunkOutput((), features.whole, local), text)
+        return scores / self.model.config.tau
+
+
+def _bare(ontology: Ontology) -> list[str]:
+    return [word.removeprefix(LITERAL) for word in ontology.words]
