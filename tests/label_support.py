@@ -92,15 +92,24 @@ def _slow_job(source, out, seconds):
     label(source, out, Stub(seconds=seconds), overlays=True)
 
 
-def killed_job(source, out, after, *, seconds=0.01):
-    """Label in another process and kill -9 it after some seconds; whether it was still at work."""
+def killed_job(source, out, lines, after, *, seconds=0.01):
+    """Label in another process and kill -9 it some seconds after its journal has so many lines.
+
+    Returns whether it was still at work.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["label_support"])
     process = context.Process(target=_slow_job, args=(source, out, seconds))
     process.start()
+    while process.is_alive() and _lines(out / WORK / "journal.jsonl") < lines:
+        time.sleep(0.003)
     process.join(after)
     alive = process.exitcode is None
     process.kill()
     process.join()
     assert alive or process.exitcode == 0
     return alive
+
+
+def _lines(path):
+    return path.read_bytes().count(b"\n") if path.exists() else 0

@@ -140,7 +140,7 @@ def test_voc_and_cvat_by_datumaro(job, tmp_path, form):
     if form == "cvat":
         folder = tmp_path / "cvat"
         zipfile.ZipFile(out / "cvat.zip").extractall(folder)
-    data = datumaro.Dataset.import_from(str(folder), "voc_segmentation" if form == "voc" else "voc")
+    data = datumaro.Dataset.import_from(str(folder), "voc_segmentation")
     names = [label.name for label in data.categories()[datumaro.AnnotationType.label]]
     truth = masks_of(source)
     assert len(data) == len(truth)

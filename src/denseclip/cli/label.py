@@ -1,5 +1,6 @@
 """`denseclip label`: a mountain of pictures becomes a data set."""
 
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -109,6 +110,7 @@ def label(
     from denseclip.label.labelled import Rules
     from denseclip.label.sources import list_items
 
+    warnings.filterwarnings("ignore", module="PIL")  # what is wrong with a picture is said once, at the end
     rules = Rules(min_area, void_below, confidence)  # type: ignore[arg-type]
     options = JobOptions(parse_formats(formats), rules, overlays, images_too, image_prefix)
     if engine not in ("local", "ray"):
