@@ -121,3 +121,21 @@ def test_any_clip_without_weights():
     assert small.text_macs == large.text_macs > 0
     assert (small.params, small.text_params) == (102_007_136, 63_690_240)
     assert cost_of("ViT-B-32", (64, 64)).params > 0
+
+
+def test_trained_checkpoint(monkeypatch):
+    """Counted like any model, its words with it."""
+    from clip_support import tiny_clip
+    from denseclip.clip.clip import OPENAI_STATS
+    from denseclip.evaluate import flops_models
+    from denseclip.nets.denseclip import DenseClipConfig, build_denseclip
+    from denseclip.nets.denseclip.trained import TrainedDenseClip
+
+    model = build_denseclip(DenseClipConfig(), tiny_clip("rn"), ["cat", "dog"])
+    parameters = sum(p.numel() for p in model.parameters())
+    trained = TrainedDenseClip("last.pt", model, OPENAI_STATS)
+    monkeypatch.setattr(flops_models, "is_saved", lambda path: path == "last.pt")
+    monkeypatch.setattr(flops_models, "load_trained", lambda *arguments: trained)
+    cost = cost_of("last.pt", (64, 64))
+    assert cost.macs > cost.text_macs > 0
+    assert cost.params == parameters

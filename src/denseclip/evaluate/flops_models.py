@@ -18,6 +18,7 @@ from denseclip.dense.features import DenseEncoder
 from denseclip.evaluate.flops import Cost, Size, Subject, count
 from denseclip.nets.denseclip import DenseClipConfig, Shapes, build_denseclip
 from denseclip.nets.denseclip.shapes import BackboneShape, ResNetShape, TextShape, VitShape, default_taps
+from denseclip.nets.saved import is_saved, load_trained
 from denseclip.vocabulary import class_set
 
 DEFAULT_SIZE = (1024, 1024)
@@ -79,10 +80,12 @@ PUBLISHED: dict[str, Published] = {  # Semantic FPN on ADE20K, 1024 x 1024, 150 
 def subject_of(model: str) -> Subject:
     """A model by name or path, on the meta device.
 
-    A name of `PUBLISHED`; or whatever `load_clip` takes: its dense image tower and its text tower with one sentence.
-    Raises UserError for what there is not.
+    A name of `PUBLISHED`; the path of a trained checkpoint; or whatever `load_clip` takes: its dense image tower and
+    its text tower with one sentence. Raises UserError for what there is not.
     """
-    return PUBLISHED[model].build() if model in PUBLISHED else _dense_clip(_on_meta(model))
+    if model in PUBLISHED:
+        return PUBLISHED[model].build()
+    return _trained(model) if is_saved(model) else _dense_clip(_on_meta(model))
 
 
 def cost_of(model: str, size: Size | None = None) -> Cost:
@@ -112,6 +115,12 @@ def _segmenter(backbone: BackboneShape, embed_dim: int, *, language: bool) -> Su
 @cache
 def _ade_tokens() -> Tensor:
     return tokenizer_for({}, "CLIP")(class_set("ade"))
+
+
+def _trained(path: str) -> Subject:
+    network, _ = load_trained(path, torch.device("cpu"), torch.float32).network(None, ())
+    net = network.to("meta")
+    return Subject(net, net, "text_encoder" if hasattr(net, "text_encoder") else "")
 
 
 class _DenseClip(nn.Module):
