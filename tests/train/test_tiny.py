@@ -93,7 +93,12 @@ def test_windows_name_what_they_show():
 
 def test_learning_rate_cycles():
     recipe = replace(SMALL, stages=(*SMALL.stages, Stage(40, 32, SCENES, restart=0.5)), warmup_steps=1)
-    assert [recipe.cycle_at(step) for step in (0, 3, 4, 13)] == [(0, 4, 1e-3), (0, 4, 1e-3), (4, 10, 5e-4), (4, 10, 5e-4)]
+    assert [recipe.cycle_at(step) for step in (0, 3, 4, 13)] == [
+        (0, 4, 1e-3),
+        (0, 4, 1e-3),
+        (4, 10, 5e-4),
+        (4, 10, 5e-4),
+    ]
     assert loop.learning_rate(recipe, 3) < 0.2 * recipe.lr
     assert loop.learning_rate(recipe, 4) == 0.5 * recipe.lr
 

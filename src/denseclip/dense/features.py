@@ -60,8 +60,10 @@ class DenseEncoder:
         return ImageStats(IMAGENET_MEAN, IMAGENET_STD) if self.compat.imagenet_stats else self.clip.stats
 
     @torch.inference_mode()
-    def encode(self, images: Tensor, *, keys: bool = False) -> DenseFeatures:
+    def encode(self, images: Tensor, *, keys: bool = False, unit: bool = True) -> DenseFeatures:
         """Images (B, 3, H, W), normalised by `stats`, of any size -> dense features.
+
+        unit: divide every position by its norm.
 
         The map is ceil(H / patch) high for ViTs, floor(H / stride) for ResNets, whose sides must be at least 32.
         Positions are divided by their norm without an epsilon, as in the official code.
@@ -70,7 +72,7 @@ class DenseEncoder:
         features, wanted, whole = self._run(images, keys=keys)
         features = features.float()  # (B, D, h, w)
         return DenseFeatures(
-            features / features.norm(dim=1, keepdim=True),
+            features / features.norm(dim=1, keepdim=True) if unit else features,
             None if wanted is None else wanted.float(),
             None if whole is None else F.normalize(whole.float(), dim=-1),
         )

@@ -126,7 +126,7 @@ class MaskClipPlus(Task):
         }
 
     def _teachers_evidence(self, batch: Batch) -> Evidence:
-        dense = self.teacher.features(batch)
+        dense = self.teacher.features(batch, unit=self.recipe.labels.order == "official")
         return Evidence(dense.map, self.teacher.embeddings, dense.keys)
 
     def _mean(self, sums: SegmentationSums) -> Tensor:
@@ -213,7 +213,7 @@ def _rule(recipe: TrainRecipe, hidden: tuple[int, ...], *, guided: bool, tempera
         order=labels.order,
         confidence=labels.confidence,
         temperature=temperature,
-        official=teacher.official,
+        official=teacher.official and not labels.confidence,  # the quirk would unlabel labelled pixels too
     )
 
 

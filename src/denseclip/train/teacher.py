@@ -12,7 +12,7 @@ from denseclip.clip.device import pick_dtype
 from denseclip.clip.towers import ResNetTower
 from denseclip.data.datasets import SegmentationDataset
 from denseclip.dense.dataset_words import set_dataset_classes
-from denseclip.dense.features import DenseFeatures
+from denseclip.dense.features import DenseEncoder, DenseFeatures
 from denseclip.dense.load import make_settings
 from denseclip.dense.refine import key_smoothing, prompt_denoising
 from denseclip.dense.segmenter import Segmenter
@@ -38,6 +38,7 @@ class Teacher:
         )
         self._whole = load_clip(part.model, device=device)
         clip = self._whole.folded().to(dtype=pick_dtype("auto", device))
+        self.encoder = DenseEncoder(clip, settings.dense, settings.compat)
         self.segmenter = Segmenter(clip, settings=settings, cache=EmbeddingCache())
         set_dataset_classes(self.segmenter, dataset.spec)
         self.refine = settings.refine
@@ -73,9 +74,10 @@ class Teacher:
         }
 
     @torch.inference_mode()
-    def features(self, batch: Batch) -> DenseFeatures:
-        """Dense features of the crops."""
-        return self.segmenter.encoder.encode(normalised(batch, self.stats), keys=self.refine.ks > 0)
+    def features(self, batch: Batch, *, unit: bool = True) -> DenseFeatures:
+        """Dense features of the crops, of norm 1 or as the tower made them."""
+        images = normalised(batch, self.stats)
+        return self.encoder.encode(images, keys=self.refine.ks > 0, unit=unit)
 
     @torch.inference_mode()
     def kept_labels(self, batch: Batch, candidates: Tensor) -> Tensor:

@@ -1,0 +1,60 @@
+"""The teacher's kept scores, cut like the crops; and drift."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from denseclip.train.drift import verdict, watch
+from denseclip.train.run import open_training_data
+from denseclip.train.samples import Share, TrainingBatches
+from denseclip.train.teacher import Teacher, _cut_argmax
+from train_support import small
+
+
+@pytest.mark.parametrize("mirrored", [0, 1])
+def test_cut_scores_are_those_of_the_resized_map(mirrored):
+    scores = torch.randn(5, 6, 7, generator=torch.Generator().manual_seed(1))
+    full = F.interpolate(scores[None], (96, 112), mode="bilinear")[0].argmax(0)
+    expected = full[20:52, 30:70]
+    found = _cut_argmax(scores, [96, 112, 20, 30, mirrored], [32, 40], (32, 40))
+    assert torch.equal(found, expected.flip(1) if mirrored else expected)
+
+
+def test_kept_labels_are_the_teachers():
+    """A crop that is the whole picture gets the same labels with and without the cache."""
+    recipe = small(
+        teacher={"cache": True}, augment={"crop": [64, 64], "ratio": [1, 1], "flip": 0, "colours": False}
+    )
+    dataset = open_training_data(recipe.data, None)
+    teacher = Teacher(recipe.teacher, dataset, torch.device("cpu"))
+    made = TrainingBatches(
+        dataset,
+        recipe.augment.build(dataset.spec.resize),
+        Share(3),
+        first=0,
+        steps=1,
+        seed=0,
+        everywhere=True,
+    )
+    batch = made.batch(0)
+    candidates = torch.arange(20)
+    kept = teacher.kept_labels(batch, candidates)
+    scores = torch.einsum("bdhw,pd->bphw", teacher.features(batch).map, teacher.embeddings.matrix)
+    direct = F.interpolate(scores, (64, 64), mode="bilinear").argmax(1)
+    assert (kept == direct).float().mean() > 0.99  # kept in half precision
+
+
+def test_watch_and_verdict():
+    believed = torch.arange(4).repeat_interleave(16).view(1, 8, 8)
+    hidden = torch.ones_like(believed, dtype=torch.bool)
+    good = watch(believed, believed, hidden, 4)
+    assert good["score"] == pytest.approx(1) and good["classes"] == pytest.approx(4)
+    collapsed = watch(torch.zeros_like(believed), believed, hidden, 4)
+    assert collapsed["classes"] == pytest.approx(1)
+    assert "1.0 classes" in verdict(good, collapsed)
+    other = believed.flip(2).clone()
+    other[:, 4:] = (other[:, 4:] + 1) % 4
+    assert "against the teacher" in verdict(good, watch(other, believed, hidden, 4))
+    assert verdict(good, good) is None
+    unknown = watch(believed, torch.full_like(believed, 255), hidden, 4)
+    assert unknown["score"] == 0
