@@ -102,8 +102,16 @@ class Loop:
         """Whether nothing is left to do."""
         return self.progress.step >= self.recipe.steps
 
-    def run(self, batches: Iterator[Batch], tell: Callable[[Told], None] = lambda told: None) -> None:
-        """Train to the end. `batches`: from the step of `progress` on, `accumulate` a step."""
+    def run(
+        self,
+        batches: Iterator[Batch],
+        tell: Callable[[Told], None] = lambda told: None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Train to the end. `batches`: from the step of `progress` on, `accumulate` a step.
+
+        stop: asked after each step; if it says so, a checkpoint is written and the rest is left for later.
+        """
         journal = Journal(self.folder, self.progress.step) if self.fabric.is_global_zero else None
         begun, first, earlier = time.monotonic(), self.progress.step, self.progress.seconds
         with journal or nullcontext():
@@ -124,6 +132,9 @@ class Loop:
                 if journal:
                     journal.note(told, parts)
                 self._now_and_then(parts[-1], journal)
+                if not self.done and stop():
+                    self.save(LAST)
+                    return
 
     def _step(self, parts: list[Batch]) -> dict[str, float]:
         """One optimiser step over its parts; mean values of this process."""

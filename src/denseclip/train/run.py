@@ -27,12 +27,13 @@ RECIPE = "recipe.json"
 
 @dataclass(frozen=True)
 class Outcome:
-    """A finished training. steps: how many this call has done. skipped: images that could not be read. warnings:
-    of drift.
+    """A training. steps: how many this call has done. finished: whether none is left. skipped: images that could
+    not be read. warnings: of drift.
     """
 
     checkpoint: Path
     steps: int
+    finished: bool
     seconds: float
     best_step: int
     skipped: tuple[str, ...]
@@ -56,9 +57,18 @@ def open_training_data(part: DataPart, root: Path | None) -> SegmentationDataset
             raise UserError(f"data.side goes with sticker sets, not with {part.train}; leave it out")
         dataset = open_stickers(dataset_spec(part.train), part.split, side=part.side)
     else:
-        split = part.split if is_dataset(part.train) else None
-        dataset = open_dataset(part.train, root, split)
+        dataset = _open_split(part, root)
     return dataset if part.images is None else LimitedDataset(dataset, part.images)
+
+
+def _open_split(part: DataPart, root: Path | None) -> SegmentationDataset:
+    """The split; all of a user's own data if it has no split "train"."""
+    try:
+        return open_dataset(part.train, root, part.split)
+    except UserError:
+        if is_dataset(part.train) or part.split != "train":
+            raise
+        return open_dataset(part.train, root)
 
 
 def train(
@@ -69,10 +79,12 @@ def train(
     device: str = "auto",
     strategy: str = "auto",
     tell: Callable[[Told], None] = lambda told: None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Outcome:
     """Train a recipe in `folder`: from its last checkpoint, or from the start.
 
-    root: the folder that holds published data sets. strategy: see `make_fabric`. tell: called after each step.
+    root: the folder that holds published data sets. strategy: see `make_fabric`. tell: called after each step. stop:
+    asked after each step whether to leave the rest for another call (one process only).
     Raises UserError for what cannot be used, and if `folder` holds a training of another recipe.
     """
     check_folder(folder, recipe)
@@ -97,7 +109,7 @@ def train(
             everywhere=recipe.labels.ignore_mask == "none",
             skip_bad=recipe.data.classes is not None,
         )
-        loop.run(load_batches(batches, recipe.workers), tell)
+        loop.run(load_batches(batches, recipe.workers), tell, stop)
     return _outcome(loop, folder, first)
 
 
@@ -119,6 +131,7 @@ def _outcome(loop: Loop, folder: Path, first: int) -> Outcome:
     return Outcome(
         folder / LAST,
         progress.step - first,
+        loop.done,
         progress.seconds,
         progress.best_step,
         skipped,
