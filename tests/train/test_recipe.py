@@ -4,6 +4,7 @@ import pytest
 
 from denseclip.data.published import dataset_spec
 from denseclip.errors import UserError
+from denseclip.nets.denseclip import DenseClipConfig
 from denseclip.train.phases import Phases
 from denseclip.train.recipe import make_recipe, parse_changes, read_recipe, recipe_names
 
@@ -60,6 +61,8 @@ def test_unknown_names_and_broken_files(tmp_path):
 def test_packaged_recipes(name):
     recipe = read_recipe(name)
     assert recipe.title
+    if name.startswith("own-"):
+        return
     spec = dataset_spec(recipe.data.train)
     Phases(recipe.labels.guided, recipe.labels.self_training)  # refuses overlaps
     assert recipe.labels.hide != "unseen" or spec.unseen
@@ -80,3 +83,17 @@ def test_published_settings():
     assert (context.optimiser.lr, context.optimiser.weight_decay) == (0.004, 1e-4)
     assert context.student.background and context.student.head == "deeplabv3plus"
     assert read_recipe("voc20-adapted").labels.guided is None
+
+
+def test_denseclip_recipes():
+    """denseclip section 4.1."""
+    rn50, vit = read_recipe("ade20k-denseclip-rn50"), read_recipe("ade20k-denseclip-vitb16")
+    assert (rn50.batch, rn50.steps, rn50.optimiser.name, rn50.optimiser.lr) == (32, 80_000, "adamw", 1e-4)
+    assert (rn50.optimiser.min_lr, rn50.optimiser.warmup, rn50.optimiser.warmup_ratio) == (1e-6, 1500, 1e-6)
+    assert (vit.augment.crop, vit.augment.resize, vit.evaluation.slide) == ((640, 640), "2048x640", "640/426")
+    for name in recipe_names():
+        recipe = read_recipe(name)
+        if recipe.system == "denseclip":
+            DenseClipConfig.from_dict(recipe.denseclip.config)
+    with pytest.raises(UserError, match="learns from annotation"):
+        make_recipe({**DATA, "system": "denseclip"})

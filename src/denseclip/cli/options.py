@@ -96,8 +96,9 @@ class ModelOptions:
     def load(self) -> "Segmenter":
         """The Segmenter they describe."""
         import denseclip
+        from denseclip.nets.saved import is_saved
 
-        if self.classes is None:
+        if self.classes is None and not is_saved(self.model):
             raise UserError('no words are given; add --classes "cat, sofa, grass"')
         with console.status(f"loading {self.model}"):
             return denseclip.load(

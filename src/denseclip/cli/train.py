@@ -109,7 +109,8 @@ def evaluate(checkpoint: Path, recipe: "TrainRecipe", root: Path | None, device:
 
     assert recipe.data.val is not None
     dataset = open_dataset(recipe.data.val, root, recipe.data.val_split)
-    segmenter = segmenter_for(dataset.spec, checkpoint, device=device)
+    settings = recipe.evaluation.model_dump(exclude_none=True)
+    segmenter = segmenter_for(dataset.spec, checkpoint, device=device, **settings)
     with o.picture_progress() as progress:
         bar = progress.add_task("evaluating", total=None)
         result = count(

@@ -54,9 +54,14 @@ def read_saved(path: str | Path) -> dict[str, Any]:
 
 def load_trained(path: str | Path, device: torch.device, dtype: torch.dtype) -> "TrainedModel":
     """The model in a checkpoint, ready for a Segmenter; UserError if it cannot be read or rebuilt."""
+    saved = read_saved(path)
+    if saved["system"] == "denseclip":
+        from denseclip.nets.denseclip.trained import TrainedDenseClip
+
+        return TrainedDenseClip.of(str(path), saved, device, dtype)
     from denseclip.nets.trained import TrainedStudent
 
-    return TrainedStudent.of(str(path), read_saved(path), device, dtype)
+    return TrainedStudent.of(str(path), saved, device, dtype)
 
 
 def _is_ours(state: object) -> bool:

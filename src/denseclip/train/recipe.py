@@ -129,6 +129,25 @@ class LabelsPart(Part):
         return self
 
 
+class DenseClipPart(Part):
+    """The network of DenseCLIP. clip: where it starts from; weights "random": only its sizes. config: the fields of
+    `denseclip.nets.denseclip.DenseClipConfig`, such as prompting = "pre" or language = false (the CLIP baseline).
+    """
+
+    clip: str = "RN50"
+    weights: Literal["clip", "random"] = "clip"
+    config: dict[str, Any] = {}
+
+
+class EvaluationPart(Part):
+    """How the trained model is run on `data.val`: see `denseclip segment`. resize None: the data set's own rule."""
+
+    resize: str | None = None
+    slide: str | None = None
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+
+
 class OptimiserPart(Part):
     """SGD or AdamW; poly schedule from lr to min_lr after a linear warm-up of `warmup` steps from `warmup_ratio`."""
 
@@ -144,7 +163,7 @@ class OptimiserPart(Part):
 
 
 class TrainRecipe(Part):
-    """One training.
+    """One training. student, teacher and labels are parts of "maskclip+", denseclip is one of "denseclip".
 
     published: table, row and figure that it stands for, for the reader. batch: images an optimiser step, over all
     processes and `accumulate` parts. workers: processes that read and augment. save_every, panel_every,
@@ -159,7 +178,9 @@ class TrainRecipe(Part):
     student: StudentPart = StudentPart()
     teacher: TeacherPart = TeacherPart()
     labels: LabelsPart = LabelsPart()
+    denseclip: DenseClipPart = DenseClipPart()
     optimiser: OptimiserPart = OptimiserPart()
+    evaluation: EvaluationPart = EvaluationPart()
     steps: int = Field(20_000, ge=1)
     batch: int = Field(16, ge=1)
     accumulate: int = Field(1, ge=1)
@@ -171,7 +192,9 @@ class TrainRecipe(Part):
     probe_every: int = Field(500, ge=0)
 
     @model_validator(mode="after")
-    def _divides(self) -> Self:
+    def _fits(self) -> Self:
+        if self.system == "denseclip" and self.labels.hide != "none":
+            raise ValueError('system = "denseclip" learns from annotation; set labels.hide = "none"')
         if self.batch % self.accumulate:
             raise ValueError(
                 f"batch = {self.batch} does not divide into accumulate = {self.accumulate} parts"

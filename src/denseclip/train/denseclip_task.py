@@ -1,0 +1,83 @@
+"""Training of DenseCLIP for segmentation, and of the fine-tuned CLIP it is compared with (denseclip section 4)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from denseclip.clip import ImageStats, load_clip
+from denseclip.data.datasets import SegmentationDataset
+from denseclip.errors import UserError
+from denseclip.nets.denseclip import DenseClipConfig, DenseClipSegmenter, build_denseclip, param_groups
+from denseclip.nets.denseclip.build import shapes_for
+from denseclip.nets.denseclip.trained import contents_of
+from denseclip.train.panels import draw_panel
+from denseclip.train.recipe import TrainRecipe
+from denseclip.train.samples import Batch, normalised
+from denseclip.train.task import Task
+
+PANEL = 4  # pictures on a panel
+
+
+class DenseClipTask(Task):
+    """A DenseCLIP learns from annotation."""
+
+    model: DenseClipSegmenter
+
+    def __init__(
+        self, model: DenseClipSegmenter, stats: ImageStats, recipe: TrainRecipe, dataset: SegmentationDataset
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.stats, self.recipe, self.dataset = stats, recipe, dataset
+
+    def forward(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        """The cross entropy of the head ("decode"), that of the score map ("aux"), and their sum."""
+        del step
+        losses = self.model.loss(normalised(batch, self.stats), batch.labels)
+        return losses | {"loss": torch.stack(list(losses.values())).sum()}
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """See `param_groups`."""
+        part = self.recipe.optimiser
+        groups = param_groups(self.model, lr=part.lr, weight_decay=part.weight_decay)
+        return [{k: v for k, v in group.items() if k != "names"} for group in groups]
+
+    @torch.no_grad()
+    def panel(self, batch: Batch, step: int) -> NDArray[np.uint8] | None:
+        """Image, annotation, prediction."""
+        del step
+        self.eval()
+        some = batch.first(PANEL)
+        size = (some.labels.shape[1], some.labels.shape[2])
+        logits = self.model(normalised(some, self.stats)).float()
+        predicted = F.interpolate(logits, size, mode="bilinear").argmax(1)
+        return draw_panel(some, some.labels, predicted, self.dataset.spec)
+
+    def contents(self) -> Mapping[str, Any]:
+        """See `TrainedDenseClip.of`."""
+        return contents_of(self.model, self.stats)
+
+
+def build_denseclip_task(
+    recipe: TrainRecipe, dataset: SegmentationDataset, device: torch.device
+) -> DenseClipTask:
+    """The model of a recipe for the classes of a data set; new weights depend on torch's seed.
+
+    Each class is looked for by the first of its words. Raises UserError for what does not fit together.
+    """
+    part = recipe.denseclip
+    config = DenseClipConfig.from_dict(part.config)
+    clip = load_clip(part.clip)
+    names = [words[0] for words in dataset.spec.prompts]
+    if part.weights == "clip":
+        model = build_denseclip(config, clip, names)
+    elif config.language:
+        raise UserError('weights = "random" is for the baseline without words; add config.language = false')
+    else:
+        model = build_denseclip(config, shapes_for(config, clip), names, tokenize=clip.tokenizer)
+    return DenseClipTask(model.to(device), clip.stats, recipe, dataset)
