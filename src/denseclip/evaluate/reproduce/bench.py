@@ -12,9 +12,9 @@ from denseclip.clip import Clip, load_clip
 from denseclip.clip.device import pick_device, pick_dtype
 from denseclip.data.datasets import Sample, SegmentationDataset
 from denseclip.data.opening import open_dataset
+from denseclip.dense.dataset_words import set_dataset_classes
 from denseclip.dense.load import make_settings
 from denseclip.dense.segmenter import Segmenter
-from denseclip.dense.dataset_words import set_dataset_classes
 from denseclip.evaluate.presets import protocol_settings
 from denseclip.evaluate.protocol import Protocol
 from denseclip.evaluate.reproduce.grid import Row
