@@ -89,6 +89,7 @@ class Loop:
         self.task, self.recipe, self.folder, self.fabric = task, recipe, folder, fabric
         if fabric.world_size > 1:
             synchronised(task, fabric.device)
+        task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimizer = make_optimizer(task, recipe.optimiser)
         self.model: Untyped
         self.optimizer: Untyped
@@ -116,7 +117,7 @@ class Loop:
         begun, first, earlier = time.monotonic(), self.progress.step, self.progress.seconds
         with journal or nullcontext():
             while parts := list(islice(batches, self.recipe.accumulate)):
-                values = self._step(parts)
+                values = self.step(parts)
                 spent = time.monotonic() - begun
                 self.progress.seconds = earlier + spent
                 pace = spent / (self.progress.step - first)
@@ -136,7 +137,7 @@ class Loop:
                     self.save(LAST)
                     return
 
-    def _step(self, parts: list[Batch]) -> dict[str, float]:
+    def step(self, parts: list[Batch]) -> dict[str, float]:
         """One optimiser step over its parts; mean values of this process."""
         step = self.progress.step + 1
         torch.manual_seed((self.recipe.seed * 1_000_003 + step) * 4_099 + self.fabric.global_rank)

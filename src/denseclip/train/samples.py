@@ -50,7 +50,7 @@ class Batch:
 
 
 def normalised(batch: Batch, stats: ImageStats) -> Tensor:
-    """Float32 (B, 3, S, T): (pixel / 255 - mean) / std, and 0 where padded."""
+    """Float32 (B, 3, S, T), channels last in memory: (pixel / 255 - mean) / std, and 0 where padded."""
     images = batch.images
     mean, std = (
         torch.tensor(v, device=images.device).view(1, 3, 1, 1) * 255 for v in (stats.mean, stats.std)
@@ -58,7 +58,8 @@ def normalised(batch: Batch, stats: ImageStats) -> Tensor:
     x = (images.float() - mean) / std
     rows = torch.arange(x.shape[2], device=x.device)[None, :] < batch.extent[:, :1]  # (B, S)
     columns = torch.arange(x.shape[3], device=x.device)[None, :] < batch.extent[:, 1:]  # (B, T)
-    return x * (rows[:, None, :, None] & columns[:, None, None, :])
+    x = x * (rows[:, None, :, None] & columns[:, None, None, :])
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 @dataclass(frozen=True)
