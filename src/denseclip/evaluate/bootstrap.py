@@ -1,10 +1,14 @@
 """Is one model better than another, or was it the choice of images?"""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
+
+Figure = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+"""From areas (n, models, K, 2 or 3), summed over images, to figures (n, models)."""
 
 
 @dataclass(frozen=True)
@@ -41,19 +45,21 @@ def contrast(
     n: int = 2000,
     seed: int = 0,
     classes: Sequence[int] | None = None,
+    figure: "Figure | None" = None,
 ) -> Difference:
     """Resample the images `n` times, the same ones for all models, and weigh the exact mIoU of the totals.
 
     per_images: `ConfusionMatrix.per_image` of every model, (images, K, 3), of the same images in the same order.
     weights: one per model: [1, -1] for a difference, [1] for the figure itself. classes: indices of the group to
-    average over; all if None.
+    average over; all if None. figure: another one than mIoU.
     The interval runs from the 2.5th to the 97.5th percentile (Efron's percentile interval).
     """
     assert len({counts.shape for counts in per_images}) == 1
     assert len(per_images) == len(weights)
     assert len(per_images[0]) > 0
     chosen = slice(None) if classes is None else list(classes)
-    areas = np.stack([x[:, chosen, :2].double().numpy() for x in per_images], 1)  # (images, models, K, 2)
+    figure = figure or _miou
+    areas = np.stack([x[:, chosen].double().numpy() for x in per_images], 1)  # (images, models, K, 3)
     images = len(areas)
     flat, factors = areas.reshape(images, -1), np.asarray(weights, np.float64)
     rng = np.random.default_rng(seed)
@@ -61,15 +67,18 @@ def contrast(
     for start in range(0, n, 256):  # a chunk keeps the draws of 256 x images in memory
         draws = rng.multinomial(images, np.full(images, 1 / images), size=min(256, n - start))
         totals = (draws.astype(np.float64) @ flat).reshape(-1, *areas.shape[1:])
-        sampled.append(_miou(totals) @ factors)
+        sampled.append(figure(totals) @ factors)
     low, high = np.nanpercentile(np.concatenate(sampled), [2.5, 97.5])
-    return Difference(float(_miou(areas.sum(0)[None])[0] @ factors), float(low), float(high))
+    return Difference(float(figure(areas.sum(0)[None])[0] @ factors), float(low), float(high))
 
 
-def _miou(totals: np.ndarray) -> np.ndarray:
-    """(n, models, K, 2) intersections and unions -> (n, models)."""
-    intersection, union = totals[..., 0], totals[..., 1]
-    present = union > 0
-    iou = np.divide(intersection, union, out=np.zeros_like(union), where=present)
+def _miou(totals: NDArray[np.float64]) -> NDArray[np.float64]:
+    return mean_of(totals[..., 0], totals[..., 1])
+
+
+def mean_of(parts: NDArray[np.float64], wholes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean over the last axis of parts / wholes where there is a whole; nan where there is none at all."""
+    present = wholes > 0
+    shares = np.divide(parts, wholes, out=np.zeros_like(wholes), where=present)
     count = present.sum(-1)
-    return np.divide(iou.sum(-1), count, out=np.full(count.shape, np.nan), where=count > 0)
+    return np.divide(shares.sum(-1), count, out=np.full(count.shape, np.nan), where=count > 0)
