@@ -11,21 +11,21 @@ import numpy as np
 from PIL import Image
 
 from clip_support import tiny_clip
-from denseclip.dense.segmenter import Segmenter
 from denseclip.web.holder import Holder
 from denseclip.web.limits import Limits
 from denseclip.web.memory import MemoryCache
 from denseclip.web.question import Question
+from denseclip.web.session import Held
 from denseclip.web.snippets import Origin
 from denseclip.web.wire import unpacked
 
 
-def base(kind: str = "rn") -> Segmenter:
-    return Segmenter(tiny_clip(kind), cache=MemoryCache(1000))
+def held(kind: str = "rn") -> Held:
+    return Held(tiny_clip(kind), MemoryCache(1000))
 
 
 def holder(limits: Limits | None = None) -> Holder:
-    return Holder(base(), Origin("random-rn"), limits or Limits(), "maskclip")
+    return Holder(held(), Origin("random-rn"), limits or Limits(), "maskclip")
 
 
 def question(words: str = "cat, red car|automobile, grass", **changes: Any) -> Question:

@@ -32,12 +32,12 @@ def test_the_page_is_there_until_it_is_stopped(capsys, model, monkeypatch):
     monkeypatch.setattr(serve, "_until_stopped", visit)
     ran = run(capsys, "serve", "-m", model, "--port", "0", "--max-words", "7", "--preset", "vanilla")
     assert ran.code == 0, ran.err
-    assert seen["said"].startswith("tiny (")
+    assert seen["said"].startswith("tiny: ResNet, ")
     assert seen["address"].startswith("http://127.0.0.1:")
     assert seen["page"][0] == 200
     assert b"<title>denseclip</title>" in seen["page"][1]
     about = seen["about"]
-    assert about["model"]["name"] == "tiny"  # its name, not where it lies
+    assert about["model"]["text"] == seen["said"].splitlines()[0]  # its name, not where it lies
     assert (about["limits"]["words"], about["preset"]) == (7, "vanilla")
     with pytest.raises(ConnectionError):
         Visitor(seen["address"]).send("GET", "/")

@@ -35,7 +35,7 @@ def test_a_visit(visitor):
     status, shown = visitor.upload(png(noise()), "my%20noise.png")
     assert (status, shown) == (200, {"name": "my noise.png", "height": 40, "width": 60})
     header, mask = visitor.ask(question("cat|kitten, dog"))
-    expected = Session(holder().base, LIMITS)
+    expected = Session(holder().held, LIMITS)
     expected.show("x", noise())
     assert (mask == expected.ask(question("cat|kitten, dog")).result.mask).all()
     assert [one["name"] for one in header["classes"]] == ["cat", "dog"]
@@ -98,7 +98,7 @@ def test_visitors_at_the_same_time_get_their_own_answers(address):
         visitor = Visitor(address).open()
         image = noise(40, 60, seed=number)
         visitor.upload(png(image))
-        alone = Session(holder().base, LIMITS)
+        alone = Session(holder().held, LIMITS)
         alone.show("x", image)
         asked = [question(f"thing {number}, cat, dog {i}") for i in range(3)]
         got[number] = [visitor.ask(each)[1] for each in asked]

@@ -7,14 +7,17 @@ from denseclip.dense.features import DenseEncoder
 from denseclip.dense.load import make_settings
 from denseclip.dense.segmenter import Segmenter
 from denseclip.errors import UserError
+from denseclip.web.holder import Holder, presets
 from denseclip.web.limits import Limits
-from denseclip.web.session import Session
-from web_support import base, noise, question
+from denseclip.web.memory import MemoryCache
+from denseclip.web.session import Held, Session
+from denseclip.web.snippets import Origin
+from web_support import held, noise, question
 
 
 @pytest.fixture(params=["rn", "vit"])
 def session(request):
-    made = Session(base(request.param), Limits())
+    made = Session(held(request.param), Limits())
     made.show("noise.png", noise())
     return made
 
@@ -60,7 +63,7 @@ def test_answers_are_those_of_a_fresh_segmenter(session, change):
     session.ask(question("something, else"))  # leaves its traces
     asked = question(**change)
     answer = session.ask(asked)
-    fresh = Segmenter(session.base.clip, asked.classes, make_settings(**asked.options))
+    fresh = Segmenter(session.held.model, asked.classes, make_settings(**asked.options))
     expected = fresh.segment(noise())
     assert (answer.result.mask == expected.mask).all()
     assert answer.result.classes == expected.classes
@@ -93,7 +96,7 @@ def test_a_question_that_fails_leaves_the_last_answer(session):
 
 
 def test_nothing_to_ask_about():
-    empty = Session(base(), Limits())
+    empty = Session(held(), Limits())
     for call in (empty.shown, empty.answered, lambda: empty.ask(question())):
         with pytest.raises(UserError, match="there is no picture yet"):
             call()
@@ -140,3 +143,27 @@ def test_heat_of_what_has_none_says_why(session):
         answer.heat(removed[0])
     with pytest.raises(UserError, match="no scores for 'background'"):
         session.ask(question(threshold=0.5)).heat("background")
+
+
+def test_a_trained_model_is_asked_like_any_other():
+    from clip_support import tiny_clip
+    from denseclip.clip.clip import OPENAI_STATS
+    from denseclip.nets.denseclip import DenseClipConfig, build_denseclip
+    from denseclip.nets.denseclip.trained import TrainedDenseClip
+
+    network = build_denseclip(DenseClipConfig(), tiny_clip("rn"), ["cat", "dog", "background"])
+    held = Held(TrainedDenseClip("runs/last.pt", network, OPENAI_STATS), MemoryCache(10))
+    about = Holder(held, Origin("runs/last.pt"), Limits(), "maskclip").about()
+    assert about["text"].startswith("last.pt: DenseCLIP")
+    assert about["words"] == "cat, dog, background"
+    assert list(presets(held.model)) == ["maskclip"]
+    session = Session(held, Limits())
+    session.show("noise.png", noise())
+    own = session.ask(question(about["words"]))
+    assert (own.result.mask == Segmenter(held.model, None, question().settings()).segment(noise()).mask).all()
+    other = session.ask(question("dog, cat", threshold=0.01))  # its own "background" is not asked for
+    assert other.result.classes == ("background", "dog", "cat")
+    assert not other.encoded
+    assert {word.word for word in other.words_at(3, 4)} == {"dog", "cat"}
+    with pytest.raises(UserError, match="it has no keys; leave out key smoothing"):
+        session.ask(question("dog", refine="ks=1"))

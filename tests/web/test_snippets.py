@@ -37,7 +37,7 @@ def holder(tmp_path_factory):
 )
 def test_command_and_python_give_the_mask_of_the_page(holder, capsys, tmp_path, monkeypatch, asked, name):
     monkeypatch.chdir(tmp_path)
-    session = Session(holder.base, holder.limits)
+    session = Session(holder.held, holder.limits)
     answer = session.ask(asked) if session.show(name, noise()) else None
     (tmp_path / name).write_bytes(downloads.picture_png(answer.picture))
 

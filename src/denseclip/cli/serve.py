@@ -46,9 +46,8 @@ def serve(
     with o.console.status(f"loading {model}"):
         holder = Holder.open(Origin(model, device, precision), limits, preset)
     with serving(holder, host, port) as (address, thread):
-        about = holder.about()
-        size = f"{about['parameters'] / 1e6:.1f} M parameters, {about['device']}"
-        o.console.print(f"{about['name']} ({size}) is on {address} until Ctrl-C", highlight=False)
+        o.console.print(holder.about()["text"], highlight=False)
+        o.console.print(f"The page is on {address} until Ctrl-C", highlight=False)
         if host not in ("127.0.0.1", "localhost", "::1"):
             o.console.print("Whoever reaches this machine can use the page.")
         if browser:

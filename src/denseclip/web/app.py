@@ -55,7 +55,7 @@ class Page:
 
     def __init__(self, holder: Holder) -> None:
         self.holder = holder
-        self.sessions = Sessions(holder.base, holder.limits)
+        self.sessions = Sessions(holder.held, holder.limits)
         self.limiter = anyio.CapacityLimiter(WORKERS)
 
     def routes(self) -> list[BaseRoute]:
@@ -131,10 +131,10 @@ class Page:
     async def pixel(self, request: Request) -> Response:
         """The best words at {"row", "column"}."""
         session, raw = self._session(request), await self._json(request)
-        spot = [raw.get(name) for name in ("row", "column")] if isinstance(raw, dict) else []
-        if len(spot) != 2 or not all(type(part) is int for part in spot):
+        row, column = (raw.get("row"), raw.get("column")) if isinstance(raw, dict) else (None, None)
+        if type(row) is not int or type(column) is not int:
             raise UserError('a pixel is {"row": 3, "column": 5}')
-        return JSONResponse(await self._computed(lambda: pixel_view(session.answered(), spot[0], spot[1])))
+        return JSONResponse(await self._computed(lambda: pixel_view(session.answered(), row, column)))
 
     async def heat(self, request: Request) -> Response:
         """The heat map of a class of the last answer, packed."""

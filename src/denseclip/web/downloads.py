@@ -44,7 +44,7 @@ def coco_json(answer: Answer) -> bytes:
     result = answer.result
     first = int(result.has_background)  # mask id of category 1
     height, width = result.mask.shape
-    annotations = []
+    annotations: list[dict[str, Any]] = []
     for name in result.areas:
         index = result.classes.index(name)
         if index < first:

@@ -6,13 +6,15 @@ from typing import Any
 
 import torch
 
+from denseclip.clip import Clip
 from denseclip.clip.hub import EMBEDDED
 from denseclip.clip.towers import ResNetTower
 from denseclip.dense.load import load
-from denseclip.dense.segmenter import Segmenter
+from denseclip.dense.model import Model
 from denseclip.errors import UserError
 from denseclip.web.limits import Limits
 from denseclip.web.memory import MemoryCache
+from denseclip.web.session import Held
 from denseclip.web.snippets import Origin
 
 PRESETS = {  # name: (what it is, whether it says something new for a ResNet)
@@ -33,46 +35,52 @@ EMBEDDED_NOTE = (
 
 @dataclass(frozen=True)
 class Holder:
-    """A Segmenter that every visitor's copy shares its weights with, and how it was loaded."""
+    """A model, how it was loaded, and the page's first choice of preset."""
 
-    base: Segmenter
+    held: Held
     origin: Origin
     limits: Limits
     preset: str
 
     @classmethod
     def open(cls, origin: Origin, limits: Limits, preset: str | None = None) -> "Holder":
-        """Load a model. preset: the page's first choice; None for the best one for the model's tower.
+        """Load a model. preset: the page's first choice; None for the best one for the model.
 
         Raises UserError for what cannot be loaded.
         """
-        loaded = load(origin.model, device=origin.device, precision=origin.precision, cache=False)
-        base = Segmenter(loaded.clip, None, loaded.settings, cache=MemoryCache(limits.rows))
-        known = presets(base)
+        model = load(origin.model, device=origin.device, precision=origin.precision, cache=False).clip
+        known = presets(model)
         first = preset or next(iter(known))
         if first not in known:
             raise UserError(f"preset {first!r} is not for {origin.model}; choose one of {', '.join(known)}")
-        return cls(base, origin, limits, first)
+        return cls(Held(model, MemoryCache(limits.rows)), origin, limits, first)
 
     def about(self) -> dict[str, Any]:
-        """Which model this is, for the page."""
-        clip = self.base.clip
-        towers: list[torch.nn.Module] = [clip.image, clip.text]
-        return {
-            "name": PurePath(self.origin.model).name,  # a path says more than visitors need
-            "tower": "ResNet" if isinstance(clip.image, ResNetTower) else "ViT",
-            "parameters": sum(weights.numel() for tower in towers for weights in tower.parameters()),
-            "device": str(clip.device),
-            "precision": str(clip.dtype).removeprefix("torch."),
-            "note": EMBEDDED_NOTE if self.origin.model in EMBEDDED else None,
-        }
+        """Which model this is: a line of text, a note or None, its own words or None."""
+        model = self.held.model
+        name = PurePath(self.origin.model).name  # a path says more than visitors need
+        if isinstance(model, Clip):
+            note = EMBEDDED_NOTE if self.origin.model in EMBEDDED else None
+            return {"text": f"{name}: {_clip_line(model)}", "note": note, "words": None}
+        own = ", ".join("|".join(words) for words in model.ontology.prompts)
+        return {"text": model.describe().replace(model.name, name, 1), "note": None, "words": own}
 
 
-def presets(segmenter: Segmenter) -> dict[str, str]:
-    """Presets that differ on this model's tower, the first choice first, with a line on each."""
-    resnet = isinstance(segmenter.clip.image, ResNetTower)
+def presets(model: Model) -> dict[str, str]:
+    """Presets that differ on this model, the first choice first, with a line on each."""
+    if not isinstance(model, Clip):
+        return {"maskclip": "the network as it was trained; it has no last block to vary"}
+    resnet = isinstance(model.image, ResNetTower)
     return {
         name: text
         for name, (text, on_resnet) in PRESETS.items()
         if (on_resnet if resnet else name != "maskclip-dilated")
     }
+
+
+def _clip_line(clip: Clip) -> str:
+    towers: list[torch.nn.Module] = [clip.image, clip.text]
+    count = sum(weights.numel() for tower in towers for weights in tower.parameters())
+    kind = "ResNet" if isinstance(clip.image, ResNetTower) else "ViT"
+    dtype = str(clip.dtype).removeprefix("torch.")
+    return f"{kind}, {count / 1e6:.1f} M parameters, {clip.device} {dtype}"

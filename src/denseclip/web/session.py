@@ -3,26 +3,40 @@
 import time
 from collections import OrderedDict
 from copy import copy
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
 
+from denseclip.clip import Clip
 from denseclip.dense.background import Background
+from denseclip.dense.model import Model
 from denseclip.dense.options import Refinement
 from denseclip.dense.refine import REMOVED
 from denseclip.dense.segmentation import Segmentation
 from denseclip.dense.segmenter import Encoded, Segmenter
 from denseclip.dense.settings import Settings
 from denseclip.errors import UserError
-from denseclip.vocabulary import Ontology
+from denseclip.vocabulary import EmbeddingCache, Ontology
 from denseclip.web.limits import Limits
 from denseclip.web.question import Question
 
 ENCODINGS = 3  # of one picture, under different presets and sizes
 NO_PICTURE = "there is no picture yet; choose an example or open one of yours"
 NO_ANSWER = "nothing is segmented yet; write words first"
+
+
+@dataclass(frozen=True)
+class Held:
+    """The model of a page and the word vectors it has made, shared by all visitors."""
+
+    model: Model
+    cache: EmbeddingCache
+
+    def segmenter(self, ontology: Ontology, settings: Settings) -> Segmenter:
+        """The model under words and settings; nothing of another visitor's is in it."""
+        return Segmenter(self.model, ontology, settings, cache=self.cache)
 
 
 @dataclass(frozen=True)
@@ -35,7 +49,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class WordScore:
-    """A word at a pixel: its class, its cosine in -1..1, its share of a soft-max over all words in 0..1."""
+    """A word at a pixel: its class, its score, a CLIP's being a cosine, and its share of the soft-max in 0..1."""
 
     word: str
     owner: str
@@ -47,6 +61,7 @@ class WordScore:
 class Answer:
     """A segmented picture with the question behind it. seconds: how long it took; encoded: anew, not from cache."""
 
+    held: Held
     question: Question
     picture: Picture
     segmenter: Segmenter
@@ -66,9 +81,10 @@ class Answer:
         if not (0 <= row < height and 0 <= column < width):
             raise UserError(f"there is no pixel ({row}, {column}) in {height} x {width}; click inside")
         ontology = self.ontology
-        each = copy(self.segmenter)
-        each.configure(refine=Refinement(), background=Background())
-        each.set_classes(Ontology(ontology.words, tuple((word,) for word in ontology.words)))
+        each = self.held.segmenter(
+            Ontology(ontology.words, tuple((word,) for word in ontology.words)),
+            replace(self.segmenter.settings, refine=Refinement(), background=Background()),
+        )
         scores = each.decoding(fitting(self.view, each.settings)).at(row, column)  # (P,)
         shares = (scores * each.clip.logit_scale).softmax(0)
         return [
@@ -97,7 +113,7 @@ class Answer:
 class Session:
     """What is remembered of one visitor. Calls may come from several threads; they wait for each other."""
 
-    base: Segmenter
+    held: Held
     limits: Limits
     picture: Picture | None = None
     answer: Answer | None = None
@@ -123,14 +139,11 @@ class Session:
         with self._lock:
             start = time.perf_counter()
             picture = self.shown()
-            segmenter = copy(self.base)  # shares the weights and the word vectors
-            settings = question.settings()
-            segmenter.configure(**{part.name: getattr(settings, part.name) for part in fields(settings)})
-            segmenter.set_classes(question.ontology(self.limits))
+            segmenter = self.held.segmenter(question.ontology(self.limits), question.settings())
             view, encoded = self._view(segmenter, picture)
             result = segmenter.segment(view)
             seconds = time.perf_counter() - start
-            self.answer = Answer(question, picture, segmenter, view, result, seconds, encoded)
+            self.answer = Answer(self.held, question, picture, segmenter, view, result, seconds, encoded)
             return self.answer
 
     def shown(self) -> Picture:
@@ -148,15 +161,15 @@ class Session:
     def _view(self, segmenter: Segmenter, picture: Picture) -> tuple[Encoded, bool]:
         """The picture's features, from memory if the network has seen it this way; and whether it had not.
 
-        Keys are always encoded, so that key smoothing can be switched on and off without the network.
+        A CLIP's keys are always encoded, so that key smoothing can be switched on and off without the network.
         """
         settings = segmenter.settings
-        with_keys = replace(settings, refine=replace(settings.refine, ks=1.0))
-        key = with_keys.query()
+        keys = replace(settings.refine, ks=1.0) if isinstance(segmenter.clip, Clip) else settings.refine
+        key = replace(settings, refine=keys).query()
         fresh = key not in self._views
         if fresh:
             keyed = copy(segmenter)
-            keyed.settings = with_keys
+            keyed.configure(refine=keys)
             self._views[key] = keyed.encode(picture.image)
         self._views.move_to_end(key)
         while len(self._views) > ENCODINGS:

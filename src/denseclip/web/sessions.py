@@ -5,10 +5,9 @@ import time
 from collections import OrderedDict
 from threading import Lock
 
-from denseclip.dense.segmenter import Segmenter
 from denseclip.errors import UserError
 from denseclip.web.limits import Limits
-from denseclip.web.session import Session
+from denseclip.web.session import Held, Session
 
 
 class SessionEndedError(UserError):
@@ -18,8 +17,8 @@ class SessionEndedError(UserError):
 class Sessions:
     """Sessions by token; those longest unused are forgotten when there are too many, or too many pixels."""
 
-    def __init__(self, base: Segmenter, limits: Limits) -> None:
-        self.base = base
+    def __init__(self, held: Held, limits: Limits) -> None:
+        self.held = held
         self.limits = limits
         self._sessions: OrderedDict[str, Session] = OrderedDict()
         self._lock = Lock()
@@ -31,7 +30,7 @@ class Sessions:
         """Begin a session; returns its token."""
         token = secrets.token_urlsafe(32)
         with self._lock:
-            self._sessions[token] = Session(self.base, self.limits)
+            self._sessions[token] = Session(self.held, self.limits)
         self.sweep()
         return token
 

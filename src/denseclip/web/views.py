@@ -17,7 +17,7 @@ def about(holder: Holder) -> dict[str, Any]:
     """Model, choices, limits, and how many examples there are."""
     return {
         "model": holder.about(),
-        "presets": presets(holder.base),
+        "presets": presets(holder.held.model),
         "preset": holder.preset,
         "sizes": SIZES,
         "limits": {

@@ -165,7 +165,7 @@ async function load(get, example = null) {
     for (const [index, button] of [...$("examples").children].entries()) {
       button.setAttribute("aria-pressed", index === example);
     }
-    if (shown.words) $("words").value = shown.words;
+    if (shown.words) $("words").value = facts.model.words ?? shown.words;
     await ask();
   } catch (error) {
     if (show === shows) await failed(error);
@@ -274,7 +274,7 @@ function pick(event) {
 
 function furnish() {
   const model = facts.model;
-  $("model").textContent = `${model.name}: ${model.tower}, ${(model.parameters / 1e6).toFixed(1)} M parameters, ${model.device} ${model.precision}`;
+  $("model").textContent = model.text;
   $("note").hidden = model.note === null;
   $("note").textContent = model.note;
   const options = (entries) => entries.map(([value, text]) => make("option", { value }, text));

@@ -43,7 +43,7 @@ function legendRow(one, share, largest, on) {
 }
 
 export function showPixel(list, hint, pixel) {
-  hint.textContent = `Row ${pixel.row}, column ${pixel.column}: ${pixel.class}. Cosine and share of each word, before refinement.`;
+  hint.textContent = `Row ${pixel.row}, column ${pixel.column}: ${pixel.class}. Score and share of each word, before refinement.`;
   list.replaceChildren(
     ...pixel.words.map((one) => {
       const name = make("span", { className: "name" }, one.word);
