@@ -134,7 +134,7 @@ def test_trained_checkpoint(monkeypatch):
     model = build_denseclip(DenseClipConfig(), tiny_clip("rn"), ["cat", "dog"])
     parameters = sum(p.numel() for p in model.parameters())
     trained = TrainedDenseClip("last.pt", model, OPENAI_STATS)
-    monkeypatch.setattr(flops_models, "is_saved", lambda path: path == "last.pt")
+    monkeypatch.setattr(flops_models, "trained_kind", lambda path: "ours" if path == "last.pt" else None)
     monkeypatch.setattr(flops_models, "load_trained", lambda *arguments: trained)
     cost = cost_of("last.pt", (64, 64))
     assert cost.macs > cost.text_macs > 0

@@ -2,10 +2,13 @@
 
 from collections import OrderedDict
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+import denseclip
+from denseclip.data.transforms import IMAGENET_MEAN, IMAGENET_STD, normalise
 from denseclip.errors import UserError
 from denseclip.nets.published import load_published
 from denseclip.nets.resnet import ResNetShape
@@ -156,3 +159,19 @@ def test_pickled_code_is_not_run(tmp_path):
     torch.save({"state_dict": {"backbone.x": Trap()}}, tmp_path / "a.pth")
     with pytest.raises(UserError, match=r"a\.pth"):
         load_published(tmp_path / "a.pth")
+
+
+def test_behind_a_segmenter(tmp_path):
+    """A published file goes wherever a model goes; other words need the CLIP that fits its vectors."""
+    net = student()
+    path = write(tmp_path / "a.pth", official_state(net))
+    segmenter = denseclip.load(path, resize="none")
+    assert segmenter.classes == class_set("voc")
+    image = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
+    with torch.no_grad():
+        logits = F.interpolate(
+            net(normalise(image, IMAGENET_MEAN, IMAGENET_STD)[None]), (48, 64), mode="bilinear"
+        )
+    assert (segmenter.segment(image).mask == logits[0].argmax(0).numpy()).mean() > 0.999
+    with pytest.raises(UserError, match="does not say which CLIP"):
+        segmenter.set_classes(["zebra"])

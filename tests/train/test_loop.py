@@ -14,7 +14,7 @@ from cli_support import run
 from denseclip.data.published import dataset_spec
 from denseclip.data.sticker_sets import open_stickers
 from denseclip.errors import UserError
-from denseclip.nets.saved import is_saved, read_saved
+from denseclip.nets.saved import trained_kind, read_saved
 from denseclip.train.loop import learning_rate
 from denseclip.train.run import train
 from denseclip.train.schedules import poly_lr
@@ -50,7 +50,7 @@ def test_a_run_leaves_what_it_promises(trained):
     }
     assert not list(folder.glob(".*")), "a temporary file was left behind"
     assert outcome.checkpoint == folder / "last.pt" and outcome.steps == 4
-    assert is_saved(outcome.checkpoint) and read_saved(outcome.checkpoint)["progress"]["step"] == 4
+    assert trained_kind(outcome.checkpoint) == "ours" and read_saved(outcome.checkpoint)["progress"]["step"] == 4
     first = train(small(panel_every=4, probe_every=2), folder)
     assert first.steps == 0, "a finished run starts again"
 
@@ -154,7 +154,7 @@ def test_ten_kills_change_no_bit(tmp_path):
         except subprocess.TimeoutExpired:
             process.kill()
         process.wait()
-        assert not (torn / "last.pt").exists() or is_saved(torn / "last.pt")
+        assert not (torn / "last.pt").exists() or trained_kind(torn / "last.pt")
     assert start(torn, 200, 20).wait() == 0
     assert same(weights(torn / "last.pt"), weights(whole / "last.pt"))
 

@@ -96,9 +96,9 @@ class ModelOptions:
     def load(self) -> "Segmenter":
         """The Segmenter they describe."""
         import denseclip
-        from denseclip.nets.saved import is_saved
+        from denseclip.nets.saved import trained_kind
 
-        if self.classes is None and not is_saved(self.model):
+        if self.classes is None and not trained_kind(self.model):
             raise UserError('no words are given; add --classes "cat, sofa, grass"')
         with console.status(f"loading {self.model}"):
             return denseclip.load(

@@ -14,7 +14,7 @@ from denseclip.dense.options import preset as named_preset
 from denseclip.dense.segmenter import Segmenter
 from denseclip.dense.settings import Settings
 from denseclip.dense.views import Slide
-from denseclip.nets.saved import is_saved, load_trained
+from denseclip.nets.saved import load_trained, trained_kind
 from denseclip.vocabulary import EmbeddingCache, Ontology
 from denseclip.vocabulary import templates as named_templates
 from denseclip.vocabulary.sources import ClassSource, read_words
@@ -44,7 +44,7 @@ def load(
     settings = make_settings(preset, **options)
     target = pick_device(device)
     store = EmbeddingCache() if cache else None
-    if is_saved(model):
+    if trained_kind(model):
         return Segmenter(
             load_trained(model, target, pick_dtype(precision, target)), classes, settings, cache=store
         )

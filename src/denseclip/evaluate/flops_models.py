@@ -18,7 +18,7 @@ from denseclip.dense.features import DenseEncoder
 from denseclip.evaluate.flops import Cost, Size, Subject, count
 from denseclip.nets.denseclip import DenseClipConfig, Shapes, build_denseclip
 from denseclip.nets.denseclip.shapes import BackboneShape, ResNetShape, TextShape, VitShape, default_taps
-from denseclip.nets.saved import is_saved, load_trained
+from denseclip.nets.saved import load_trained, trained_kind
 from denseclip.vocabulary import class_set
 
 DEFAULT_SIZE = (1024, 1024)
@@ -85,7 +85,7 @@ def subject_of(model: str) -> Subject:
     """
     if model in PUBLISHED:
         return PUBLISHED[model].build()
-    return _trained(model) if is_saved(model) else _dense_clip(_on_meta(model))
+    return _trained(model) if trained_kind(model) else _dense_clip(_on_meta(model))
 
 
 def cost_of(model: str, size: Size | None = None) -> Cost:

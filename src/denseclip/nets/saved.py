@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from zipfile import is_zipfile
 
 import numpy as np
@@ -20,15 +20,27 @@ KIND = "denseclip"
 SUFFIXES = (".pt", ".pth")
 
 
-def is_saved(source: str | Path) -> bool:
-    """Whether this is the path of a checkpoint that `denseclip train` wrote, not of a CLIP."""
+Source = Literal["ours", "maskclip+", "denseclip"]
+
+
+def trained_kind(source: str | Path) -> Source | None:
+    """Whose trained model a file is: of `denseclip train`, or of the official MaskCLIP+ or DenseCLIP code.
+
+    None for everything else: names, CLIPs, files that cannot be read (whoever reads them next says why).
+    """
     path = Path(source)
-    if path.suffix not in SUFFIXES or not path.is_file() or not is_zipfile(path):
-        return False
+    if path.suffix not in SUFFIXES or not path.is_file():
+        return None
     try:
-        return _is_ours(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
-    except Exception:  # a TorchScript archive, a torn file: whoever reads it next says what is wrong
-        return False
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
+    except Exception:  # a TorchScript archive, a torn file
+        return None
+    if _is_ours(state):
+        return "ours"
+    names = state.get("state_dict", state) if isinstance(state, dict) else {}
+    if "decode_head.text_embeddings" in names:
+        return "maskclip+"
+    return "denseclip" if "decode_head.conv_seg.weight" in names else None
 
 
 def read_saved(path: str | Path) -> dict[str, Any]:
@@ -53,15 +65,22 @@ def read_saved(path: str | Path) -> dict[str, Any]:
 
 
 def load_trained(path: str | Path, device: torch.device, dtype: torch.dtype) -> "TrainedModel":
-    """The model in a checkpoint, ready for a Segmenter; UserError if it cannot be read or rebuilt."""
-    saved = read_saved(path)
-    if saved["system"] == "denseclip":
-        from denseclip.nets.denseclip.trained import TrainedDenseClip
+    """The trained model in a file, see `trained_kind`, ready for a Segmenter.
 
-        return TrainedDenseClip.of(str(path), saved, device, dtype)
+    Models of the official code have the classes of the benchmark with as many of them. Raises UserError if it cannot
+    be read or rebuilt.
+    """
+    from denseclip.nets.denseclip.trained import TrainedDenseClip
     from denseclip.nets.trained import TrainedStudent
 
-    return TrainedStudent.of(str(path), saved, device, dtype)
+    kind = trained_kind(path)
+    if kind == "maskclip+":
+        return TrainedStudent.published(Path(path), device, dtype)
+    if kind == "denseclip":
+        return TrainedDenseClip.published(Path(path), device, dtype)
+    saved = read_saved(path)
+    maker = TrainedDenseClip if saved["system"] == "denseclip" else TrainedStudent
+    return maker.of(str(path), saved, device, dtype)
 
 
 def _is_ours(state: object) -> bool:

@@ -15,9 +15,13 @@ from denseclip.dense.features import DenseFeatures
 from denseclip.dense.options import DenseOptions
 from denseclip.dense.settings import Settings
 from denseclip.errors import UserError
+from denseclip.nets.published import load_published
 from denseclip.nets.saved import fingerprint_of, weights_of
 from denseclip.nets.student import Student, StudentConfig, build_student
-from denseclip.vocabulary import ClassEmbeddings, EmbeddingCache, Ontology, embed_classes
+from denseclip.vocabulary import TEMPLATES_85, ClassEmbeddings, EmbeddingCache, Ontology, embed_classes
+
+OF_LENGTH = {1024: ("RN50",), 512: ("ViT-B-16", "RN101"), 640: ("RN50x4",), 768: ("RN50x16",)}
+SAME_WORDS = 0.99  # mean cosine
 
 
 class TrainedStudent:
@@ -46,6 +50,14 @@ class TrainedStudent:
         student.requires_grad_(False).to(device, dtype)
         return cls(name, student, ontology, contents["text"])
 
+    @classmethod
+    def published(cls, path: Path, device: torch.device, dtype: torch.dtype) -> Self:
+        """A .pth of the official code, see `load_published`."""
+        student = load_published(path)
+        prompts = tuple((name,) for name in student.classes)
+        student.requires_grad_(False).to(device, dtype)
+        return cls(str(path), student, Ontology(student.classes, prompts), {})
+
     @cached_property
     def fingerprint(self) -> str:
         """Hex SHA-256 over all weights, and over the vectors of its own words."""
@@ -67,7 +79,7 @@ class TrainedStudent:
         millions = sum(p.numel() for p in self.student.parameters()) / 1e6
         return (
             f"{self.name}: MaskCLIP+ student, {config.backbone}, {config.head}, stride {config.output_stride}, "
-            f"{len(self.ontology.classes)} classes, words of {Path(self.text['clip']).name}, "
+            f"{len(self.ontology.classes)} classes, "
             f"{millions:.1f} M parameters, {str(self.dtype).removeprefix('torch.')} on {self.device}"
         )
 
@@ -119,16 +131,36 @@ class TrainedStudent:
     @cached_property
     def _clip(self) -> Clip:
         """The CLIP whose words these are; UserError if it is not at hand or another one."""
+        if not self.text:
+            return self._clip_of_published()
         name = self.text["clip"]
-        try:
-            clip = load_clip(name, device=self.device)
-        except UserError as error:
-            raise UserError(f"other words than the student's own need its CLIP: {error}") from None
+        clip = self._load_clip(name)
         if clip.fingerprint != self.text["fingerprint"]:
             raise UserError(
                 f"{name} is not the CLIP that {self.name} was trained with; use its own classes, or train again"
             )
         return clip
+
+    def _clip_of_published(self) -> Clip:
+        """The file does not say which CLIP: the one of this length that gives its words the file's vectors."""
+        names = OF_LENGTH.get(self.student.config.dim, ())
+        rows = self.student.embeddings.matrix.float()  # (K, D)
+        words = Ontology.parse(list(self.student.embeddings.classes))
+        for name in names:
+            clip = self._load_clip(name)
+            found = embed_classes(clip, words, TEMPLATES_85, cache=None).matrix
+            if (found * rows).sum(1).mean() > SAME_WORDS:
+                return clip
+        raise UserError(
+            f"{self.name} does not say which CLIP its words are of, and {' or '.join(names) or 'none'} does not fit; "
+            "use its own classes"
+        )
+
+    def _load_clip(self, name: str) -> Clip:
+        try:
+            return load_clip(name, device=self.device)
+        except UserError as error:
+            raise UserError(f"other words than the student's own need its CLIP: {error}") from None
 
 
 class _Fixed(nn.Module):

@@ -3,23 +3,26 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from denseclip.clip import ImageStats
+from denseclip.clip.clip import OPENAI_STATS
 from denseclip.dense.features import DenseFeatures
 from denseclip.dense.options import DenseOptions
 from denseclip.dense.settings import Settings
 from denseclip.errors import UserError
 from denseclip.nets.denseclip.build import build_denseclip
 from denseclip.nets.denseclip.config import DenseClipConfig
+from denseclip.nets.denseclip.official import load_official
 from denseclip.nets.denseclip.segmenter import DenseClipSegmenter
 from denseclip.nets.denseclip.shapes import Shapes, VitShape
 from denseclip.nets.denseclip.trunk import TrunkOutput
 from denseclip.nets.saved import fingerprint_of, weights_of
-from denseclip.vocabulary import ClassEmbeddings, EmbeddingCache, Ontology
+from denseclip.vocabulary import ClassEmbeddings, EmbeddingCache, Ontology, class_set
 from denseclip.vocabulary.words import LITERAL, key
 
 
@@ -56,6 +59,12 @@ class TrainedDenseClip:
         model.requires_grad_(False).to(device, dtype)
         stats = {part: tuple(values) for part, values in contents["stats"].items()}
         return cls(name, model, ImageStats(**stats))
+
+    @classmethod
+    def published(cls, path: Path, device: torch.device, dtype: torch.dtype) -> Self:
+        """A checkpoint of the official code, trained on ADE20K, see `load_official`."""
+        model = load_official(path, class_set("ade")).requires_grad_(False).to(device, dtype)
+        return cls(str(path), model, OPENAI_STATS)
 
     @cached_property
     def fingerprint(self) -> str:
