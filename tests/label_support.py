@@ -30,7 +30,11 @@ class Stub(Segmenter):
         self._ontology = Ontology.parse(list(self._names))
         self.settings = Settings()
         self.clip = SimpleNamespace(
-            name="stub", fingerprint="0" * 64, logit_scale=1.0, device=torch.device("cpu"), dtype=torch.float32
+            name="stub",
+            fingerprint="0" * 64,
+            logit_scale=1.0,
+            device=torch.device("cpu"),
+            dtype=torch.float32,
         )
         self.seconds = seconds
 
@@ -53,7 +57,9 @@ class Stub(Segmenter):
 def blobs(rng, height, width, classes=len(CLASSES)):
     """A picture whose classes are regions of all sizes, with holes and specks."""
     coarse = rng.integers(0, classes, (max(1, height // 5), max(1, width // 5)))
-    ids = np.asarray(Image.fromarray(coarse.astype(np.uint8)).resize((width, height), Image.Resampling.NEAREST))
+    ids = np.asarray(
+        Image.fromarray(coarse.astype(np.uint8)).resize((width, height), Image.Resampling.NEAREST)
+    )
     ids = np.where(rng.random((height, width)) < 0.06, rng.integers(0, classes, (height, width)), ids)
     red = (ids * 256 + 128) // classes
     return np.stack([red, rng.integers(0, 256, ids.shape), ids * 9], -1).astype(np.uint8)

@@ -110,9 +110,10 @@ def test_voc_boxes_by_supervision(job):
         str(out / "voc" / "JPEGImages"), str(out / "voc" / "Annotations")
     )
     assert set(data.classes) == set(CLASSES)
-    assert sum(len(detections) for _, _, detections in data) == json.loads((out / "summary.json").read_text())[
-        "regions"
-    ]
+    assert (
+        sum(len(detections) for _, _, detections in data)
+        == json.loads((out / "summary.json").read_text())["regions"]
+    )
 
 
 def test_voc_by_torchvision(tmp_path):
@@ -126,7 +127,9 @@ def test_voc_by_torchvision(tmp_path):
     (tmp_path / "out" / "voc").rename(tmp_path / "VOCdevkit" / "VOC2012")
     data = torchvision.datasets.VOCSegmentation(str(tmp_path), "2012", "train")
     truth = masks_of(tmp_path / "in")
-    assert [(np.asarray(mask) == truth[name] + 1).all() for (_, mask), name in zip(data, "ab", strict=True)] == [
+    assert [
+        (np.asarray(mask) == truth[name] + 1).all() for (_, mask), name in zip(data, "ab", strict=True)
+    ] == [
         True,
         True,
     ]
@@ -211,9 +214,7 @@ def test_the_background_is_no_annotation(tmp_path):
 
 def test_uncertain_pixels_and_specks_become_void(tmp_path):
     write_pictures(tmp_path / "in", 1)
-    label(
-        tmp_path / "in", tmp_path / "out", rules=Rules(min_area=3, void_below=0.2, confidence="pixels")
-    )
+    label(tmp_path / "in", tmp_path / "out", rules=Rules(min_area=3, void_below=0.2, confidence="pixels"))
     image = np.asarray(Image.open(tmp_path / "in" / "p000.png"))
     sure = np.asarray(Image.open(tmp_path / "out" / "confidence" / "p000.png"))
     assert sure.dtype == np.uint16 and (sure == np.rint(image[..., 1] / 255 * 65535)).all()
@@ -221,7 +222,9 @@ def test_uncertain_pixels_and_specks_become_void(tmp_path):
     assert (mask[image[..., 1] / 255 < 0.2] == VOID).all()
     assert (mask != VOID).any()
     for file in ("voc/SegmentationClass", "voc/SegmentationObject"):
-        assert ((np.asarray(Image.open(tmp_path / "out" / file / "p000.png")) == VOID) == (mask == VOID)).all()
+        assert (
+            (np.asarray(Image.open(tmp_path / "out" / file / "p000.png")) == VOID) == (mask == VOID)
+        ).all()
 
 
 def test_more_classes_than_a_byte_holds(tmp_path):
@@ -253,7 +256,9 @@ def _wide(result, picture):
 
 @pytest.mark.parametrize("text", ["", "pngs", "png,,cocoa", " , "])
 def test_unknown_formats(text):
-    with pytest.raises(UserError, match="choose from png, coco, coco-polygons, yolo, voc, cvat, label-studio"):
+    with pytest.raises(
+        UserError, match="choose from png, coco, coco-polygons, yolo, voc, cvat, label-studio"
+    ):
         parse_formats(text)
 
 

@@ -20,14 +20,14 @@ def source(tmp_path):
     return write_pictures(tmp_path / "in", 6)
 
 
-class Stop(Exception):
+class StopError(Exception):
     pass
 
 
 def stop_after(count):
     def progress(done, skipped, total):
         if done == count:
-            raise Stop
+            raise StopError
 
     return progress
 
@@ -36,7 +36,7 @@ def test_an_interrupted_job_goes_on_to_the_same_bytes(source, tmp_path):
     label(source, tmp_path / "whole", overlays=True)
     seen = []
     for count in (1, 4):
-        with pytest.raises(Stop):
+        with pytest.raises(StopError):
             label(source, tmp_path / "parts", overlays=True, progress=stop_after(count))
     label(source, tmp_path / "parts", overlays=True, progress=lambda *state: seen.append(state))
     assert seen == [(4, 0, 6), (5, 0, 6), (6, 0, 6)]
@@ -61,7 +61,9 @@ CHANGES = [
 ]
 
 
-@pytest.mark.parametrize(("change", "key"), CHANGES, ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    ("change", "key"), CHANGES, ids=lambda value: value if isinstance(value, str) else ""
+)
 def test_other_settings_are_refused(source, tmp_path, change, key):
     label(source, tmp_path / "out")
     before = tree(tmp_path / "out")
@@ -94,7 +96,7 @@ def test_overwrite_starts_anew_but_goes_on_with_an_unfinished_job(source, tmp_pa
     label(source, tmp_path / "fresh", Stub(("cat", "dog")), formats=("png",))
     label(source, tmp_path / "out")
     seen = []
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         label(
             source, tmp_path / "out", Stub(("cat", "dog")), formats=("png",), overwrite=True,
             progress=stop_after(2),

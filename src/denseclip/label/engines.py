@@ -58,8 +58,7 @@ class RayEngine:
     def __call__(self, plan: Plan, tasks: Iterable[Task]) -> Generator[Outcome, None, None]:
         """The outcomes, in the order in which they come."""
         ray = _ray()
-        if not ray.is_initialized():
-            ray.init(address=self.address, log_to_driver=False, include_dashboard=False)
+        self._connect(ray)
         resources = ray.cluster_resources()
         gpus = int(resources.get("GPU", 0))
         each: dict[str, Any] = {"num_gpus": 1} if gpus else {"num_cpus": self.threads}
@@ -72,12 +71,26 @@ class RayEngine:
             _Worker,
             fn_constructor_args=(self.load, plan, self.threads),
             concurrency=min(workers, len(rows)),
-            max_restarts=-1,
-            max_task_retries=-1,
             **each,
         )
-        for row in done.iter_rows():
-            yield Outcome(int(row["position"]), json.loads(row["record"]))
+        try:
+            for row in done.iter_rows():
+                yield Outcome(int(row["position"]), json.loads(row["record"]))
+        except ray.exceptions.RayError as error:
+            raise UserError(
+                f"Ray gave up ({_line(error)}); mend it and run the same command again"
+            ) from error
+
+    def _connect(self, ray: Any) -> None:  # noqa: ANN401
+        if ray.is_initialized():
+            return
+        try:
+            ray.init(address=self.address, log_to_driver=False, include_dashboard=False)
+        except (OSError, ValueError, RuntimeError) as error:
+            where = self.address or "RAY_ADDRESS"
+            raise UserError(
+                f"there is no Ray cluster at {where} ({_line(error)}); check the address"
+            ) from None
 
 
 class _Worker:
@@ -90,6 +103,12 @@ class _Worker:
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         outcome = self._stages.all(Task(int(row["position"]), Item.parse(row["item"])))
         return {"position": outcome.position, "record": json.dumps(outcome.record, ensure_ascii=False)}
+
+
+def _line(error: Exception) -> str:
+    """The last line of a message: of a remote traceback, what went wrong."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:160] if lines else type(error).__name__
 
 
 def _ray() -> Any:  # noqa: ANN401
