@@ -14,7 +14,7 @@ from cli_support import run
 from denseclip.data.published import dataset_spec
 from denseclip.data.sticker_sets import open_stickers
 from denseclip.errors import UserError
-from denseclip.nets.saved import trained_kind, read_saved
+from denseclip.nets.saved import read_saved, trained_kind
 from denseclip.train.loop import learning_rate
 from denseclip.train.run import train
 from denseclip.train.schedules import poly_lr
@@ -50,7 +50,9 @@ def test_a_run_leaves_what_it_promises(trained):
     }
     assert not list(folder.glob(".*")), "a temporary file was left behind"
     assert outcome.checkpoint == folder / "last.pt" and outcome.steps == 4
-    assert trained_kind(outcome.checkpoint) == "ours" and read_saved(outcome.checkpoint)["progress"]["step"] == 4
+    assert (
+        trained_kind(outcome.checkpoint) == "ours" and read_saved(outcome.checkpoint)["progress"]["step"] == 4
+    )
     first = train(small(panel_every=4, probe_every=2), folder)
     assert first.steps == 0, "a finished run starts again"
 

@@ -1,4 +1,7 @@
-"""The published tables as data: one small file for each, and the figures that were published."""
+"""The published tables as data: one small file for each, and the figures that were published.
+
+Here are the rows that need no training; `denseclip.recipes.trained` has the others.
+"""
 
 import csv
 import tomllib
@@ -69,9 +72,8 @@ class Published:
 class Recipe:
     """One published table.
 
-    levels: of every kind of corruption, if it is about them. mean: also the mean over its data sets. trained:
-    rows that need training, if any. note: what a reader must know. unlike: what the miniature does not share with
-    the paper's set-up.
+    levels: of every kind of corruption, if it is about them. mean: also the mean over its data sets. note: what a
+    reader must know. unlike: what the miniature does not share with the paper's set-up.
     """
 
     name: str
@@ -81,7 +83,6 @@ class Recipe:
     claims: tuple[ClaimRecipe, ...]
     levels: tuple[int, ...] = ()
     mean: bool = False
-    trained: str = ""
     note: str = ""
     unlike: str = ""
 
@@ -102,7 +103,6 @@ def recipe(name: str) -> Recipe:
         claims=tuple(ClaimRecipe(**_tuples(claim)) for claim in content["claims"]),
         levels=levels,
         mean=content.get("mean", False),
-        trained=content.get("trained", ""),
         note=content.get("note", ""),
         unlike=content.get("unlike", ""),
     )

@@ -146,14 +146,18 @@ class TrainedTable(_Section):
         found = row.published
         if found is None:
             return {}
-        return published_rows().get((found.table or self.name, row.data, found.method, found.clip, found.setting), {})
+        return published_rows().get(
+            (found.table or self.name, row.data, found.method, found.clip, found.setting), {}
+        )
 
 
 @cache
 def trained_table(name: str) -> TrainedTable:
     """The description of a published table; UserError for an unknown name, and for what is wrong in a file."""
     if name not in TRAINED_TABLES:
-        raise UserError(f"there is no table {name!r} with trained rows; choose one of {', '.join(TRAINED_TABLES)}")
+        raise UserError(
+            f"there is no table {name!r} with trained rows; choose one of {', '.join(TRAINED_TABLES)}"
+        )
     return parse_table(name, (files(__package__) / "tables" / f"{name}.toml").read_text(encoding="utf-8"))
 
 

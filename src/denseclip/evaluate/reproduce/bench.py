@@ -16,7 +16,7 @@ from denseclip.dense.dataset_words import set_dataset_classes
 from denseclip.dense.load import make_settings
 from denseclip.dense.segmenter import Segmenter
 from denseclip.evaluate.presets import protocol_settings
-from denseclip.evaluate.protocol import Protocol
+from denseclip.evaluate.protocol import Corruption, Protocol
 from denseclip.evaluate.reproduce.grid import Row
 from denseclip.evaluate.result import Result
 from denseclip.evaluate.robustness import corrupted
@@ -25,7 +25,7 @@ from denseclip.vocabulary import EmbeddingCache
 
 REMEMBERED = 400  # a data set of no more images is kept in memory
 _DECISIVE = (  # the code that figures depend on
-    *(f"{package}/**/*.py" for package in ("clip", "vocabulary", "dense", "data")),
+    *(f"{package}/**/*.py" for package in ("clip", "vocabulary", "dense", "data", "nets")),
     *(f"evaluate/{module}.py" for module in ("metrics", "presets", "runner")),
     *("assets/*.json", "assets/*.gz", "assets/stickers/*"),
 )
@@ -57,9 +57,17 @@ class Bench:
 
         An interrupted row continues. Raises UserError for whatever cannot be used.
         """
-        dataset = self._dataset(row.data)
-        segmenter = self._segmenter(row, dataset)
-        corruption = row.method.corruption
+        dataset = self.dataset(row.data)
+        return self.count(self._segmenter(row, dataset), dataset, row.method.corruption, progress)
+
+    def count(
+        self,
+        segmenter: Segmenter,
+        dataset: SegmentationDataset,
+        corruption: Corruption | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Result:
+        """The counts of a model on a data set of `dataset`; see `run`."""
         images = self._count(dataset)
         state = self.folder / f"{_key(Protocol.of(segmenter, dataset, images, corruption))}.pt"
         if self.fresh:
@@ -74,11 +82,8 @@ class Bench:
             progress=progress,
         )
 
-    def images_of(self, row: Row) -> int:
-        """How many images a row has."""
-        return self._count(self._dataset(row.data))
-
-    def _dataset(self, name: str) -> SegmentationDataset:
+    def dataset(self, name: str) -> SegmentationDataset:
+        """A data set by name, its samples kept if they are few."""
         if name not in self._data:
             dataset = open_dataset(name, self.root)
             few = self._count(dataset) <= REMEMBERED

@@ -27,7 +27,7 @@ class Claim:
 
     claim: the sentence, with the model and data set it was tested on. figures: mIoU of everything compared and
     the difference that decides, in percent (points). interval: 95 % of that difference. why: a sentence on why
-    it does not hold, "" if it does.
+    it does not hold, "" if it does. rule: what was asked for and why, where claims differ in that.
     """
 
     claim: str
@@ -35,12 +35,14 @@ class Claim:
     figures: Mapping[str, float]
     interval: tuple[float, float]
     why: str = ""
+    rule: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         found = {"claim": self.claim, "held": self.held, "figures": dict(self.figures)}
         found["interval"] = list(self.interval)
-        return found | ({"why": self.why} if self.why else {})
+        said = {"why": self.why, "rule": self.rule}
+        return found | {key: text for key, text in said.items() if text}
 
 
 def judge(recipe: Recipe, runs: Runs, shown: Mapping[str, str]) -> list[Claim]:

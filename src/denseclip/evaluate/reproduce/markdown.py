@@ -41,8 +41,8 @@ def _data(lines: Sequence[Line]) -> list[tuple[str, str]]:
     return list(found.items())
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]], names: int = 1) -> Iterator[str]:
-    """names: how many columns hold names; the others are figures, to the right."""
+def table_lines(header: Sequence[str], rows: Sequence[Sequence[str]], names: int = 1) -> Iterator[str]:
+    """A table. names: how many columns hold names; the others are figures, to the right."""
     yield f"| {' | '.join(header)} |"
     yield f"|{'|'.join('---' if i < names else '---:' for i in range(len(header)))}|"
     yield from (f"| {' | '.join(row)} |" for row in rows)
@@ -58,7 +58,7 @@ def _by_data(report: Report) -> Iterator[str]:
         [model, method, *(cells.get((model, method, name), "") for name in data)]
         for model, method in dict.fromkeys(key[:2] for key in cells)
     ]
-    yield from (_caption(report), "", *_table(["model", "method", *data], rows, names=2))
+    yield from (_caption(report), "", *table_lines(["model", "method", *data], rows, names=2))
 
 
 def _by_level(report: Report) -> Iterator[str]:
@@ -77,7 +77,7 @@ def _by_level(report: Report) -> Iterator[str]:
     ]
     levels = [f"level {level}" for level in report.recipe.levels]
     header = ["model", "corruption", CLEAN, *levels]
-    yield from (_caption(report), "", *_table(header, rows, names=2))
+    yield from (_caption(report), "", *table_lines(header, rows, names=2))
 
 
 def _names(report: Report, kind: str) -> list[str]:
@@ -102,7 +102,7 @@ def _claims(report: Report) -> Iterator[str]:
     held = sum(claim.held for claim in report.claims)
     yield from ("## Claims", "", f"{held} of {len(report.claims)} held. {EXPLANATION}", "")
     rows = [[claim.claim, "yes" if claim.held else "**no**", *_figures(claim)] for claim in report.claims]
-    yield from _table(["claim", "held", "mIoU", "difference, 95 % interval"], rows, names=3)
+    yield from table_lines(["claim", "held", "mIoU", "difference, 95 % interval"], rows, names=3)
     reasons = [f"- {claim.claim}: {claim.why}" for claim in report.claims if not claim.held]
     if reasons:
         yield from ("", "Not held:", "", *reasons)

@@ -12,17 +12,16 @@ from denseclip.recipes.trained import Metric
 Areas = NDArray[np.float64]
 
 
-def measure(metric: Metric, result: Result) -> Figure | None:
+def measure(metric: Metric, result: Result) -> Figure:
     """The figure of that name, from (n, models, K, 3) areas to (n, models) fractions.
 
-    result: whose classes are grouped. None where it has no unseen classes to group them by.
+    result: whose classes are grouped into seen and unseen ones.
     """
     if metric == "hIoU":
         seen, unseen = measure("mIoU(S)", result), measure("mIoU(U)", result)
-        return None if seen is None or unseen is None else lambda areas: _harmonic(seen(areas), unseen(areas))
+        return lambda areas: _harmonic(seen(areas), unseen(areas))
     name, _, group = metric.partition("(")
-    if group and not result.unseen:
-        return None
+    assert not group or result.unseen, "no classes are unseen"
     classes = {"": None, "S)": result.seen, "U)": result.unseen}[group]
     return _of_group(_KINDS[name], classes)
 

@@ -9,6 +9,7 @@ from denseclip.data.datasets import SegmentationDataset
 from denseclip.data.opening import open_dataset
 from denseclip.data.published import dataset_spec
 from denseclip.errors import UserError
+from denseclip.nets.backbones import TIMM, V1C_WEIGHTS, build_backbone
 
 
 class MissingError(UserError):
@@ -19,13 +20,25 @@ class MissingError(UserError):
         self.lines = tuple(lines)
 
 
-def require(models: Sequence[str], data: Sequence[str], root: Path | None) -> None:
+def require(
+    models: Sequence[str],
+    data: Sequence[str],
+    root: Path | None,
+    *,
+    splits: Sequence[tuple[str, str]] = (),
+    backbones: Sequence[str] = (),
+) -> None:
     """Raise MissingError unless every model and every data set can be used.
 
+    splits: data sets with what is trained on. backbones: names whose ImageNet weights training starts from.
     Weights that are not on this machine are fetched only once all data is there.
     """
     lines = [line for name in data if (line := _missing_data(name, root))]
-    lines += [line for source in models if (line := _missing_weights(source, fetching=not lines))]
+    if root is not None:
+        lines += [line for name, split in splits if (line := _missing_data(name, root, split))]
+    fetching = not lines
+    lines += [line for source in models if (line := _missing_weights(source, fetching=fetching))]
+    lines += [line for name in backbones if (line := _missing_backbone(name, fetching=fetching))]
     if lines:
         raise MissingError(lines)
 
@@ -62,15 +75,43 @@ def _missing_weights(source: str, *, fetching: bool) -> str | None:
     )
 
 
-def _missing_data(name: str, root: Path | None) -> str | None:
+def _missing_backbone(name: str, *, fetching: bool) -> str | None:
+    """ImageNet's weights are in the hub's cache, or are fetched."""
+    if fetching:
+        try:
+            build_backbone(name, pretrained=True)
+        except UserError as error:
+            return f"weights: {error}"
+        return None
+    if imagenet_cached(name):
+        return None
+    return (
+        f"weights: ImageNet's for the backbone {name} are not on this machine: let them be downloaded once the data "
+        "is there, or set student.pretrained = false in a recipe of your own"
+    )
+
+
+def imagenet_cached(name: str) -> bool:
+    """Whether the ImageNet weights of a backbone are in the hub's cache."""
+    import timm
+    from huggingface_hub import try_to_load_from_cache
+
+    known = timm.get_pretrained_cfg(V1C_WEIGHTS.get(name, name.removeprefix(TIMM)))
+    if known is None or not known.hf_hub_id:
+        return False
+    files = ("model.safetensors", "pytorch_model.bin")
+    return any(isinstance(try_to_load_from_cache(known.hf_hub_id, file), str) for file in files)
+
+
+def _missing_data(name: str, root: Path | None, split: str | None = None) -> str | None:
     spec = dataset_spec(name)
     if root is None:
         wanted = f"the folder that holds {spec.folder}: fetch {spec.source}, then {spec.fix}"
         return f"data: {name} needs --root, {wanted}"
     try:
-        dataset = open_dataset(name, root)
+        dataset = open_dataset(name, root, split)
     except UserError as error:
-        return f"data: {name}: {error}"
+        return f"data: {name}{f' ({split})' if split else ''}: {error}"
     return _missing_files(dataset)
 
 

@@ -2,9 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
 
-from denseclip.errors import UserError
 from denseclip.evaluate.report import need_matplotlib
 from denseclip.evaluate.reproduce.bench import Bench
 from denseclip.evaluate.reproduce.claims import judge
@@ -18,7 +16,6 @@ from denseclip.files import write_text
 from denseclip.recipes import Recipe, ScaleName, recipe
 from denseclip.vocabulary.cache import cache_folder
 
-RowKind = Literal["training-free", "trained", "all"]
 RowProgress = Callable[[str, int, int, int], None]
 """Name of the row at work, its number from 0, images done and to do in it."""
 
@@ -27,8 +24,7 @@ def reproduce(
     name: str,
     scale: ScaleName = "mini",
     *,
-    rows: RowKind = "training-free",
-    out: Path = Path("results"),
+    out: Path | None = Path("results"),
     root: Path | None = None,
     models: Mapping[str, str] | None = None,
     limit: int | None = None,
@@ -38,21 +34,21 @@ def reproduce(
     cache: Path | None = None,
     progress: RowProgress | None = None,
 ) -> Report:
-    """Run a published table and write NAME-SCALE.md, .csv, .json and .png into `out`.
+    """Run the rows of a published table that need no training; write NAME-SCALE.md, .csv, .json and .png into `out`.
 
     name: see `TABLES`. scale "mini": tiny CLIPs on sticker scenes; "paper": as published, with `root` holding the
     data sets. models: by published name, what to load instead. limit: only the first images. fresh: forget what
     was counted before. cache: where counts are kept, by default with denseclip's other caches.
-    Raises UserError for what cannot be used; MissingError, with a line for each thing, where data or weights are
-    not there.
+    out: None to write nothing. Raises UserError for what cannot be used; MissingError, with a line for each thing,
+    where data or weights are not there.
     """
     need_matplotlib()
     table = recipe(name)
-    chosen = planned(table, scale, rows, models or {}, root)
+    chosen = planned(table, scale, models or {}, root)
     images = table.scales[scale].images if limit is None else limit
     bench = Bench(
         table.scales[scale].protocol,
-        cache or cache_folder() / "reproduce",
+        cache or counts_folder(),
         root=root,
         images=images,
         fresh=fresh,
@@ -60,23 +56,23 @@ def reproduce(
         precision=precision,
     )
     results = [bench.run(row, _within(progress, row, number)) for number, row in enumerate(chosen)]
-    command = _command(table, scale, rows, models or {}, limit)
-    report = make_report(table, scale, command, chosen, results, _notes(table, scale, rows, chosen, limit))
-    write(report, out)
+    command = command_line(name, scale, "--rows training-free", models or {}, limit)
+    report = make_report(table, scale, command, chosen, results, _notes(table, scale, chosen, limit))
+    if out is not None:
+        write(report, out)
     return report
 
 
-def planned(
-    table: Recipe, scale: ScaleName, rows: RowKind, models: Mapping[str, str], root: Path | None
-) -> list[Row]:
+def counts_folder() -> Path:
+    """Where counts are kept."""
+    return cache_folder() / "reproduce"
+
+
+def planned(table: Recipe, scale: ScaleName, models: Mapping[str, str], root: Path | None) -> list[Row]:
     """The rows that can be run here, after checking that what they need is there.
 
     An embedded model that this installation lacks leaves its rows out.
     """
-    if rows == "trained":
-        raise UserError(
-            f"{table.name} has no trained rows yet: they come with MaskCLIP+ training; use --rows training-free"
-        )
     found = rows_of(table, scale, models)
     there = [row for row in found if have_embedded(row.source)]
     sources = dict.fromkeys(row.source for row in (there or found))
@@ -117,25 +113,21 @@ def _within(progress: RowProgress | None, row: Row, number: int) -> Callable[[in
     return None if progress is None else lambda done, total: progress(title, number, done, total)
 
 
-def _command(
-    table: Recipe, scale: ScaleName, rows: RowKind, models: Mapping[str, str], limit: int | None
-) -> str:
-    """The command without what changes no figure, and without paths."""
-    parts = ["denseclip reproduce", table.name, f"--scale {scale}", f"--rows {rows}"]
+def command_line(name: str, scale: ScaleName, rows: str, models: Mapping[str, str], limit: int | None) -> str:
+    """The command without what changes no figure, and without paths. rows: "" or the option."""
+    parts = ["denseclip reproduce", name, f"--scale {scale}", *([rows] if rows else [])]
     parts += ["--root ROOT"] if scale == "paper" else []
     parts += [f"--model {name}=PATH" for name in sorted(models)]
     return " ".join(parts + ([f"--limit {limit}"] if limit is not None else []))
 
 
-def _notes(table: Recipe, scale: ScaleName, rows: RowKind, there: list[Row], limit: int | None) -> list[str]:
+def _notes(table: Recipe, scale: ScaleName, there: list[Row], limit: int | None) -> list[str]:
     notes = [table.note] if table.note else []
     left_out = [name for name in table.scales[scale].models if name not in {row.place[0] for row in there}]
     for name in left_out:
         notes.append(
             f"{table.scales[scale].models[name]} is not in this installation; its rows are left out."
         )
-    if rows == "all" and table.trained:
-        notes.append(f"The rows of {table.trained} come with MaskCLIP+ training; they are not here yet.")
     if limit is not None and scale == "paper":
         notes.append(f"Only the first {limit} images: not comparable with the published figures.")
     return notes

@@ -14,8 +14,8 @@ class Fpn(nn.Module):
     """1x1 laterals, nearest upsampling top-down, 3x3 outputs; with bias, without norm or activation.
 
     in_channels: of all incoming maps. start: the first one used. outputs: of which those beyond the incoming maps
-    are 3x3 stride-2 convolutions, the first on the last incoming map (RetinaNet, no ReLU between them), or every
-    second cell of the last output (Mask R-CNN).
+    are 3x3 stride-2 convolutions, the first on the last incoming map (RetinaNet), or every second cell of the last
+    output (Mask R-CNN). activation: ReLU between those convolutions, which the papers do not have.
     """
 
     def __init__(
@@ -26,8 +26,10 @@ class Fpn(nn.Module):
         start: int = 0,
         outputs: int | None = None,
         extra: Extra = "convolutions",
+        activation: bool = False,
     ) -> None:
         super().__init__()
+        self.activation = activation
         used = in_channels[start:]
         self.start = start
         self.extra = 0 if outputs is None else outputs - len(used)
@@ -49,6 +51,7 @@ class Fpn(nn.Module):
         x = used[-1]
         for i in range(self.extra):
             further = len(self.fpn_convs) > len(laterals)
+            x = F.relu(x) if i and self.activation else x
             x = self.fpn_convs[len(laterals) + i](x) if further else outputs[-1][..., ::2, ::2]
             outputs.append(x)
         return tuple(outputs)

@@ -1,0 +1,102 @@
+"""What one chooses about a detector, and where torchvision and the papers' framework differ."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal, get_args
+
+from denseclip.errors import UserError
+from denseclip.nets.denseclip.config import DenseClipConfig
+
+Kind = Literal["retinanet", "maskrcnn"]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Details that change numbers (section 5.1); the defaults are torchvision's.
+
+    relu_before_p7: between RetinaNet's two extra levels. rounded_anchors: anchor sides are whole pixels. per_image_loss:
+    RetinaNet's sums are divided by the positives of each image, then averaged; else by those of the batch.
+    detections: the most of them in an image. aligned_rois: RoIAlign shifted by half a pixel with as many samples as a
+    bin has pixels, also for the masks to be learned; else unshifted with 2 x 2. smooth_beta: where the L1 of boxes in
+    Mask R-CNN becomes quadratic; 0 for never. train_proposals: kept after NMS in training. frozen_norms: the batch
+    norms of the backbone keep CLIP's statistics and weights; else they are trained.
+    """
+
+    relu_before_p7: bool = True
+    rounded_anchors: bool = True
+    per_image_loss: bool = True
+    detections: int = 300
+    aligned_rois: bool = False
+    smooth_beta: float = 1 / 9
+    train_proposals: int = 2000
+    frozen_norms: bool = True
+
+
+MMDET = Profile(
+    relu_before_p7=False,
+    rounded_anchors=False,
+    per_image_loss=False,
+    detections=100,
+    aligned_rois=True,
+    smooth_beta=0.0,
+    train_proposals=1000,
+    frozen_norms=False,
+)
+PROFILES: dict[tuple[str, Kind], Profile] = {
+    ("torchvision", "retinanet"): Profile(),
+    ("torchvision", "maskrcnn"): Profile(detections=100),
+    ("mmdet", "retinanet"): MMDET,
+    ("mmdet", "maskrcnn"): MMDET,
+}
+
+
+@dataclass(frozen=True)
+class DetectorConfig:
+    """The detector around the guided features.
+
+    profile: "torchvision", or "mmdet" for the papers' details; changes: single fields of it with other values.
+    fc_width: of Mask R-CNN's two fully connected layers.
+    """
+
+    kind: Kind = "retinanet"
+    profile: str = "torchvision"
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    fc_width: int = 1024
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise UserError(f"detector {self.kind!r} is not known; choose retinanet or maskrcnn")
+        if (self.profile, self.kind) not in PROFILES:
+            raise UserError(f"profile {self.profile!r} is not known; choose torchvision or mmdet")
+        known = [each.name for each in fields(Profile)]
+        unknown = sorted(set(self.changes) - set(known))
+        if unknown:
+            raise UserError(f"a profile has no {unknown[0]!r}; its fields are {', '.join(known)}")
+
+    @property
+    def details(self) -> Profile:
+        """The profile with its changes."""
+        return replace(PROFILES[self.profile, self.kind], **self.changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for checkpoints."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "DetectorConfig":
+        """The inverse of `to_dict`; UserError for an unknown key."""
+        unknown = sorted(set(values) - {each.name for each in fields(cls)})
+        if unknown:
+            raise UserError(f"a detector has no setting {unknown[0]!r}; remove it or mend its spelling")
+        return cls(**values)
+
+
+def guidance_config(values: Mapping[str, Any]) -> DenseClipConfig:
+    """The words' side of a detector: s / tau joins the features and the auxiliary loss weighs 1 (section 5).
+
+    values: other fields of `DenseClipConfig`. With `official`, positions are cropped, not interpolated.
+    """
+    usual = {"score_logits": True, "aux_weight": 1.0}
+    if values.get("official"):
+        usual["positions"] = "crop"  # type: ignore[assignment]
+    return DenseClipConfig.from_dict({**usual, **values})
