@@ -140,7 +140,7 @@ def _linear(image: Image, factor: float, offset: float) -> Image:
 
 
 def _in_hsv(image: Image, saturation: float = 1.0, hue: int = 0) -> Image:
-    hsv = np.asarray(cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2HSV))  # hue in 0..179
+    hsv = np.asarray(cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2HSV), np.uint8)  # hue in 0..179
     if hue:
         hsv[..., 0] = (hsv[..., 0].astype(np.int32) + hue) % 180
     if saturation != 1.0:

@@ -89,7 +89,7 @@ class Loop:
         self.task, self.recipe, self.folder, self.fabric = task, recipe, folder, fabric
         if fabric.world_size > 1:
             synchronised(task, fabric.device)
-        task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        task.to(memory_format=torch.channels_last)
         optimizer = make_optimizer(task, recipe.optimiser)
         self.model: Untyped
         self.optimizer: Untyped

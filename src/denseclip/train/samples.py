@@ -37,7 +37,8 @@ class Batch:
     def to(self, device: torch.device) -> "Batch":
         """The same batch on a device."""
         tensors = (self.images, self.extent, self.labels, self.index, self.geometry)
-        return Batch(*(tensor.to(device, non_blocking=True) for tensor in tensors), self.skipped)
+        images, extent, labels, index, geometry = (tensor.to(device, non_blocking=True) for tensor in tensors)
+        return Batch(images, extent, labels, index, geometry, self.skipped)
 
     def first(self, count: int) -> "Batch":
         """The first crops."""
