@@ -10,8 +10,8 @@ from denseclip.dense.views import Composer, Slide, windows
 from denseclip.errors import UserError
 
 
-def reference(cuts, scores, size):
-    """Average of full-size score maps, written plainly."""
+def full_size(cuts, scores, size):
+    """The full-size score maps of all views, written plainly."""
     groups = {}
     for cut, one in zip(cuts, scores, strict=True):
         total, count = groups.setdefault(
@@ -25,7 +25,7 @@ def reference(cuts, scores, size):
     maps = [
         F.interpolate((total / count)[None], size, mode="bilinear")[0] for total, count in groups.values()
     ]
-    return torch.stack(maps).mean(0)
+    return torch.stack(maps)
 
 
 @pytest.mark.parametrize("slide", [None, Slide(32, 20), Slide(48, 48)])
@@ -35,10 +35,37 @@ def test_composed_scores_are_the_average_of_full_size_maps(slide, flip, frames):
     cuts = [cut for frame in frames for cut in windows(frame, slide, flip)]
     scores = [torch.randn(7, -(-cut.height // 16), -(-cut.width // 16)) for cut in cuts]
     composer = Composer(cuts, [(one.shape[1], one.shape[2]) for one in scores], (51, 77))
-    expected = reference(cuts, scores, (51, 77))
+    expected = full_size(cuts, scores, (51, 77)).mean(0)
     torch.testing.assert_close(composer.full(scores), expected, atol=2e-5, rtol=0)
     bands = [composer.band(scores, rows) for rows in (slice(0, 20), slice(20, 51))]
     torch.testing.assert_close(torch.cat(bands, 1), expected, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("frames", [[(64, 80)], [(64, 80), (40, 56)]])
+def test_with_a_temperature_probabilities_are_averaged(frames):
+    cuts = [cut for frame in frames for cut in windows(frame, Slide(32, 20), flip=True)]
+    scores = [torch.randn(7, -(-cut.height // 16), -(-cut.width // 16)) for cut in cuts]
+    before = [one.clone() for one in scores]
+    composer = Composer(cuts, [(one.shape[1], one.shape[2]) for one in scores], (51, 77), temperature=3.0)
+    expected = (3 * full_size(cuts, scores, (51, 77))).softmax(1).mean(0)
+    torch.testing.assert_close((3 * composer.full(scores)).exp(), expected, atol=2e-5, rtol=0)
+    torch.testing.assert_close((3 * composer.plane(scores, 4)).exp(), expected[4], atol=2e-5, rtol=0)
+    assert all(torch.equal(one, other) for one, other in zip(before, scores, strict=True))
+
+
+def test_one_view_keeps_its_scores():
+    cuts = windows((40, 56), Slide(32, 20), flip=False)
+    scores = [torch.randn(3, 2, 2) for _ in cuts]
+    plain, warm = (Composer(cuts, [(2, 2)] * len(cuts), (40, 56), t).full(scores) for t in (None, 5.0))
+    assert torch.equal(plain, warm)
+
+
+def test_mirrored_windows_are_those_of_the_mirrored_frame():
+    frame = torch.rand(3, 100, 70)
+    cuts = windows((100, 70), Slide(32, 24), flip=True)
+    plain = windows((100, 70), Slide(32, 24), flip=False)
+    mirrored = [cut.cut(frame) for cut in cuts if cut.flip]
+    assert all(torch.equal(one, cut.cut(frame.flip(-1))) for one, cut in zip(mirrored, plain, strict=True))
 
 
 def test_windows_cover_every_pixel_and_the_last_one_is_shifted_inside():

@@ -53,15 +53,19 @@ class ResizeRule:
         numbers = "x".join(map(str, self.size))
         return {"none": "none", "long-short": numbers}.get(self.kind, f"{self.kind}:{numbers}")
 
-    def target(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) after resizing a picture of `height` x `width`; at least 1 x 1."""
+    def target(self, height: int, width: int, factor: float = 1.0) -> tuple[int, int]:
+        """(height, width) after resizing a picture of `height` x `width`; at least 1 x 1.
+
+        factor: on the rule's numbers, whole ones again (as the official multi-scale test has it).
+        """
         if self.kind == "none":
-            return height, width
+            return max(1, round(height * factor)), max(1, round(width * factor))
+        wished = [max(1, int(number * factor)) for number in self.size]
         if self.kind == "exact":
-            return self.size[0], self.size[1]
+            return wished[0], wished[1]
         sides = {"short": (min(height, width),), "long": (max(height, width),)}
         wanted = sides.get(self.kind, (max(height, width), min(height, width)))
-        scale = min(new / old for new, old in zip(self.size, wanted, strict=True))
+        scale = min(new / old for new, old in zip(wished, wanted, strict=True))
         return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 

@@ -41,9 +41,7 @@ class Decoding:
     @cached_property
     def composer(self) -> Composer | None:
         """How the inputs are averaged; None for a single one."""
-        if not self.segmenter.settings.composed:
-            return None
-        return Composer(list(self.encoded.cuts), [_hw(one) for one in self.maps], self.size)
+        return self._composer(self.size) if self.segmenter.settings.composed else None
 
     @torch.inference_mode()
     def decoded(self, confidence: bool) -> Decoded:
@@ -67,12 +65,12 @@ class Decoding:
         if self.composer is None:
             return self.maps[0]
         size = (max(1, -(-self.size[0] // COARSE)), max(1, -(-self.size[1] // COARSE)))
-        return Composer(list(self.encoded.cuts), [_hw(one) for one in self.maps], size).full(self.maps)
+        return self._composer(size).full(self.maps)
 
     def heat(self, index: int) -> NDArray[np.float32]:
         """The upsampled scores of one class, (H, W) float32."""
         if self.composer is not None:
-            return self.composer.full([one[index : index + 1] for one in self.maps])[0].cpu().numpy()
+            return self.composer.plane(self.maps, index).cpu().numpy()
         return heatmaps(self.maps[0][None], [index], self.size, via=self.via)[0, 0].cpu().numpy()
 
     def at(self, row: int, column: int) -> Tensor:
@@ -80,6 +78,11 @@ class Decoding:
         if self.composer is not None:
             return self.composer.band(self.maps, slice(row, row + 1))[:, 0, column]
         return scores_at(self.maps[0][None], torch.tensor([[row, column]]), self.size, via=self.via)[0, 0]
+
+    def _composer(self, size: Size) -> Composer:
+        """Cosines are averaged as they are, trained models' views by probability, as their tests are defined."""
+        temperature = None if isinstance(self.segmenter.clip, Clip) else self.temperature
+        return Composer(list(self.encoded.cuts), [_hw(one) for one in self.maps], size, temperature)
 
     def _refined(self, index: int) -> Tensor:
         """Cosines of one input's positions with the prompts, best prompt per class, PD, KS; (K, h, w)."""

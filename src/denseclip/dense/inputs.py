@@ -58,13 +58,9 @@ def as_array(picture: Picture) -> NDArray[np.uint8]:
 
 def plan(size: Size, settings: Settings, stride: int) -> list[Window]:
     """The network inputs of a picture of (H, W): every scale, every window, every mirrored copy."""
-    height, width = settings.resize.target(*size)
+    frames = dict.fromkeys(_frame(size, scale, settings, stride) for scale in settings.scales)
     cuts = []
-    for scale in settings.scales:
-        frame = (round(height * scale), round(width * scale))
-        if not settings.compat.free_size:
-            frame = (_whole_cells(frame[0], stride), _whole_cells(frame[1], stride))
-        frame = (max(frame[0], stride), max(frame[1], stride))
+    for frame in frames:
         if settings.slide is None and frame[0] * frame[1] > MAX_WHOLE:
             raise UserError(
                 f"{frame[1]} x {frame[0]} pixels are too many for one network input; "
@@ -72,6 +68,14 @@ def plan(size: Size, settings: Settings, stride: int) -> list[Window]:
             )
         cuts += windows(frame, settings.slide, settings.flip)
     return cuts
+
+
+def _frame(size: Size, scale: float, settings: Settings, stride: int) -> Size:
+    """The picture's size at one scale, in whole cells of the network unless the quirks say otherwise."""
+    height, width = settings.resize.target(*size, scale)
+    if not settings.compat.free_size:
+        height, width = _whole_cells(height, stride), _whole_cells(width, stride)
+    return max(height, stride), max(width, stride)
 
 
 def network_inputs(image: NDArray[np.uint8], cuts: list[Window], stats: ImageStats) -> list[Tensor]:

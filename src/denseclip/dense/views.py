@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from math import log
 
 import torch
 import torch.nn.functional as F
@@ -63,43 +64,48 @@ class Window:
 
 
 def windows(frame: Size, slide: Slide | None, flip: bool) -> list[Window]:
-    """The windows of one resized picture: all of it, or sliding; each also mirrored if `flip`."""
+    """The windows of one resized picture: all of it, or sliding; with `flip` also those of its mirror image."""
     if slide is None:
         boxes = [(0, 0, *frame)]
     else:
         h, w = min(slide.crop, frame[0]), min(slide.crop, frame[1])
         boxes = [(top, left, h, w) for top in slide.starts(frame[0]) for left in slide.starts(frame[1])]
-    return [
-        Window(frame, *box, flip=mirrored)
-        for mirrored in ((False, True) if flip else (False,))
-        for box in boxes
-    ]
+    plain = [Window(frame, *box) for box in boxes]
+    mirrored = [Window(frame, top, frame[1] - left - w, h, w, flip=True) for top, left, h, w in boxes]
+    return plain + mirrored if flip else plain
 
 
 class Composer:
-    """Averages the scores of several windows on one picture, in bands of rows.
+    """Puts the scores of several windows together on one picture, in bands of rows.
 
-    Scores are upsampled bilinearly to their window, averaged where windows of one frame overlap, resized to the
-    picture, and averaged over frames and mirrored copies: linear, so each axis is one small matrix per window.
+    Scores are upsampled bilinearly to their window, averaged where windows of one view (a frame, or its mirror image)
+    overlap, and resized to the picture: linear, so each axis is one small matrix per window. Views are averaged:
+    their scores, or with a `temperature` their probabilities p = soft-max of temperature x score, as the official
+    segmenters are tested; the composed score is then log(mean p) / temperature, so that decoding stays the same.
     """
 
-    def __init__(self, cuts: list[Window], maps: list[Size], size: Size) -> None:
+    def __init__(
+        self, cuts: list[Window], maps: list[Size], size: Size, temperature: float | None = None
+    ) -> None:
         assert cuts and len(cuts) == len(maps)
         self.size = size
         self._cuts = cuts
         self._maps = maps
+        self._views: dict[tuple[Size, bool], list[int]] = {}
+        for index, cut in enumerate(cuts):
+            self._views.setdefault((cut.frame, cut.flip), []).append(index)
+        self._temperature = temperature if len(self._views) > 1 else None
 
     @cached_property
     def _axes(self) -> list[tuple[Tensor, Tensor]]:
         """Row matrix (H, h) and column matrix (W, w) of every window."""
-        groups = {(cut.frame, cut.flip) for cut in self._cuts}
         axes = []
         for cut, (h, w) in zip(self._cuts, self._maps, strict=True):
-            tops = {other.top for other in self._cuts if (other.frame, other.flip) == (cut.frame, cut.flip)}
-            lefts = {other.left for other in self._cuts if (other.frame, other.flip) == (cut.frame, cut.flip)}
+            view = [self._cuts[index] for index in self._views[cut.frame, cut.flip]]
+            tops, lefts = {other.top for other in view}, {other.left for other in view}
             rows = _axis(h, cut.top, cut.height, tops, cut.frame[0], self.size[0])
             columns = _axis(w, cut.left, cut.width, lefts, cut.frame[1], self.size[1])
-            axes.append((rows / len(groups), columns.flip(1) if cut.flip else columns))
+            axes.append((rows, columns.flip(1) if cut.flip else columns))
         return axes
 
     def bands(self, classes: int) -> list[slice]:
@@ -110,7 +116,33 @@ class Composer:
     def band(self, scores: list[Tensor], rows: slice) -> Tensor:
         """Composed scores (K, R, W) of some rows, from the (K, h, w) of every window."""
         total: Tensor | None = None
-        for one, (down, across) in zip(scores, self._axes, strict=True):
+        for indices in self._views.values():
+            view = self._view(scores, indices, rows)
+            if self._temperature is not None:
+                view = view.mul_(self._temperature).log_softmax(0)
+                total = view if total is None else torch.logaddexp(total, view)
+            else:
+                total = view if total is None else total.add_(view)
+        assert total is not None
+        if self._temperature is not None:
+            return total.sub_(log(len(self._views))).div_(self._temperature)
+        return total.div_(len(self._views))
+
+    def plane(self, scores: list[Tensor], index: int) -> Tensor:
+        """Composed scores (H, W) of one class."""
+        if self._temperature is None:
+            return self.full([one[index : index + 1] for one in scores])[0]
+        return torch.cat([self.band(scores, rows)[index] for rows in self.bands(len(scores[0]))])
+
+    def full(self, scores: list[Tensor]) -> Tensor:
+        """Composed scores (K, H, W); only for small sizes."""
+        return self.band(scores, slice(0, self.size[0]))
+
+    def _view(self, scores: list[Tensor], indices: list[int], rows: slice) -> Tensor:
+        """Scores (K, R, W) of one view."""
+        total: Tensor | None = None
+        for index in indices:
+            one, (down, across) = scores[index], self._axes[index]
             part = down[rows].to(one)  # (R, h)
             if not part.any():
                 continue
@@ -118,10 +150,6 @@ class Composer:
             total = full if total is None else total.add_(full)
         assert total is not None, "no window covers these rows"
         return total
-
-    def full(self, scores: list[Tensor]) -> Tensor:
-        """Composed scores (K, H, W); only for small sizes."""
-        return self.band(scores, slice(0, self.size[0]))
 
 
 def _axis(cells: int, start: int, length: int, starts: set[int], frame: int, out: int) -> Tensor:

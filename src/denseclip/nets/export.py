@@ -15,7 +15,7 @@ from denseclip.files import atomic_path
 
 ExportFormat = Literal["onnx", "torch-export"]
 INPUT, CLASSES = "image", "classes"
-EXAMPLE = (1, 3, 192, 256)
+EXAMPLE = (2, 3, 192, 256)  # two pictures: a batch of one would be taken for a constant
 
 
 class Exported(nn.Module):

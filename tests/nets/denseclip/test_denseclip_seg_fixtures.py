@@ -5,8 +5,7 @@ import torch
 import torch.nn.functional as F
 from denseclip_cases import GRADIENT, Case
 
-from denseclip.dense.views import Slide
-from denseclip.nets.inference import best_class, probabilities, run_view, run_views
+from denseclip.dense.views import Composer, Slide, windows
 from fixtures_support import cases
 
 pytestmark = pytest.mark.fixtures
@@ -68,17 +67,28 @@ def test_losses_and_gradients(case):
     case.model.zero_grad()
 
 
+def views(case, frames, rule, *, flip, temperature=1.0, size=None):
+    """Scores (K, H, W) of frames (3, h, w) run in windows and put together."""
+    pieces = {tuple(frame.shape[1:]): frame for frame in frames}
+    cuts = [cut for frame in pieces for cut in windows(frame, rule, flip)]
+    with torch.no_grad():
+        maps = [case.model(cut.cut(pieces[cut.frame])[None])[0] for cut in cuts]
+    sizes = [(one.shape[1], one.shape[2]) for one in maps]
+    return Composer(cuts, sizes, size or tuple(case.meta["slide"]["ori"]), temperature).full(maps)
+
+
 def test_windows_scales_and_mirrors(case):
     slide = case.meta["slide"]
     if not slide:
         pytest.skip("no slide settings in this case")
-    size, rule = tuple(slide["ori"]), Slide(slide["crop"][0], slide["stride"][0])
+    rule = Slide(slide["crop"][0], slide["stride"][0])
     first = case.input("slide", (1, 3, *slide["img"]))[0]
     second = case.input("slide2", (1, 3, *slide["img2"]))[0]
-    frame = run_view(case.model, first, tuple(slide["img"]), slide=rule)
-    case.close("slide_logits_norescale", frame.rows(slice(None))[None])
-    case.close("slide_probs_view0", probabilities([run_view(case.model, first, size, slide=rule)])[None])
-    case.close("whole_probs_view0", probabilities([run_view(case.model, first, size)])[None])
-    views = run_views(case.model, [first, second], size, slide=rule, flip=True)
-    case.close("tta_probs_mean", probabilities(views)[None])
-    assert (best_class(views) == case["tta_argmax"][0]).float().mean() >= 0.999
+    assert first.shape != second.shape
+    frame = views(case, [first], rule, flip=False, size=tuple(slide["img"]))
+    case.close("slide_logits_norescale", frame[None])
+    case.close("slide_probs_view0", views(case, [first], rule, flip=False).softmax(0)[None])
+    case.close("whole_probs_view0", views(case, [first], None, flip=False).softmax(0)[None])
+    logs = views(case, [first, second], rule, flip=True)
+    case.close("tta_probs_mean", logs.exp()[None])
+    assert (logs.argmax(0) == case["tta_argmax"][0]).float().mean() >= 0.999

@@ -1,14 +1,18 @@
 """A trained DenseCLIP behind the Segmenter, from a checkpoint's content."""
 
+import cv2
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from small_denseclip import CLASSES, from_clip
 
 from clip_support import tiny_clip
 from denseclip.clip import ImageStats
+from denseclip.data.transforms import normalise
 from denseclip.dense.load import make_settings
 from denseclip.dense.segmenter import Segmenter
+from denseclip.dense.views import Slide
 from denseclip.errors import UserError
 from denseclip.nets.denseclip.trained import TrainedDenseClip, contents_of
 
@@ -56,6 +60,55 @@ def test_other_words_by_the_score_map(kind, prompting):
     network, names = wrapped.network(segmenter._ontology, ())
     assert names == ("cat", "a green sofa")
     torch.testing.assert_close(network(frame())[0], scores)
+
+
+def official_multi_scale(model, image, short, ratios, rule):
+    """Resized, cut, run, averaged as the official test script does it, written plainly: probabilities (K, H, W)."""
+    height, width = image.shape[:2]
+    total = 0
+    for ratio in ratios:
+        box = int(2048 * ratio), int(short * ratio)
+        factor = min(box[0] / max(height, width), box[1] / min(height, width))
+        size = int(height * factor + 0.5), int(width * factor + 0.5)
+        pixels = cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
+        frame = normalise(pixels, STATS.mean, STATS.std)[None]
+        for mirrored in (False, True):
+            view = frame.flip(-1) if mirrored else frame
+            sums, count = torch.zeros(1, len(CLASSES), *size), torch.zeros(size)
+            for top in rule.starts(size[0]):
+                for left in rule.starts(size[1]):
+                    place = slice(top, top + rule.crop), slice(left, left + rule.crop)
+                    window = view[:, :, *place]
+                    logits = model(window)
+                    sums[:, :, *place] += F.interpolate(logits, window.shape[2:], mode="bilinear")
+                    count[place] += 1
+            full = F.interpolate(sums / count, (height, width), mode="bilinear").softmax(1)[0]
+            total = total + (full.flip(-1) if mirrored else full)
+    return total / (2 * len(ratios))
+
+
+@pytest.mark.parametrize("kind", ["rn", "vit"])
+def test_multi_scale_with_flip_is_the_official_one(kind):
+    model, wrapped = trained(kind)
+    ratios, rule = (0.5, 1.0, 1.75), Slide(64, 42)
+    settings = make_settings(resize="2048x64", slide="64/42", scales=ratios, flip=True, compat="official")
+    with torch.no_grad():
+        expected = official_multi_scale(model, picture(), 64, ratios, rule)
+    found = Segmenter(wrapped, settings=settings).segment(picture(), confidence=True)
+    np.testing.assert_allclose(found.confidence, expected.amax(0), atol=1e-4)
+    assert (found.mask == expected.argmax(0).numpy()).mean() > 0.999
+
+
+@pytest.mark.parametrize("prompting", ["post", "pre", "none"])
+def test_a_network_to_export_has_no_text_encoder(prompting):
+    model, wrapped = trained("rn", prompting=prompting)
+    network, names = wrapped.network(None, ())
+    assert names == CLASSES
+    with torch.no_grad():
+        torch.testing.assert_close(network(frame()), model(frame()))
+    inside = any("text_encoder" in name for name, _ in network.named_parameters())
+    assert inside == (prompting == "pre")
+    assert any("text_encoder" in name for name, _ in model.named_parameters())
 
 
 def test_what_it_cannot_do_is_said():

@@ -15,6 +15,7 @@ from denseclip.dense.features import DenseFeatures
 from denseclip.dense.options import DenseOptions
 from denseclip.dense.settings import Settings
 from denseclip.errors import UserError
+from denseclip.nets.denseclip.baked import baked
 from denseclip.nets.denseclip.build import build_denseclip
 from denseclip.nets.denseclip.config import DenseClipConfig
 from denseclip.nets.denseclip.official import load_official
@@ -125,10 +126,10 @@ class TrainedDenseClip:
         """Normalised images (B, 3, H, W) to logits (B, K, h, w) as one module, and its K class names."""
         del templates
         if ontology is None:
-            return self.model, self.model.classes
+            return baked(self.model), self.model.classes
         if len(ontology.words) != len(ontology.classes):
             raise UserError("a network has one word a class; leave out the synonyms")
-        return self.model.with_words(_bare(ontology)), ontology.classes
+        return baked(self.model, _bare(ontology)), ontology.classes
 
     @torch.no_grad()
     def _embedded(self, ontology: Ontology) -> Tensor:
@@ -142,7 +143,7 @@ class TrainedDenseClip:
 
 
 class DenseClipEncoder:
-    """The image side: `map` holds the logits of its own classes, `keys` and `whole` the cells z and g."""
+    """The image side: `logits` of its own classes; with language `map` holds the cells z and `whole` g."""
 
     def __init__(self, model: DenseClipSegmenter, stats: ImageStats) -> None:
         self.model, self.stats = model, stats
@@ -151,29 +152,23 @@ class DenseClipEncoder:
 
     @torch.inference_mode()
     def encode(self, images: Tensor, *, keys: bool = False) -> DenseFeatures:
-        """Images (B, 3, H, W), normalised, sides multiples of `stride` -> features for `scores`."""
+        """Images (B, 3, H, W), normalised -> features for `scores`."""
         assert not keys
         trunk = self.model.backbone(images.to(self.model.decode_head.conv_seg.weight))
         guidance = self.model.guided(trunk)
         logits = self.model.decode_head(self.model.neck(guidance.maps)).float()  # (B, K, H / 4, W / 4)
-        if trunk.local is None:
-            return DenseFeatures(logits, None, None)
-        return DenseFeatures(logits, trunk.local.flatten(2).transpose(1, 2), trunk.whole)
+        local = logits if trunk.local is None else trunk.local
+        return DenseFeatures(local, whole=trunk.whole, logits=logits)
 
     @torch.inference_mode()
     def scores(self, features: DenseFeatures, matrix: Tensor) -> Tensor:
         """Logits (B, P, h, w) of the words whose rows (P, K + D) `TrainedDenseClip.embed` made."""
         classes = len(self.model.classes)
         if matrix[:, :classes].any():
-            return features.map[:, matrix[:, :classes].argmax(dim=1)]
-        assert features.keys is not None
-        h, w = features.map.shape[-2:]
-        step = round(
-            (h * w / features.keys.shape[1]) ** 0.5
-        )  # cells of the logits in one of z, along an axis
-        local = features.keys.transpose(1, 2).unflatten(2, (h // step, w // step))  # (B, D, h', w')
-        text = matrix[:, classes:].to(local)[None]  # (1, P, D)
-        scores, _ = self.model.scores_of(TrunkOutput((), features.whole, local), text)
+            assert features.logits is not None
+            return features.logits[:, matrix[:, :classes].argmax(dim=1)]
+        text = matrix[:, classes:].to(features.map)[None]  # (1, P, D)
+        scores, _ = self.model.scores_of(TrunkOutput((), features.whole, features.map), text)
         return scores / self.model.config.tau
 
 
