@@ -50,7 +50,7 @@ class Anchors(AnchorGenerator):
 
 
 def retina_anchors(*, rounded: bool) -> Anchors:
-    """Nine a cell: three octave parts of 4 strides, three ratios; whole sides are truncated first, as torchvision's."""
+    """Nine a cell: three parts of an octave, three ratios; whole sides are truncated first, as in torchvision."""
     octaves = [[4 * stride * 2 ** (i / 3) for i in range(3)] for stride in RETINA_STRIDES]
     sizes = [[int(side) for side in level] for level in octaves] if rounded else octaves
     return Anchors(sizes, RETINA_STRIDES, rounded=rounded)

@@ -14,8 +14,8 @@ Kind = Literal["retinanet", "maskrcnn"]
 class Profile:
     """Details that change numbers (section 5.1); the defaults are torchvision's.
 
-    relu_before_p7: between RetinaNet's two extra levels. rounded_anchors: anchor sides are whole pixels. per_image_loss:
-    RetinaNet's sums are divided by the positives of each image, then averaged; else by those of the batch.
+    relu_before_p7: between RetinaNet's two extra levels. rounded_anchors: anchor sides are whole pixels.
+    per_image_loss: RetinaNet's sums are divided by the positives of each image, then averaged; else by the batch's.
     detections: the most of them in an image. aligned_rois: RoIAlign shifted by half a pixel with as many samples as a
     bin has pixels, also for the masks to be learned; else unshifted with 2 x 2. smooth_beta: where the L1 of boxes in
     Mask R-CNN becomes quadratic; 0 for never. train_proposals: kept after NMS in training. frozen_norms: the batch
@@ -55,13 +55,16 @@ class DetectorConfig:
     """The detector around the guided features.
 
     profile: "torchvision", or "mmdet" for the papers' details; changes: single fields of it with other values.
-    fc_width: of Mask R-CNN's two fully connected layers.
+    Of Mask R-CNN: fc_width: of its two fully connected layers; candidates: anchors of each level that are looked at,
+    in training and after it; regions: proposals of an image that are learned from.
     """
 
     kind: Kind = "retinanet"
     profile: str = "torchvision"
     changes: Mapping[str, Any] = field(default_factory=dict)
     fc_width: int = 1024
+    candidates: tuple[int, int] = (2000, 1000)
+    regions: int = 512
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
@@ -88,7 +91,8 @@ class DetectorConfig:
         unknown = sorted(set(values) - {each.name for each in fields(cls)})
         if unknown:
             raise UserError(f"a detector has no setting {unknown[0]!r}; remove it or mend its spelling")
-        return cls(**values)
+        both = {"candidates": tuple(values["candidates"])} if "candidates" in values else {}
+        return cls(**{**values, **both})
 
 
 def guidance_config(values: Mapping[str, Any]) -> DenseClipConfig:

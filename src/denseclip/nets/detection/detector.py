@@ -10,6 +10,7 @@ from denseclip.nets.denseclip.config import DenseClipConfig
 from denseclip.nets.denseclip.fpn import Fpn
 from denseclip.nets.denseclip.guidance import Guidance, LanguageGuided, Tokenize
 from denseclip.nets.denseclip.shapes import Shapes
+from denseclip.nets.denseclip.vit import VitTrunk
 from denseclip.nets.detection.config import DetectorConfig
 from denseclip.nets.detection.instances import Detections, Instances
 from denseclip.nets.detection.regions import RegionHead
@@ -41,6 +42,8 @@ class Detector(LanguageGuided):
         super().__init__(config, shapes, classes, tokenize)
         self.detector, details, channels = detector, detector.details, config.fpn_channels
         retina = detector.kind == "retinanet"
+        if retina and isinstance(self.backbone, VitTrunk):
+            self.backbone.fpn1 = nn.Identity()  # nobody looks at its finest map
         self.neck = Fpn(
             self.map_channels,
             channels,
@@ -52,12 +55,9 @@ class Detector(LanguageGuided):
         self.head: RetinaHead | RegionHead = (
             RetinaHead(channels, len(classes), details, prior=not config.official)
             if retina
-            else RegionHead(
-                channels, len(classes), details, fc_width=detector.fc_width, official=config.official
-            )
+            else RegionHead(channels, len(classes), detector, official=config.official)
         )
-        self._frozen = self._norms_to_freeze() if details.frozen_norms else []
-        for norm in self._frozen:
+        for norm in self._frozen_norms():
             norm.requires_grad_(False)
 
     def run(self, images: Tensor) -> DetectorOutput:
@@ -86,19 +86,19 @@ class Detector(LanguageGuided):
     def train(self, mode: bool = True) -> "Detector":
         """Frozen norms stay in eval mode."""
         super().train(mode)
-        for norm in self._frozen:
+        for norm in self._frozen_norms():
             norm.eval()
         return self
 
-    def _norms_to_freeze(self) -> list[nn.Module]:
-        """Batch norms of the backbone that come with CLIP's weights."""
-        if self.config.backbone != "clip":
+    def _frozen_norms(self) -> list[nn.Module]:
+        """Batch norms of the backbone that come with CLIP's weights; looked up anew, as training replaces modules."""
+        if self.config.backbone != "clip" or not self.detector.details.frozen_norms:
             return []
         fresh = self.backbone.fresh
         return [
             module
             for name, module in self.backbone.named_modules()
-            if isinstance(module, nn.BatchNorm2d) and not name.startswith(fresh)
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and not name.startswith(fresh)
         ]
 
 

@@ -1,4 +1,4 @@
-"""Mask R-CNN's heads on torchvision's: proposals, boxes, masks."""
+"""Mask R-CNN's second stage on torchvision's: classes, boxes and masks of regions."""
 
 from collections.abc import Sequence
 
@@ -9,13 +9,13 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.roi_heads import RoIHeads, maskrcnn_inference
-from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import roi_align
 from torchvision.ops.poolers import LevelMapper
 
-from denseclip.nets.detection.anchors import RATIOS, RPN_STRIDES, rpn_anchors
-from denseclip.nets.detection.config import Profile
+from denseclip.nets.detection.anchors import RPN_STRIDES
+from denseclip.nets.detection.config import DetectorConfig
 from denseclip.nets.detection.instances import Detections, Instances
+from denseclip.nets.detection.proposals import Rpn
 from denseclip.nets.detection.retina import named, reset
 
 BOX_SIDE, MASK_SIDE = 7, 14
@@ -48,44 +48,11 @@ class RoiPool(nn.Module):
         return pooled
 
 
-class Rpn(RegionProposalNetwork):
-    """Proposals; the loss of boxes is smooth L1 with a `beta` of one's own."""
-
-    def __init__(self, channels: int, profile: Profile) -> None:
-        super().__init__(
-            rpn_anchors(rounded=profile.rounded_anchors),
-            RPNHead(channels, len(RATIOS)),
-            fg_iou_thresh=0.7,
-            bg_iou_thresh=0.3,
-            batch_size_per_image=256,
-            positive_fraction=0.5,
-            pre_nms_top_n={"training": 2000, "testing": 1000},
-            post_nms_top_n={"training": profile.train_proposals, "testing": 1000},
-            nms_thresh=0.7,
-        )
-        self.beta = profile.smooth_beta
-
-    def compute_loss(
-        self,
-        objectness: Tensor,
-        pred_bbox_deltas: Tensor,
-        labels: list[Tensor],
-        regression_targets: list[Tensor],
-    ) -> tuple[Tensor, Tensor]:
-        """As torchvision's, apart from beta."""
-        positive, negative = (torch.where(torch.cat(s))[0] for s in self.fg_bg_sampler(labels))
-        sampled = torch.cat([positive, negative])
-        wanted, targets = torch.cat(labels), torch.cat(regression_targets)
-        scores, deltas = objectness.flatten().float(), pred_bbox_deltas.float()
-        boxes = F.smooth_l1_loss(deltas[positive], targets[positive], beta=self.beta, reduction="sum")
-        found = F.binary_cross_entropy_with_logits(scores[sampled], wanted[sampled])
-        return found, boxes / max(1, len(sampled))
-
-
 class RoiHeads(RoIHeads):
     """Classes, boxes and masks of regions; class 0 is the background here."""
 
-    def __init__(self, channels: int, classes: int, profile: Profile, fc_width: int) -> None:
+    def __init__(self, channels: int, classes: int, config: DetectorConfig) -> None:
+        profile, fc_width = config.details, config.fc_width
         pool, mask_pool = (RoiPool(side, aligned=profile.aligned_rois) for side in (BOX_SIDE, MASK_SIDE))
         super().__init__(
             pool,
@@ -93,7 +60,7 @@ class RoiHeads(RoIHeads):
             FastRCNNPredictor(fc_width, classes + 1),
             fg_iou_thresh=0.5,
             bg_iou_thresh=0.5,
-            batch_size_per_image=512,
+            batch_size_per_image=config.regions,
             positive_fraction=0.25,
             bbox_reg_weights=None,
             score_thresh=0.05,
@@ -142,12 +109,10 @@ class RegionHead(nn.Module):
 
     mask = True
 
-    def __init__(
-        self, channels: int, classes: int, profile: Profile, *, fc_width: int, official: bool
-    ) -> None:
+    def __init__(self, channels: int, classes: int, config: DetectorConfig, *, official: bool) -> None:
         super().__init__()
-        self.rpn = Rpn(channels, profile)
-        self.roi_heads = RoiHeads(channels, classes, profile, fc_width)
+        self.rpn = Rpn(channels, config)
+        self.roi_heads = RoiHeads(channels, classes, config)
         if official:
             reset(self)
 
