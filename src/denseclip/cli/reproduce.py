@@ -1,29 +1,36 @@
 """`denseclip reproduce`: a published table, from one command."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.table import Table
 
 from denseclip.cli import options as o
+from denseclip.cli import reproduced
 from denseclip.errors import UserError
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
     from denseclip.evaluate.reproduce import Report
-    from denseclip.evaluate.reproduce.table import RowProgress
+    from denseclip.evaluate.reproduce.trained import TrainedReport
 
 Name = Annotated[
-    str, typer.Argument(help="table3, table4, table5, kspd or variants.", show_default=False, metavar="TABLE")
+    str,
+    typer.Argument(
+        help="table1, table2a, table2b, table2c, table3, table4, table5, table6, kspd, variants or ade20k.",
+        show_default=False,
+        metavar="TABLE",
+    ),
 ]
 Scale = Annotated[
     Literal["mini", "paper"],
     typer.Option(help="mini: tiny CLIPs on sticker scenes; paper: as published, on real data."),
 ]
-Rows = Annotated[Literal["training-free", "trained", "all"], typer.Option(help="Which rows of the table.")]
+Rows = Annotated[
+    Literal["training-free", "trained", "all"],
+    typer.Option(help="Which rows, of those that the table has."),
+]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for TABLE-SCALE.md, .csv, .json and .png.")]
 Root = Annotated[Path | None, typer.Option(help="Folder that holds the data sets (paper scale).")]
 Models = Annotated[
@@ -32,48 +39,99 @@ Models = Annotated[
 ]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first images of each data set.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Count anew what was counted before.")]
+Runs = Annotated[
+    Path | None, typer.Option(help="Folder that keeps trainings; default: with the other caches.")
+]
+Minutes = Annotated[
+    float | None, typer.Option(min=0, help="Stop training after so many minutes, to go on another time.")
+]
+Only = Annotated[str | None, typer.Option(help="Train only rows with this in their name or recipe.")]
+Seeds = Annotated[int | None, typer.Option(min=1, help="Train only the first seeds of each row.")]
 
 
 def reproduce(
     table: Name,
     scale: Scale = "mini",
-    rows: Rows = "training-free",
+    rows: Rows = "all",
     out: Out = Path("results"),
     root: Root = None,
     model: Models = None,
     limit: Limit = None,
     fresh: Fresh = False,
+    runs: Runs = None,
+    minutes: Minutes = None,
+    only: Only = None,
+    seeds: Seeds = None,
     device: o.Device = "auto",
     precision: o.Precision = "auto",
 ) -> None:
     """Run a published table and hold its claims against the figures.
 
-    Counts are kept, so that an interrupted run continues and a second one is done at once. Where data or weights
-    are missing, each is listed with what to put where, and the exit code is 2.
+    Counts and trainings are kept: an interrupted run continues, tables share what they have in common, and a second
+    one is done at once. A table is written as far as it is made. Where data or weights are missing, each is listed
+    with what to put where, and the exit code is 2.
     """
     from denseclip.evaluate.reproduce import MissingError
-    from denseclip.evaluate.reproduce import reproduce as run
 
+    free, trained = _parts(table, rows)
+    shared = {
+        "root": root,
+        "models": _models(model or []),
+        "limit": limit,
+        "fresh": fresh,
+        "device": device,
+        "precision": precision,
+    }
     try:
-        with o.picture_progress() as progress:
-            report = run(
-                table,
-                scale,
-                rows=rows,
-                out=out,
-                root=root,
-                models=_models(model or []),
-                limit=limit,
-                fresh=fresh,
-                device=device,
-                precision=precision,
-                progress=_progress(progress),
-            )
+        without = _free(table, scale, None if trained else out, shared) if free else None
+        if trained:
+            own = {"runs": runs, "minutes": minutes, "only": only, "seeds": seeds}
+            made = _trained(table, scale, without, out, {**shared, **own})
     except MissingError as error:
         for line in error.lines:
             print(f"denseclip: {line}", file=sys.stderr)
         raise typer.Exit(2) from None
-    _print(report, out)
+    if without is not None:
+        reproduced.show_free(without)
+    if not trained:
+        reproduced.say_written(f"{table}-{scale}", out)
+    elif made is not None:
+        reproduced.show_trained(made)
+        reproduced.say_written(f"{table}-{scale}", out)
+
+
+def _parts(table: str, rows: str) -> tuple[bool, bool]:
+    """Whether rows without training are made, and trained ones; UserError if the table has none of those."""
+    from denseclip.recipes import TABLES
+    from denseclip.recipes.trained import trained_tables
+
+    known = sorted({*TABLES, *trained_tables()})
+    if table not in known:
+        raise UserError(f"there is no table {table!r}; choose one of {', '.join(known)}")
+    free = table in TABLES and rows != "trained"
+    trained = table in trained_tables() and rows != "training-free"
+    if not (free or trained):
+        raise UserError(f"{table} has no {rows} rows; leave out --rows")
+    return free, trained
+
+
+def _free(
+    table: str, scale: Literal["mini", "paper"], out: Path | None, shared: Mapping[str, Any]
+) -> "Report":
+    from denseclip.evaluate.reproduce import reproduce as run
+
+    with o.picture_progress() as progress:
+        return run(table, scale, out=out, progress=reproduced.row_progress(progress), **shared)
+
+
+def _trained(
+    table: str, scale: Literal["mini", "paper"], free: "Report | None", out: Path, given: Mapping[str, Any]
+) -> "TrainedReport | None":
+    from denseclip.evaluate.reproduce.trained import reproduce_trained
+
+    with o.picture_progress() as progress:
+        watch = reproduced.run_progress(progress)
+        return reproduce_trained(table, scale, free=free, out=out, watch=watch, say=reproduced.say, **given)
 
 
 def _models(texts: list[str]) -> dict[str, str]:
@@ -86,38 +144,3 @@ def _models(texts: list[str]) -> dict[str, str]:
             )
         pairs[name] = source
     return pairs
-
-
-def _progress(progress: "Progress") -> "RowProgress":
-    """One bar for each row, the finished ones removed."""
-    task = progress.add_task("preparing", total=None, visible=False)  # nothing to see of what fails at once
-    shown = -1
-
-    def update(title: str, number: int, done: int, total: int) -> None:
-        nonlocal shown
-        if number != shown:
-            shown = number
-            progress.reset(task, description=title, total=total, visible=True)
-        progress.update(task, completed=done)
-
-    return update
-
-
-def _print(report: "Report", out: Path) -> None:
-    table = Table(title=f"{report.recipe.title} ({report.scale})")
-    for column in ("model", "data", "method", "mIoU", "95 %", "published"):
-        table.add_column(column, justify="left" if column in ("model", "data", "method") else "right")
-    for line in report.lines:
-        beside = line.row.published.value if line.row.published else ""
-        interval = f"{line.low:.1f} to {line.high:.1f}"
-        row = (line.row.model, line.row.data, line.row.method.name, f"{line.miou:.2f}", interval, beside)
-        table.add_row(*row)
-    o.console.print(table)
-    for claim in report.claims:
-        low, high = claim.interval
-        verdict = "[green]held[/green]    " if claim.held else "[red]not held[/red]"
-        difference = f"{claim.figures['difference']:+.2f} \\[{low:.2f}, {high:.2f}]"
-        o.console.print(f"{verdict} {claim.claim}: {difference}", highlight=False, soft_wrap=True)
-    for note in report.notes:
-        o.console.print(note, soft_wrap=True, highlight=False)
-    o.console.print(f"written: {out / report.stem}.md, .csv, .json, .png", soft_wrap=True, highlight=False)

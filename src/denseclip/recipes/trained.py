@@ -2,21 +2,22 @@
 
 import csv
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from denseclip.errors import UserError
 from denseclip.recipes import ScaleName
 
-TRAINED_TABLES = ("table1", "table2a", "table2b", "table2c", "table3", "table6")
+FOLDER = "tables"
 Metric = Literal[
-    "mIoU", "mIoU(S)", "mIoU(U)", "hIoU", "pAcc", "pAcc(S)", "pAcc(U)", "mAcc", "mAcc(S)", "mAcc(U)"
-]
-"""As `Result.summary` has them: (S) over seen, (U) over unseen classes."""
+    "mIoU", "mIoU(S)", "mIoU(U)", "hIoU", "pAcc", "pAcc(S)", "pAcc(U)", "mAcc", "mAcc(S)", "mAcc(U)",
+    "box AP", "box AP50", "mask AP", "mask AP50",
+]  # fmt: skip
+"""As `Result.summary` has them, (S) over seen, (U) over unseen classes; and those of detectors."""
 
 
 class _Section(BaseModel):
@@ -37,7 +38,8 @@ class RowRecipe(_Section):
 
     name: in claims, once for each data set. method: as it is shown. data: published name. paper, mini: the training
     recipe at that scale; without one the row is not there. teacher: nothing is trained, the recipe's teacher is
-    evaluated as it labels. seeds: how often it is trained.
+    evaluated as it labels. seeds: how often it is trained. test: what differs from the recipe's `evaluation`; rows
+    that differ in nothing else share their trainings.
     """
 
     name: str
@@ -47,6 +49,7 @@ class RowRecipe(_Section):
     mini: str | None = None
     teacher: bool = False
     seeds: int = Field(1, ge=1)
+    test: Mapping[str, Any] = {}
     published: Reference | None = None
 
     @model_validator(mode="after")
@@ -67,7 +70,8 @@ class ClaimPart(_Section):
 
     reason: why this threshold. kind "above": the weighted sum of rows is more than `above` points. "follows": of any
     two of `rows`, the one whose teacher (same place in `teachers`) is better is better. "within": no two of `rows`
-    differ by `points`. data: published names, all if empty.
+    differ by `points`. data: published names, all if empty. paired: rows are evaluations of the same trainings, and
+    are compared seed by seed.
     """
 
     text: str
@@ -80,6 +84,7 @@ class ClaimPart(_Section):
     teachers: tuple[str, ...] = ()
     points: float = 0.0
     data: tuple[str, ...] = ()
+    paired: bool = False
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -98,13 +103,15 @@ class ClaimPart(_Section):
 
 
 class FigurePart(_Section):
-    """A named number: the weighted sum `top` of rows' figures over the weighted sum `bottom`, on one data set."""
+    """A named number: the weighted sum `top` of rows' figures over the weighted sum `bottom`, on one data set;
+    without `bottom`, `top` itself.
+    """
 
     name: str
     metric: Metric
     data: str
     top: Mapping[str, float]
-    bottom: Mapping[str, float]
+    bottom: Mapping[str, float] = {}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -135,7 +142,8 @@ class TrainedTable(_Section):
         names = {name for name, _ in places}
         if len(places) > len(set(places)):
             raise ValueError("two rows have the same name and data")
-        for part in (*self.claims, *self.figures):
+        parts: Sequence[ClaimPart | FigurePart] = (*self.claims, *self.figures)
+        for part in parts:
             for name in part.names:
                 if name not in names:
                     raise ValueError(f"there is no row {name!r}; rows are {', '.join(sorted(names))}")
@@ -152,13 +160,21 @@ class TrainedTable(_Section):
 
 
 @cache
+def trained_tables() -> tuple[str, ...]:
+    """Names of the published tables with trained rows."""
+    folder = files(__package__) / FOLDER
+    names = (entry.name for entry in folder.iterdir())
+    return tuple(sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml")))
+
+
+@cache
 def trained_table(name: str) -> TrainedTable:
     """The description of a published table; UserError for an unknown name, and for what is wrong in a file."""
-    if name not in TRAINED_TABLES:
+    if name not in trained_tables():
         raise UserError(
-            f"there is no table {name!r} with trained rows; choose one of {', '.join(TRAINED_TABLES)}"
+            f"there is no table {name!r} with trained rows; choose one of {', '.join(trained_tables())}"
         )
-    return parse_table(name, (files(__package__) / "tables" / f"{name}.toml").read_text(encoding="utf-8"))
+    return parse_table(name, (files(__package__) / FOLDER / f"{name}.toml").read_text(encoding="utf-8"))
 
 
 def parse_table(name: str, text: str) -> TrainedTable:

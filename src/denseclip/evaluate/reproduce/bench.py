@@ -32,7 +32,10 @@ _DECISIVE = (  # the code that figures depend on
 
 
 class Bench:
-    """Models, data sets and counts of the rows of a table; counts are kept in `folder`, by protocol."""
+    """Models, data sets and counts of the rows of a table; counts are kept in `folder`, by protocol.
+
+    by_code: whether a count is lost when the code changes that made it, as is right where counting is quick.
+    """
 
     def __init__(
         self,
@@ -44,9 +47,10 @@ class Bench:
         fresh: bool = False,
         device: str = "auto",
         precision: str = "auto",
+        by_code: bool = True,
     ) -> None:
         self.protocol, self.folder, self.root = protocol, folder, root
-        self.images, self.fresh = images, fresh
+        self.images, self.fresh, self.by_code = images, fresh, by_code
         self.device = pick_device(device)
         self.dtype = pick_dtype(precision, self.device)
         self._clip: tuple[str, Clip] | None = None
@@ -69,7 +73,7 @@ class Bench:
     ) -> Result:
         """The counts of a model on a data set of `dataset`; see `run`."""
         images = self._count(dataset)
-        state = self.folder / f"{_key(Protocol.of(segmenter, dataset, images, corruption))}.pt"
+        state = self.folder / f"{self._key(Protocol.of(segmenter, dataset, images, corruption))}.pt"
         if self.fresh:
             state.unlink(missing_ok=True)
         return evaluate(
@@ -93,6 +97,10 @@ class Bench:
     def _count(self, dataset: SegmentationDataset) -> int:
         return len(dataset) if self.images is None else min(self.images, len(dataset))
 
+    def _key(self, protocol: Protocol) -> str:
+        content: dict[str, Any] = {**protocol.to_dict(), "code": code_digest() if self.by_code else ""}
+        return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
     def _segmenter(self, row: Row, dataset: SegmentationDataset) -> Segmenter:
         if self._clip is None or self._clip[0] != row.source:
             self._clip = None  # before the next one takes its memory
@@ -115,11 +123,6 @@ class Remembered(SegmentationDataset):
         if index not in self._samples:
             self._samples[index] = super().__getitem__(index)
         return self._samples[index]
-
-
-def _key(protocol: Protocol) -> str:
-    content: dict[str, Any] = {**protocol.to_dict(), "code": code_digest()}
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
 @cache

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from denseclip.evaluate.bootstrap import contrast
 from denseclip.evaluate.reproduce.claims import Claim
+from denseclip.evaluate.reproduce.evaluated import Evaluated
 from denseclip.evaluate.reproduce.grid import Row
 from denseclip.evaluate.result import Result
 from denseclip.recipes import Recipe, ScaleName, published
@@ -124,7 +125,7 @@ class Report:
         return found
 
 
-def common(results: Sequence[Result]) -> dict[str, Any]:
+def common(results: Sequence[Evaluated]) -> dict[str, Any]:
     """The part of the protocol that all rows share."""
     described = [result.protocol.describe() for result in results]
     first = {key: value for key, value in described[0].items() if key not in _OF_A_ROW}
@@ -132,7 +133,7 @@ def common(results: Sequence[Result]) -> dict[str, Any]:
     return {**same, "python": python_version()}
 
 
-def special(result: Result, shared: Mapping[str, Any]) -> dict[str, Any]:
+def special(result: Evaluated, shared: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a row's protocol that not all rows share."""
     described = result.protocol.describe()
     return {key: value for key, value in described.items() if key not in shared and key not in _OF_A_ROW}

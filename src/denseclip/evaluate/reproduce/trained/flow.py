@@ -12,12 +12,15 @@ from denseclip.evaluate.reproduce.report import Report, common
 from denseclip.evaluate.reproduce.table import command_line, counts_folder
 from denseclip.evaluate.reproduce.trained.files import write
 from denseclip.evaluate.reproduce.trained.left import left_to_do
+from denseclip.evaluate.reproduce.trained.protocol import training_protocol
 from denseclip.evaluate.reproduce.trained.ratios import ratios
 from denseclip.evaluate.reproduce.trained.report import TrainedLine, TrainedReport
-from denseclip.evaluate.reproduce.trained.runs import Made, Place, Run, Watch, Workshop, choose, runs_of
+from denseclip.evaluate.reproduce.trained.runs import Made, Place, Run, choose, clip_of, runs_of
 from denseclip.evaluate.reproduce.trained.verdicts import judge
+from denseclip.evaluate.reproduce.trained.workshop import Watch, Workshop
 from denseclip.recipes import ScaleName, recipe
 from denseclip.recipes.trained import TrainedTable, published_rows, trained_table
+from denseclip.train.recipe import TrainRecipe
 from denseclip.vocabulary.cache import cache_folder
 
 Say = Callable[[str], None]
@@ -45,7 +48,7 @@ def reproduce_trained(
 ) -> TrainedReport | None:
     """Train and evaluate the rows of a published table, and write what there is of it into `out`.
 
-    name: see `TRAINED_TABLES`. free: the table's rows without training, to be written with them. models: by
+    name: see `trained_tables`. free: the table's rows without training, to be written with them. models: by
     published name, what to load instead of a teacher. limit: only the first images are evaluated. fresh: forget
     counts, not trainings. cache, runs: where counts and trainings are kept, by default with denseclip's other
     caches. minutes: stop between two steps when they are over. only: make rows with this in their names. seeds: make
@@ -95,31 +98,35 @@ def _planned(
     stand_ins = recipe("table3").scales[scale].models
     found = runs_of(table, scale, {stand_ins.get(name, name): path for name, path in models.items()})
     _check_models(table, scale, models, stand_ins)
-    there = [run for run in found if have_embedded(run.recipe.teacher.model)]
+    there = [run for run in found if have_embedded(clip_of(run.recipe))]
     chosen = there or found
     data = dict.fromkeys(run.recipe.data.val for run in chosen) if scale == "paper" else {}
     trained = [run.recipe for run in chosen if run.seed is not None]
     require(
-        list(dict.fromkeys(run.recipe.teacher.model for run in chosen)),
+        list(dict.fromkeys(clip_of(run.recipe) for run in chosen)),
         [name for name in data if name],
         root,
         splits=list(dict.fromkeys((one.data.train, one.data.split) for one in trained)) if data else [],
-        backbones=list(dict.fromkeys(one.student.backbone for one in trained if one.student.pretrained)),
+        backbones=list(dict.fromkeys(one.student.backbone for one in trained if _starts_from_imagenet(one))),
     )
-    lacking = dict.fromkeys(run.recipe.teacher.model for run in found if run not in there)
+    lacking = dict.fromkeys(clip_of(run.recipe) for run in found if run not in there)
     notes = [table.note] if table.note else []
     return there, notes + [f"{name} is not in this installation; its rows are left out." for name in lacking]
+
+
+def _starts_from_imagenet(recipe: TrainRecipe) -> bool:
+    return recipe.system == "maskclip+" and recipe.student.pretrained and recipe.student.backbone != "clip"
 
 
 def _check_models(
     table: TrainedTable, scale: ScaleName, models: Mapping[str, str], stand_ins: Mapping[str, str]
 ) -> None:
-    """UserError for the name of a model that no row has as its teacher."""
-    teachers = {run.recipe.teacher.model for run in runs_of(table, scale, {})}
+    """UserError for the name of a model that no row has."""
+    clips = {clip_of(run.recipe) for run in runs_of(table, scale, {})}
     names = {shown: name for name, shown in stand_ins.items()}
     for name in models:
-        if stand_ins.get(name, name) not in teachers:
-            known = ", ".join(sorted(names.get(teacher, teacher) for teacher in teachers))
+        if stand_ins.get(name, name) not in clips:
+            known = ", ".join(sorted(names.get(clip, clip) for clip in clips))
             raise UserError(f"{table.name} has no model {name!r}; it has {known}")
 
 
@@ -158,16 +165,17 @@ def _report(
     by_place = {place: [run for run in planned if run.place == place] for place in places}
     rows = {(row.name, row.data): row for row in table.rows}
     verdicts = judge(table, planned, made)
+    lines = [
+        TrainedLine.of(runs, made.get(place, ()), table.published(rows[place]), shared)
+        for place, runs in by_place.items()
+        if runs
+    ]
     return TrainedReport(
         table=table,
         scale=scale,
         command=command,
-        protocol=shared,
-        lines=[
-            TrainedLine.of(runs, made.get(place, ()), table.published(rows[place]), shared)
-            for place, runs in by_place.items()
-            if runs
-        ],
+        protocol={**training_protocol(lines), **shared},
+        lines=lines,
         others=_others(table),
         claims=verdicts.claims,
         open=verdicts.open,

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from denseclip.evaluate.reproduce.trained.runs import Made, Place, Run, Workshop
+from denseclip.evaluate.reproduce.trained.runs import Made, Place, Run
+from denseclip.evaluate.reproduce.trained.workshop import Workshop
 
 
 def left_to_do(workshop: Workshop, planned: Sequence[Run], made: Mapping[Place, Sequence[Made]]) -> str:
@@ -12,14 +13,12 @@ def left_to_do(workshop: Workshop, planned: Sequence[Run], made: Mapping[Place, 
     finished = f"{len(planned) - len(waiting)} of {len(planned)} runs are finished"
     if not waiting:
         return finished
-    steps, seconds, trained, left = 0, 0.0, 0, 0
-    for run in planned:
-        if run.seed is None:
-            continue
+    trainings = {workshop.folder(run): run for run in planned if run.seed is not None}
+    steps, seconds, left = 0, 0.0, 0
+    for run in trainings.values():
         progress = workshop.progress(run)
         here = progress.step if progress else 0
         left += run.recipe.steps - here
-        trained += here > 0
         steps += here
         seconds += progress.seconds if progress else 0.0
     about = f", about {seconds / steps * left / 60:.0f} minutes at the pace so far" if steps else ""

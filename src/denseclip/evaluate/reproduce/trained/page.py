@@ -78,7 +78,10 @@ def _claims(report: TrainedReport) -> Iterator[str]:
         yield from table_lines(["claim", "held", "means", "difference, threshold, interval"], rows, names=3)
     for title, lines in (
         ("Not held:", [f"- {claim.claim}: {claim.why}" for claim in report.claims if not claim.held]),
-        ("Waiting for rows that are not made yet:", [f"- {text}" for text in report.open]),
+        (
+            "Not measured, as rows are not made yet:",
+            [f"- {text}: {', '.join(names)}" for text, names in report.open],
+        ),
         ("What was asked, and why:", [f"- {claim.claim}: {claim.rule}" for claim in report.claims]),
     ):
         if lines:

@@ -34,7 +34,7 @@ def _ratio(part: FigurePart, values: Mapping[str, float | None]) -> float | None
     known = {name: value for name, value in values.items() if value is not None}
     if len(known) < len(values):
         return None
-    bottom = _sum(part.bottom, known)
+    bottom = _sum(part.bottom, known) if part.bottom else 1.0
     return round(_sum(part.top, known) / bottom, 4) if bottom else None
 
 

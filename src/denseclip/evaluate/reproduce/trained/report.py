@@ -12,6 +12,7 @@ from denseclip.evaluate.metrics import percent
 from denseclip.evaluate.reproduce.claims import Claim
 from denseclip.evaluate.reproduce.report import special
 from denseclip.evaluate.reproduce.trained.runs import Made, Run
+from denseclip.evaluate.reproduce.trained.verdicts import Waiting
 from denseclip.recipes import ScaleName
 from denseclip.recipes.trained import RowRecipe, TrainedTable
 from denseclip.train.recipe import TrainRecipe
@@ -59,9 +60,12 @@ class TrainedLine:
     @property
     def student(self) -> str:
         """What was trained."""
-        part = self.recipe.student
+        part, other = self.recipe.student, self.recipe.denseclip
         if self.row.teacher:
             return ""
+        if self.recipe.system == "denseclip":
+            weights = "" if other.weights == "clip" else " from random weights"
+            return f"{_name(other.clip)}{weights}, Semantic FPN"
         backbone = _name(self.recipe.teacher.model) if part.backbone == "clip" else part.backbone
         return f"{backbone.removeprefix('timm:')}, {part.head}, stride {part.output_stride}"
 
@@ -130,7 +134,7 @@ class TrainedReport:
     """Everything that is written about one table with trained rows.
 
     others: figures of other papers' methods as published, by data set and method. ratios: named figures with the
-    published value, if there is one. open: claims that wait for rows.
+    published value, if there is one. open: claims that wait for rows; in JSON `held` is null.
     """
 
     table: TrainedTable
@@ -140,7 +144,7 @@ class TrainedReport:
     lines: Sequence[TrainedLine]
     others: Mapping[tuple[str, str], Mapping[str, str]]
     claims: Sequence[Claim]
-    open: Sequence[str]
+    open: Sequence[Waiting]
     ratios: Mapping[str, tuple[float, float | None]]
     notes: Sequence[str]
 
@@ -168,8 +172,7 @@ class TrainedReport:
             "others": [
                 {"data": data, "method": method, **values} for (data, method), values in self.others.items()
             ],
-            "claims": [claim.to_dict() for claim in self.claims],
-            "claims_open": list(self.open),
+            "claims": [claim.to_dict() for claim in self.claims] + [_open(*one) for one in self.open],
             "claims_figures": self.figures(),
             "published_figures": {
                 name: value for name, (_, value) in self.ratios.items() if value is not None
@@ -199,6 +202,11 @@ class TrainedReport:
         writer.writeheader()
         writer.writerows(rows)
         return text.getvalue()
+
+
+def _open(text: str, lacking: Sequence[str]) -> dict[str, Any]:
+    why = f"not measured: {', '.join(lacking) or 'a common seed'} not made yet"
+    return {"claim": text, "held": None, "figures": {}, "interval": None, "why": why}
 
 
 def _name(model: str) -> str:

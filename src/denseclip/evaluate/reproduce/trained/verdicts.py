@@ -15,19 +15,22 @@ from denseclip.evaluate.reproduce.trained.runs import Place, Run
 from denseclip.evaluate.reproduce.trained.sides import Everything, Side, Sum
 from denseclip.recipes.trained import ClaimPart, TrainedTable
 
+Waiting = tuple[str, tuple[str, ...]]
+"""A claim that could not be measured, and the rows that are not there."""
+
 
 @dataclass(frozen=True)
 class Verdicts:
     """Claims that could be held against figures, and those whose rows are not all there yet."""
 
     claims: tuple[Claim, ...]
-    open: tuple[str, ...]
+    open: tuple[Waiting, ...]
 
 
 def judge(table: TrainedTable, runs: Sequence[Run], made: Everything) -> Verdicts:
     """Every claim on every data set. runs: all of the table at this scale, made or not."""
     claims: list[Claim] = []
-    waiting: list[str] = []
+    waiting: list[Waiting] = []
     printed = {(row.name, row.data): table.published(row) for row in table.rows}
     planned = {run.place: run.recipe.data.val or "" for run in runs}
     for claim in table.claims:
@@ -36,11 +39,17 @@ def judge(table: TrainedTable, runs: Sequence[Run], made: Everything) -> Verdict
             if not names or (claim.data and data not in claim.data):
                 continue
             where = next(shown for place, shown in planned.items() if place[1] == data)
-            if any(not made.get((name, data)) for name in names):
-                waiting.append(f"{claim.text} ({where})")
+            lacking = [name for name in names if not made.get((name, data))]
+            if lacking or (claim.paired and not _share_a_seed(made, names, data)):
+                waiting.append((f"{claim.text} ({where})", tuple(lacking)))
             else:
                 claims += _Judge(claim, data, where, made, printed).claims(names)
     return Verdicts(tuple(claims), tuple(waiting))
+
+
+def _share_a_seed(made: Everything, names: Sequence[str], data: str) -> bool:
+    seeds = [{one.run.seed for one in made[name, data]} for name in names]
+    return bool(set.intersection(*seeds))
 
 
 def _names(claim: ClaimPart, there: Sequence[str]) -> list[str]:
@@ -76,7 +85,9 @@ class _Judge:
 
     def _above(self) -> Claim:
         weights = self.claim.weights
-        found = Sum.of([self._side(name) for name in weights], list(weights.values()))
+        found = Sum.of(
+            [self._side(name) for name in weights], list(weights.values()), paired=self.claim.paired
+        )
         held = found.above(self.claim.above)
         reason = "" if held else why.not_above(found, self.claim.above)
         return self._verdict(self.claim.text, held, found, self.claim.above, reason)
@@ -134,5 +145,6 @@ class _Judge:
         seeds = ", ".join(
             f"{side.name} {len(side.runs)}" for side in found.sides if side.runs[0].run.seed is not None
         )
-        by = "seeds" if found.settled else "the interval over images"
+        alone = "the interval over images" if found.over_images else "a single seed"
+        by = "seeds" if found.settled else alone
         return f"{self.claim.metric}. {self.claim.reason} Decided by {by}; seeds: {seeds or 'none'}."

@@ -2,7 +2,7 @@
 
 import torch
 
-from denseclip.evaluate.reproduce.trained.sides import Side, Sum, areas
+from denseclip.evaluate.reproduce.trained.sides import Side, Sum, counts_of
 
 _MOST = 3  # classes named
 
@@ -30,8 +30,9 @@ def not_within(found: Sum, points: float) -> str:
     """Why rows are not surely within `points` of each other."""
     low, high = found.sides
     apart = f"{high.name} is above {low.name} by {-found.mean:.1f} points on average"
-    worst = f"{-found.worst.miou:.1f} with the seeds furthest apart, {-found.worst.low:.1f} at the end of the interval"
-    return f"{apart}, {worst}, where less than {points:g} are asked for."
+    worst = f"{-found.worst.miou:.1f} with the seeds furthest apart"
+    end = f"{-found.worst.low:.1f} at the end of the interval"
+    return f"{apart}, {worst}, {end}, where less than {points:g} are asked for."
 
 
 def _verdict(found: Sum, threshold: float, asked: str) -> str:
@@ -40,7 +41,7 @@ def _verdict(found: Sum, threshold: float, asked: str) -> str:
         return f"It is {mean:+.1f} points on average, {asked}."
     if worst.miou <= threshold:
         return f"It is {mean:+.1f} points on average, but {worst.miou:+.1f} with the least favourable seeds, {asked}."
-    images = len(areas(found.sides[0].runs[0]))
+    images = found.sides[0].runs[0].result.images
     return (
         f"It is {worst.miou:+.1f} points, but with a single seed the 95 % interval over {images} images decides, and "
         f"it begins at {worst.low:+.1f}, {asked}."
@@ -53,7 +54,7 @@ def _classes(found: Sum) -> str:
     if len(found.sides) != 2 or not metric.startswith(("mIoU", "hIoU")):
         return ""
     high, low = sorted(found.sides, key=lambda side: -found.weights[found.sides.index(side)])
-    result = high.runs[0].result
+    result = counts_of(high.runs[0].result)
     group = {"mIoU(S)": result.seen, "mIoU(U)": result.unseen}.get(metric, tuple(range(len(result.classes))))
     gains = (_iou(high) - _iou(low))[list(group)].nan_to_num(0)
     order = gains.argsort()[:_MOST].tolist()
@@ -65,4 +66,4 @@ def _classes(found: Sum) -> str:
 
 def _iou(side: Side) -> torch.Tensor:
     """(K,) IoU in percent, mean over runs, nan for a class that does not occur."""
-    return torch.stack([made.result.matrix.iou() for made in side.runs]).nanmean(0) * 100
+    return torch.stack([counts_of(made.result).matrix.iou() for made in side.runs]).nanmean(0) * 100
