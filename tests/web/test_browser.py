@@ -139,10 +139,10 @@ def test_words_answer_from_cached_features_and_presets_do_not(page):
 
 def test_background_words_threshold_and_python(page):
     page.locator("#background").fill("water, sky")
-    page.locator("#alert", has_text="Prompt 'water' serves").wait_for()
+    page.locator("#words-alert", has_text="Prompt 'water' serves").wait_for()
     page.locator("#words").fill("horse, cup")
     page.locator("#code", has_text="--background 'water, sky'").wait_for()
-    assert page.locator("#alert").is_hidden()
+    assert page.locator("#words-alert").is_hidden()
     page.locator("#threshold").fill("0.3")
     page.locator("#code", has_text="--threshold 0.3").wait_for()
     page.locator("#legend", has_text="background").wait_for()
@@ -199,9 +199,9 @@ def test_a_bad_file_is_a_message_and_the_page_goes_on(page, tmp_path, name, cont
 
 def test_too_many_words_is_a_message(page):
     page.locator("#words").fill(", ".join(f"thing {i}" for i in range(3000)))
-    page.locator("#alert", has_text="3,000 words are more than the 200 of this page").wait_for()
+    page.locator("#words-alert", has_text="3,000 words are more than the 200 of this page").wait_for()
     write(page, "water, horse")
-    assert page.locator("#alert").is_hidden()
+    assert page.locator("#words-alert").is_hidden()
 
 
 def test_a_picture_of_ones_own_stays_in_its_tab_and_after_a_reload(page, browser, address):

@@ -29,8 +29,9 @@ PRESETS = {  # name: (what it is, whether it says something new for a ResNet)
 
 EMBEDDED_NOTE = (
     "This small model knows the stickers of the examples and nothing of photographs. For those, start the page with "
-    "a CLIP that does, such as denseclip serve --model ViT-B-16."
+    "a CLIP that does, such as"
 )
+INSTEAD = "denseclip serve --model ViT-B-16"
 
 
 @dataclass(frozen=True)
@@ -56,14 +57,19 @@ class Holder:
         return cls(Held(model, MemoryCache(limits.rows)), origin, limits, first)
 
     def about(self) -> dict[str, Any]:
-        """Which model this is: a line of text, a note or None, its own words or None."""
+        """Which model this is: a line of text, a note that a command ends or None, its own words or None."""
         model = self.held.model
         name = PurePath(self.origin.model).name  # a path says more than visitors need
         if isinstance(model, Clip):
             note = EMBEDDED_NOTE if self.origin.model in EMBEDDED else None
-            return {"text": f"{name}: {_clip_line(model)}", "note": note, "words": None}
+            return {"text": f"{name}: {_clip_line(model)}", "note": note, "instead": INSTEAD, "words": None}
         own = ", ".join("|".join(words) for words in model.ontology.prompts)
-        return {"text": model.describe().replace(model.name, name, 1), "note": None, "words": own}
+        return {
+            "text": model.describe().replace(model.name, name, 1),
+            "note": None,
+            "instead": INSTEAD,
+            "words": own,
+        }
 
 
 def presets(model: Model) -> dict[str, str]:

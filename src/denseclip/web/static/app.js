@@ -81,11 +81,11 @@ async function askOnce() {
     complain(null);
     await showAnswer();
     if (show !== shows) return;
-    const took = Math.round(performance.now() - start);
+    const [took, whole] = [time(made.milliseconds), time(performance.now() - start)];
     const how = made.encoded ? "the network looked at the picture" : "from cached features";
-    say(`${picture.name}, ${picture.width} × ${picture.height}. Answered in ${Math.round(made.milliseconds)} ms, ${how}; shown after ${took} ms.`);
+    say(`${picture.name}, ${picture.width} × ${picture.height}. Answered in ${took}, ${how}; shown after ${whole}.`);
   } catch (error) {
-    if (show === shows) await failed(error);
+    if (show === shows) await failed(error, "words-alert");
   }
 }
 
@@ -184,17 +184,23 @@ function openFile(file) {
 // ---- messages -------------------------------------------------------------------------------------------------
 
 const say = (text) => ($("status").textContent = text);
+const time = (ms) => (ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(1)} s`);
 const busy = (is) => $("stage").setAttribute("aria-busy", is);
 
-function complain(message) {
-  $("alert").hidden = message === null;
-  $("alert").textContent = message ?? "";
+// Beside what is wrong: under the words or under the picture. No message clears both.
+function complain(message, where = "alert") {
+  for (const id of ["alert", "words-alert"]) {
+    const shown = message !== null && id === where;
+    $(id).hidden = !shown;
+    $(id).textContent = shown ? message : "";
+  }
+  $("words").setAttribute("aria-invalid", message !== null && where === "words-alert");
   $("stage").classList.toggle("stale", message !== null && answer !== null);
 }
 
-async function failed(error) {
+async function failed(error, where) {
   if (!(error instanceof api.Refused)) throw error;
-  complain(error.message[0].toUpperCase() + error.message.slice(1));
+  complain(error.message[0].toUpperCase() + error.message.slice(1), where);
   if (error.status === 410) await api.openSession();
 }
 
@@ -276,7 +282,7 @@ function furnish() {
   const model = facts.model;
   $("model").textContent = model.text;
   $("note").hidden = model.note === null;
-  $("note").textContent = model.note;
+  if (model.note) $("note").replaceChildren(model.note, " ", make("kbd", {}, model.instead));
   const options = (entries) => entries.map(([value, text]) => make("option", { value }, text));
   $("preset").append(...options(Object.keys(facts.presets).map((name) => [name, name])));
   $("size").append(...options(facts.sizes.map((side) => [side, `${side} pixels`])));
