@@ -161,13 +161,6 @@ def test_corrupted_rows_count_corrupted_pictures(models, tmp_path, monkeypatch):
     assert changed == corruptions * 2  # of either model, after its clean picture
 
 
-def test_trained_rows_are_one_line(models, tmp_path):
-    with pytest.raises(UserError, match="come with MaskCLIP\\+ training; use --rows training-free"):
-        small("table3", models, tmp_path, rows="trained")
-    report = small("table3", models, tmp_path, rows="all", limit=1)
-    assert any("MaskCLIP+" in note for note in report.notes)
-
-
 def test_an_unknown_model_of_a_table_is_the_users_mistake(models, tmp_path):
     with pytest.raises(UserError, match="no model 'RN101'; it has RN50, ViT-B-16"):
         small("table3", {"RN101": models["RN50"]}, tmp_path)
@@ -263,7 +256,7 @@ def test_command(capsys, models, tmp_path, monkeypatch):
     assert (tmp_path / "kspd-mini.json").is_file()
     for arguments, said in (
         (("table9",), "table3, table4"),
-        (("table3", "--rows", "trained"), "--rows training-free"),
+        (("kspd", "--rows", "trained"), "no trained rows"),
         (("table3", "--model", "RN50"), "write NAME=PATH"),
     ):
         ran = run(capsys, "reproduce", *arguments, "--out", tmp_path)

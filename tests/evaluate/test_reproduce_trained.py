@@ -127,6 +127,7 @@ def read(folder):
 def whole(tmp_path_factory):
     """A folder in which the whole table has been made once."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DENSECLIP_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
         shrink(patch)
         folder = tmp_path_factory.mktemp("whole")
         make(folder)
@@ -142,7 +143,7 @@ def test_rows_claims_and_named_figures(whole):
     assert guided["seeds"] == [0, 1] and len(guided["per_run"]["mIoU"]) == 2
     assert guided["mIoU"] == pytest.approx(sum(guided["per_run"]["mIoU"]) / 2, abs=0.01)
     assert guided["mIoU spread"] is not None and guided["mIoU published"] == "88.1"
-    assert (guided["protocol"]["scales"], content["rows"][2]["protocol"]["scales"]) == ([1.0], [1.0, 1.5])
+    assert (guided["protocol"]["scales"], content["rows"][2]["protocol"]["scales"]) == ("1", "1, 1.5")
     assert content["rows"][2]["weights"] == guided["weights"], "another evaluation of the same trainings"
     held = {claim["claim"]: claim["held"] for claim in content["claims"]}
     assert list(held.values()) == [False, True, True]

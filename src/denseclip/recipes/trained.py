@@ -39,7 +39,7 @@ class RowRecipe(_Section):
     name: in claims, once for each data set. method: as it is shown. data: published name. paper, mini: the training
     recipe at that scale; without one the row is not there. teacher: nothing is trained, the recipe's teacher is
     evaluated as it labels. seeds: how often it is trained. test: what differs from the recipe's `evaluation`; rows
-    that differ in nothing else share their trainings.
+    that differ in nothing else share their trainings. mini_test: in its place at that scale.
     """
 
     name: str
@@ -50,6 +50,7 @@ class RowRecipe(_Section):
     teacher: bool = False
     seeds: int = Field(1, ge=1)
     test: Mapping[str, Any] = {}
+    mini_test: Mapping[str, Any] | None = None
     published: Reference | None = None
 
     @model_validator(mode="after")
@@ -63,6 +64,10 @@ class RowRecipe(_Section):
     def recipe(self, scale: ScaleName) -> str | None:
         """Name of the training recipe at a scale."""
         return self.paper if scale == "paper" else self.mini
+
+    def testing(self, scale: ScaleName) -> Mapping[str, Any]:
+        """What differs from the recipe's `evaluation` at a scale."""
+        return self.test if scale == "paper" or self.mini_test is None else self.mini_test
 
 
 class ClaimPart(_Section):

@@ -74,18 +74,22 @@ def runs_of(table: TrainedTable, scale: ScaleName, models: Mapping[str, str]) ->
         name = row.recipe(scale)
         if name is None:
             continue
-        recipe = _recipe(row, name, models)
+        recipe = _recipe(row, scale, models)
         for seed in range(row.seeds):
             seeded = recipe.model_copy(update={"seed": recipe.seed + seed})
             found.append(Run(row, name, seeded, None if row.teacher else seed))
     return sorted(found, key=lambda run: -1 if run.seed is None else run.seed)
 
 
-def _recipe(row: RowRecipe, name: str, models: Mapping[str, str]) -> TrainRecipe:
+def _recipe(row: RowRecipe, scale: ScaleName, models: Mapping[str, str]) -> TrainRecipe:
+    name = row.recipe(scale)
+    assert name is not None
     recipe = read_recipe(name)
     source = models.get(clip_of(recipe), clip_of(recipe))
     clip = {"denseclip": {"clip": source}} if recipe.system == "denseclip" else {"teacher": {"model": source}}
-    content = laid_over(recipe.model_dump(exclude_unset=True), {**clip, "evaluation": dict(row.test)})
+    content = laid_over(
+        recipe.model_dump(exclude_unset=True), {**clip, "evaluation": dict(row.testing(scale))}
+    )
     return make_recipe(content, f"row {row.name}")
 
 
