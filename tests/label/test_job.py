@@ -49,7 +49,10 @@ def test_a_finished_job_is_left_alone(source, tmp_path, monkeypatch):
     label(source, tmp_path / "out")
     before = tree(tmp_path / "out")
     monkeypatch.setattr(Stub, "encode", None)
-    assert label(source, tmp_path / "out").labelled == 6
+    seen = []
+    again = label(source, tmp_path / "out", progress=lambda *state: seen.append(state))
+    assert again.labelled == 6
+    assert seen == [(6, 0, 6)]
     assert tree(tmp_path / "out") == before
 
 

@@ -120,11 +120,11 @@ def label(
     segmenter = loader.load()
     how = _engine(engine, loader, segmenter, address, workers)
     with o.picture_progress() as progress:
-        task = progress.add_task("labelling", total=None)
+        task = progress.add_task("labelling", total=None, visible=False)
 
         def report(done: int, skipped: int, total: int) -> None:
             if progress.tasks[task].total is None:  # what an earlier run has done does not count as speed
-                progress.reset(task, total=total, completed=done)
+                progress.reset(task, total=total, completed=done, visible=True)
             named = f"labelling ({skipped} skipped)" if skipped else "labelling"
             progress.update(task, completed=done, description=named)
 

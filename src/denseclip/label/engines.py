@@ -70,7 +70,7 @@ class RayEngine:
         done = data.map(
             _Worker,
             fn_constructor_args=(self.load, plan, self.threads),
-            concurrency=min(workers, len(rows)),
+            compute=ray.data.ActorPoolStrategy(size=min(workers, len(rows))),
             **each,
         )
         try:
@@ -86,11 +86,11 @@ class RayEngine:
             return
         try:
             ray.init(address=self.address, log_to_driver=False, include_dashboard=False)
-        except (OSError, ValueError, RuntimeError) as error:
-            where = self.address or "RAY_ADDRESS"
-            raise UserError(
-                f"there is no Ray cluster at {where} ({_line(error)}); check the address"
-            ) from None
+        except Exception as error:  # a slow start is a bare Exception
+            where = self.address or os.environ.get("RAY_ADDRESS")
+            what = f"there is no Ray cluster at {where}" if where else "Ray does not start on this machine"
+            cure = "check the address" if where else "try again when it is less busy"
+            raise UserError(f"{what} ({_line(error)}); {cure}") from None
 
 
 class _Worker:

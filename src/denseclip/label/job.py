@@ -73,7 +73,10 @@ def run_job(
         state = _State(out, identity(segmenter, items, options), options)
         state.open(overwrite)
         with Journal(state.folder / "journal.jsonl", len(items)) as journal:
-            if not state.finished or journal.labelled < len(items):
+            if state.finished and journal.labelled == len(items):
+                if progress:
+                    progress(len(items), 0, len(items))
+            else:
                 before = journal.labelled
                 _label(engine, plan, journal, items, progress)
                 if not state.finished or journal.labelled > before:

@@ -38,5 +38,5 @@ class YoloWriter(Writer):
             f"  {number}: {json.dumps(name, ensure_ascii=False)}\n"
             for number, name in enumerate(self.target.labels.things)
         ]
-        head = "path: .\ntrain: images\nval: images\nnames:\n"
+        head = "train: images\nval: images\nnames:\n"  # readers look beside the file
         write_text(self.target.out / "yolo" / "data.yaml", head + "".join(names))
