@@ -50,14 +50,14 @@ def read_coco(file: Path, images: Path, background: str | None) -> tuple[list[st
     Raises UserError if the file is missing or not COCO JSON.
     """
     _need_pycocotools()
-    raw = _load(file)
+    raw = load_json(file)
     try:
         categories = sorted(raw["categories"], key=lambda category: category["id"])
         names = [*([background] if background else []), *(str(category["name"]) for category in categories)]
         index = {category["id"]: k for k, category in enumerate(categories, start=bool(background))}
         shapes: dict[Any, list[dict[str, Any]]] = {image["id"]: [] for image in raw["images"]}
         for annotation in raw["annotations"]:
-            _check(annotation, index, shapes, file)
+            check_ids(annotation, index, shapes, file)
             shapes[annotation["image_id"]].append(annotation)
         void = ignore_index(len(names))
         rest = 0 if background else void
@@ -71,20 +71,24 @@ def read_coco(file: Path, images: Path, background: str | None) -> tuple[list[st
     return names, entries, void
 
 
-def _load(file: Path) -> dict[str, Any]:
+def load_json(file: Path) -> dict[str, Any]:
+    """A COCO file; UserError if it is missing, torn or something else."""
     if not file.is_file():
         raise UserError(f"no COCO file {file}: correct `coco`")
     try:
         raw = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{file} is not JSON ({error}): export it again") from None
+    if not isinstance(raw, dict):
+        raise UserError(f"{file} is not a COCO file but a {type(raw).__name__}: check `coco`")
     missing = [key for key in ("images", "annotations", "categories") if key not in raw]
     if missing:
         raise UserError(f"{file} is not a COCO file, it has no {missing[0]!r}: check `coco`")
     return raw
 
 
-def _check(annotation: dict[str, Any], index: dict[Any, int], images: dict[Any, Any], file: Path) -> None:
+def check_ids(annotation: dict[str, Any], index: dict[Any, int], images: dict[Any, Any], file: Path) -> None:
+    """UserError if an annotation is of a category or an image that are not declared."""
     for key, known in (("category_id", index), ("image_id", images)):
         if annotation[key] not in known:
             raise UserError(
@@ -111,6 +115,16 @@ def _entry(
 def _decode(segmentation: list | dict, height: int, width: int) -> NDArray[np.bool_]:
     from pycocotools import mask
 
+    return mask.decode(run_lengths(segmentation, height, width)).astype(bool)
+
+
+def run_lengths(segmentation: list | dict, height: int, width: int) -> dict[str, Any]:
+    """Polygons, counts or run lengths -> compressed run lengths of a mask of this size.
+
+    Raises ValueError, TypeError, KeyError or IndexError for anything else.
+    """
+    from pycocotools import mask
+
     if isinstance(segmentation, list):
         if not segmentation or any(len(polygon) < 6 for polygon in segmentation):
             raise ValueError("a polygon needs at least 3 points")
@@ -121,7 +135,7 @@ def _decode(segmentation: list | dict, height: int, width: int) -> NDArray[np.bo
         runs = segmentation
     if list(runs["size"]) != [height, width]:
         raise ValueError(f"its run lengths are for {runs['size']}, not {[height, width]}")
-    return mask.decode(runs).astype(bool)
+    return runs
 
 
 def _need_pycocotools() -> None:

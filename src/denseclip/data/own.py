@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from denseclip.data.coco import read_coco
 from denseclip.data.datasets import Entry, SegmentationDataset
@@ -12,6 +13,19 @@ from denseclip.data.masks import SUFFIXES as MASK_SUFFIXES
 from denseclip.data.masks import MaskFile
 from denseclip.data.specs import DatasetSpec, colours
 from denseclip.errors import UserError
+
+
+class ImageEntry(Protocol):
+    """An image in a file."""
+
+    @property
+    def image_id(self) -> str: ...  # noqa: D102
+
+    @property
+    def image(self) -> Path: ...  # noqa: D102
+
+
+E = TypeVar("E", bound=ImageEntry)
 
 
 @dataclass(frozen=True)
@@ -42,7 +56,7 @@ class OwnData:
         if (self.masks is None) == (self.coco is None):
             raise UserError(f"{self.name} needs either `masks` (with `classes`) or `coco`: give one of them")
         spec, entries = self._coco() if self.coco else self._masks()
-        return SegmentationDataset(spec, split or "all", self._chosen(entries, split))
+        return SegmentationDataset(spec, split or "all", self.chosen(entries, split))
 
     def _masks(self) -> tuple[DatasetSpec, list[Entry]]:
         assert self.masks is not None
@@ -98,7 +112,8 @@ class OwnData:
             default_split="all",
         )
 
-    def _chosen(self, entries: list[Entry], split: str | None) -> list[Entry]:
+    def chosen(self, entries: list[E], split: str | None) -> list[E]:
+        """Those of a split, all if None; UserError for an unknown one."""
         if not entries:
             raise UserError(f"{self.name} is empty, there is no image in {self.images}: put images there")
         if split is None or (split == "all" and split not in self.splits):

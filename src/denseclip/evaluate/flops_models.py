@@ -16,9 +16,11 @@ from denseclip.clip.hub import EMBEDDED, find_pretrained, is_known
 from denseclip.clip.tokens import tokenizer_for
 from denseclip.dense.features import DenseEncoder
 from denseclip.evaluate.flops import Cost, Size, Subject, count
+from denseclip.evaluate.flops_detection import detector, subject_of_detector
 from denseclip.nets.denseclip import DenseClipConfig, Shapes, build_denseclip
 from denseclip.nets.denseclip.shapes import BackboneShape, ResNetShape, TextShape, VitShape, default_taps
-from denseclip.nets.saved import load_trained, trained_kind
+from denseclip.nets.detection.config import Kind
+from denseclip.nets.saved import DETECTORS, load_detector, load_trained, trained_kind
 from denseclip.vocabulary import class_set
 
 DEFAULT_SIZE = (1024, 1024)
@@ -48,14 +50,27 @@ def _fpn(backbone: BackboneShape, embed_dim: int, *, language: bool) -> Callable
     return lambda: _segmenter(backbone, embed_dim, language=language)
 
 
+def _detector(kind: Kind, backbone: ResNetShape, embed_dim: int, *, language: bool) -> Callable[[], Subject]:
+    return detector(kind, backbone.layers, embed_dim, TEXT, language=language)
+
+
 def _resnet(layers: tuple[int, int, int, int]) -> ResNetShape:
     return ResNetShape(layers, width=64, heads=32, grid=16)
 
 
+TEXT = TextShape(512, 12, 8, 2048, OFFICIAL_TOKENS + CONTEXTS, 49408)
+COCO_SIZE = (800, 1280)
+MASKS = (
+    "the published figure counts the mask head's transposed convolution at the size of its output, as old versions "
+    "of fvcore did: {at_output:.1f} in that way"
+)
+SCORES = (
+    MASKS + "; the rest results if the score map is computed at stride 4 too, probably in an earlier version"
+)
 RN50, RN101 = _resnet((3, 4, 6, 3)), _resnet((3, 4, 23, 3))
 VIT_B = VitShape(16, 768, 12, 12, 3072, grid=40, taps=default_taps(12))
 
-PUBLISHED: dict[str, Published] = {  # Semantic FPN on ADE20K, 1024 x 1024, 150 classes
+SEGMENTERS = {  # Semantic FPN on ADE20K, 1024 x 1024, 150 classes
     "fpn-rn50": Published(_fpn(RN50, 1024, language=False), 248.8, 31.0),
     "denseclip-fpn-rn50": Published(
         _fpn(RN50, 1024, language=True),
@@ -74,6 +89,20 @@ PUBLISHED: dict[str, Published] = {  # Semantic FPN on ADE20K, 1024 x 1024, 150 
         + "; 100.8 M results with positions for 512 pixels, the released configuration has 640",
     ),
     "denseclip-fpn-vit-b": Published(_fpn(VIT_B, 512, language=True), 1043.1, 105.3, why=DECONVOLUTIONS),
+}
+_COCO: tuple[tuple[str, Kind, ResNetShape, int, bool, float, float, str], ...] = (  # the README's eight rows
+    ("retinanet-rn50", "retinanet", RN50, 1024, False, 265, 38, ""),
+    ("denseclip-retinanet-rn50", "retinanet", RN50, 1024, True, 285, 60, ""),
+    ("retinanet-rn101", "retinanet", RN101, 512, False, 341, 57, ""),
+    ("denseclip-retinanet-rn101", "retinanet", RN101, 512, True, 360, 78, ""),
+    ("maskrcnn-rn50", "maskrcnn", RN50, 1024, False, 301, 44, MASKS),
+    ("denseclip-maskrcnn-rn50", "maskrcnn", RN50, 1024, True, 327, 67, SCORES),
+    ("maskrcnn-rn101", "maskrcnn", RN101, 512, False, 377, 63, MASKS),
+    ("denseclip-maskrcnn-rn101", "maskrcnn", RN101, 512, True, 399, 84, SCORES),
+)
+PUBLISHED: dict[str, Published] = SEGMENTERS | {
+    name: Published(_detector(kind, net, dim, language=language), gmacs, params, COCO_SIZE, why)
+    for name, kind, net, dim, language, gmacs, params, why in _COCO
 }
 
 
@@ -96,8 +125,7 @@ def cost_of(model: str, size: Size | None = None) -> Cost:
 
 
 def _segmenter(backbone: BackboneShape, embed_dim: int, *, language: bool) -> Subject:
-    text = TextShape(512, 12, 8, 2048, OFFICIAL_TOKENS + CONTEXTS, 49408)
-    shapes = Shapes(backbone, text if language else None, embed_dim)
+    shapes = Shapes(backbone, TEXT if language else None, embed_dim)
     tokens = _ade_tokens()
     with torch.device("meta"):
         model = build_denseclip(
@@ -118,6 +146,8 @@ def _ade_tokens() -> Tensor:
 
 
 def _trained(path: str) -> Subject:
+    if trained_kind(path) in DETECTORS:
+        return subject_of_detector(load_detector(path, torch.device("cpu")).model.to("meta"))
     network, _ = load_trained(path, torch.device("cpu"), torch.float32).network(None, ())
     net = network.to("meta")
     return Subject(net, net, "text_encoder" if hasattr(net, "text_encoder") else "")

@@ -14,17 +14,20 @@ from denseclip.errors import UserError
 
 if TYPE_CHECKING:
     from denseclip.dense.model import TrainedModel
+    from denseclip.nets.detection.trained import TrainedDetector
 
 FORMAT = 1
 KIND = "denseclip"
 SUFFIXES = (".pt", ".pth")
 
 
-Source = Literal["ours", "maskclip+", "denseclip"]
+Source = Literal["ours", "detector", "maskclip+", "denseclip", "denseclip detector"]
+DETECTORS: tuple[Source, ...] = ("detector", "denseclip detector")
 
 
 def trained_kind(source: str | Path) -> Source | None:
-    """Whose trained model a file is: of `denseclip train`, or of the official MaskCLIP+ or DenseCLIP code.
+    """Whose trained model a file is: of `denseclip train` ("ours", or "detector" if it finds boxes), or of the
+    official MaskCLIP+ or DenseCLIP code.
 
     None for everything else: names, CLIPs, files that cannot be read (whoever reads them next says why).
     """
@@ -36,10 +39,12 @@ def trained_kind(source: str | Path) -> Source | None:
     except Exception:  # a TorchScript archive, a torn file
         return None
     if _is_ours(state):
-        return "ours"
+        return "detector" if state["system"] == "detection" else "ours"
     names = state.get("state_dict", state) if isinstance(state, dict) else {}
     if "decode_head.text_embeddings" in names:
         return "maskclip+"
+    if "bbox_head.retina_cls.weight" in names or "rpn_head.rpn_cls.weight" in names:
+        return "denseclip detector"
     return "denseclip" if "decode_head.conv_seg.weight" in names else None
 
 
@@ -74,6 +79,8 @@ def load_trained(path: str | Path, device: torch.device, dtype: torch.dtype) -> 
     from denseclip.nets.trained import TrainedStudent
 
     kind = trained_kind(path)
+    if kind in DETECTORS:
+        raise UserError(f"{path} is a detector; use `denseclip detect`, or give a model that segments")
     if kind == "maskclip+":
         return TrainedStudent.published(Path(path), device, dtype)
     if kind == "denseclip":
@@ -81,6 +88,24 @@ def load_trained(path: str | Path, device: torch.device, dtype: torch.dtype) -> 
     saved = read_saved(path)
     maker = TrainedDenseClip if saved["system"] == "denseclip" else TrainedStudent
     return maker.of(str(path), saved, device, dtype)
+
+
+def load_detector(
+    path: str | Path, device: torch.device, dtype: torch.dtype = torch.float32
+) -> "TrainedDetector":
+    """The detector in a file of `denseclip train` or of the official code (COCO's classes).
+
+    Raises UserError if it cannot be read or rebuilt, or is no detector.
+    """
+    from denseclip.nets.detection.trained import TrainedDetector
+
+    kind = trained_kind(path)
+    if kind == "denseclip detector":
+        return TrainedDetector.published(Path(path), device, dtype)
+    saved = read_saved(path)
+    if saved["system"] != "detection":
+        raise UserError(f"{path} is no detector but a model that segments; use `denseclip segment`")
+    return TrainedDetector.of(str(path), saved, device, dtype)
 
 
 def _is_ours(state: object) -> bool:

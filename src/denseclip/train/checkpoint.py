@@ -93,7 +93,13 @@ FREE = ("workers", "save_every", "panel_every", "probe_every", "title", "publish
 def differences(recipe: TrainRecipe, written: Mapping[str, Any]) -> list[str]:
     """Keys in which a recipe differs from that of a checkpoint, as far as training depends on them."""
     mine = flat(recipe.model_dump(mode="json", exclude=set(FREE)))
-    theirs = flat({key: value for key, value in written.items() if key not in FREE})
+    usual = flat(TrainRecipe.model_construct(data=recipe.data).model_dump(mode="json", exclude=set(FREE)))
+    theirs = {
+        **{
+            key: value for key, value in usual.items() if not key.startswith("data.")
+        },  # younger than the file
+        **flat({key: value for key, value in written.items() if key not in FREE}),
+    }
     return [key for key in {**mine, **theirs} if mine.get(key) != theirs.get(key)]
 
 

@@ -7,17 +7,20 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from denseclip.data.transforms import ResizeRule
+from denseclip.nets.detection import Instances
 from denseclip.train.recipe import TrainRecipe
 from denseclip.train.samples import Batch
 from denseclip.train.task import Task
+from denseclip.train.things_samples import DIVISOR, ThingsBatch
 
 STATES = {"sgd": 1, "adamw": 2}  # tensors that the optimiser keeps for each weight
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """parameters: trained ones. memory: bytes of weights, gradients, optimiser and what the backward pass keeps.
-    seconds: of the whole training on this machine, reading of images not counted.
+    """parameters: trained ones. memory: bytes of weights, gradients, optimiser and what the backward pass keeps, for
+    a teacher add its weights. seconds: of the whole training on this machine, reading of images not counted.
     """
 
     parameters: int
@@ -27,7 +30,7 @@ class Estimate:
 
 def estimate(task: Task, recipe: TrainRecipe, device: torch.device) -> Estimate:
     """Measure one forward and backward pass of two crops, and scale it. The task's weights stay as they are."""
-    batch = _two_crops(recipe).to(device)
+    batch = (_two_scenes(recipe) if recipe.system == "detection" else _two_crops(recipe)).to(device)
     kept: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
@@ -48,22 +51,39 @@ def estimate(task: Task, recipe: TrainRecipe, device: torch.device) -> Estimate:
     task.load_state_dict(buffers)
     trained = [parameter for parameter in task.parameters() if parameter.requires_grad]
     count = sum(parameter.numel() for parameter in trained)
+    everything = sum(tensor.nbytes for tensor in buffers.values())
     activations = sum(size for place, size in kept.items() if place not in weights)
     micro = recipe.batch // recipe.accumulate
     return Estimate(
         parameters=count,
-        memory=4 * count * (2 + STATES[recipe.optimiser.name]) + activations * micro // 2,
+        memory=everything + 4 * count * (1 + STATES[recipe.optimiser.name]) + activations * micro // 2,
         seconds=seconds / 2 * recipe.batch * recipe.steps,
     )
 
 
 def _two_crops(recipe: TrainRecipe) -> Batch:
     height, width = recipe.augment.crop
-    generator = torch.Generator().manual_seed(0)
     return Batch(
-        images=torch.randint(256, (2, 3, height, width), dtype=torch.uint8, generator=generator),
+        images=_noise(height, width),
         extent=torch.tensor([[height, width]] * 2),
         labels=torch.zeros(2, height, width, dtype=torch.int64),
         index=torch.zeros(2, dtype=torch.int64),
         geometry=torch.tensor([[height, width, 0, 0, 0]] * 2),
     )
+
+
+def _two_scenes(recipe: TrainRecipe) -> ThingsBatch:
+    """With two things each; without a crop, of a picture of 4 : 3."""
+    part = recipe.detection
+    height, width = part.crop or ResizeRule.parse(part.resize).target(480, 640)
+    height, width = (-(-side // DIVISOR) * DIVISOR for side in (height, width))
+    boxes = torch.tensor([[0.1, 0.1, 0.4, 0.6], [0.3, 0.2, 0.9, 0.9]]) * torch.tensor([width, height] * 2)
+    things = Instances(
+        boxes, torch.zeros(2, dtype=torch.int64), torch.ones(2, height, width, dtype=torch.uint8)
+    )
+    return ThingsBatch(_noise(height, width), torch.tensor([[height, width]] * 2), (things, things))
+
+
+def _noise(height: int, width: int) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(256, (2, 3, height, width), dtype=torch.uint8, generator=generator)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from denseclip.files import atomic_path, write_text
-from denseclip.train.samples import Batch
+from denseclip.train.samples import AnyBatch
 
 if TYPE_CHECKING:
     from denseclip.train.loop import Told
@@ -38,7 +38,7 @@ class Journal:
     ) -> None:
         self._board.close()
 
-    def note(self, told: "Told", parts: Iterable[Batch]) -> None:
+    def note(self, told: "Told", parts: Iterable[AnyBatch]) -> None:
         """The values of a step, and images that were skipped in it for the first time."""
         if told.step % SCALARS_EVERY == 0 or told.step == 1:
             self.scalars({**told.values, "images_per_second": told.images_per_second}, told.step)

@@ -21,8 +21,8 @@ from denseclip.train.checkpoint import BEST, LAST, Progress
 from denseclip.train.drift import verdict
 from denseclip.train.journal import Journal
 from denseclip.train.recipe import OptimiserPart, TrainRecipe
-from denseclip.train.samples import Batch
-from denseclip.train.schedules import poly_lr
+from denseclip.train.samples import AnyBatch
+from denseclip.train.schedules import poly_lr, step_lr
 from denseclip.train.sync_norm import synchronised
 from denseclip.train.task import Task
 
@@ -105,7 +105,7 @@ class Loop:
 
     def run(
         self,
-        batches: Iterator[Batch],
+        batches: Iterator[AnyBatch],
         tell: Callable[[Told], None] = lambda told: None,
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -137,7 +137,7 @@ class Loop:
                     self.save(LAST)
                     return
 
-    def step(self, parts: list[Batch]) -> dict[str, float]:
+    def step(self, parts: list[AnyBatch]) -> dict[str, float]:
         """One optimiser step over its parts; mean values of this process."""
         step = self.progress.step + 1
         torch.manual_seed((self.recipe.seed * 1_000_003 + step) * 4_099 + self.fabric.global_rank)
@@ -157,14 +157,14 @@ class Loop:
             )
         return means | {"lr": learning_rate(self.recipe, step)}
 
-    def _part(self, batch: Batch, step: int, *, last: bool) -> dict[str, Tensor]:
+    def _part(self, batch: AnyBatch, step: int, *, last: bool) -> dict[str, Tensor]:
         batch = batch.to(self.fabric.device)
         with self.fabric.no_backward_sync(self.model, enabled=not last):
             values: dict[str, Tensor] = self.model(batch, step)
             self.fabric.backward(values["loss"] / self.recipe.accumulate)
         return {name: value.detach() for name, value in values.items()}
 
-    def _now_and_then(self, batch: Batch, journal: "Journal | None") -> None:
+    def _now_and_then(self, batch: AnyBatch, journal: "Journal | None") -> None:
         step, recipe = self.progress.step, self.recipe
         last = step == recipe.steps
         if recipe.probe_every and (step % recipe.probe_every == 0 or last):
@@ -206,14 +206,9 @@ class Loop:
 
 
 def learning_rate(recipe: TrainRecipe, step: int, rate: float = 1.0) -> float:
-    """Of optimiser step `step` (from 1), for a group with a factor of its own: poly, after a linear warm-up."""
+    """Of optimiser step `step` (from 1), for a group with a factor of its own, after a linear warm-up."""
     part = recipe.optimiser
-    return poly_lr(
-        step - 1,
-        recipe.steps,
-        part.lr * rate,
-        power=part.power,
-        min_lr=part.min_lr,
-        warmup=part.warmup,
-        warmup_ratio=part.warmup_ratio,
-    )
+    warm: dict[str, Any] = {"warmup": part.warmup, "warmup_ratio": part.warmup_ratio}
+    if part.drops:
+        return step_lr(step - 1, part.lr * rate, part.drops, **warm)
+    return poly_lr(step - 1, recipe.steps, part.lr * rate, power=part.power, min_lr=part.min_lr, **warm)

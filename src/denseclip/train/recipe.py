@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from denseclip.data.augment import Augmentation
+from denseclip.data.box_augment import BoxAugmentation
 from denseclip.data.transforms import ResizeRule
 from denseclip.errors import UserError
 from denseclip.nets.heads import HeadKind
@@ -139,6 +140,25 @@ class DenseClipPart(Part):
     config: dict[str, Any] = {}
 
 
+class DetectionPart(Part):
+    """A detector around the network of `denseclip`. config: the fields of `denseclip.nets.detection.DetectorConfig`,
+    such as kind = "maskrcnn" or profile = "mmdet". resize, ratio, crop, flip, colours: see `BoxAugmentation`; crop
+    None: whole pictures, padded to the largest of their batch.
+    """
+
+    config: dict[str, Any] = {}
+    resize: str = "1333x800"
+    ratio: tuple[float, float] = (1.0, 1.0)
+    crop: tuple[int, int] | None = None
+    flip: float = Field(0.5, ge=0, le=1)
+    colours: bool = False
+
+    def build(self, *, masks: bool) -> BoxAugmentation:
+        """The augmentation; masks: whether masks go with the boxes."""
+        rule = ResizeRule.parse(self.resize)
+        return BoxAugmentation(rule, self.ratio, self.crop, self.flip, self.colours, masks)
+
+
 class EvaluationPart(Part):
     """How the trained model is run on `data.val`: see `denseclip segment`. resize None: the data set's own rule."""
 
@@ -149,7 +169,9 @@ class EvaluationPart(Part):
 
 
 class OptimiserPart(Part):
-    """SGD or AdamW; poly schedule from lr to min_lr after a linear warm-up of `warmup` steps from `warmup_ratio`."""
+    """SGD or AdamW; after a linear warm-up of `warmup` steps from `warmup_ratio` the rate falls by the poly schedule
+    from lr to min_lr, or to a tenth after each of the steps in `drops`. clip: largest norm of all gradients.
+    """
 
     name: Literal["sgd", "adamw"] = "sgd"
     lr: float = Field(0.01, gt=0)
@@ -157,13 +179,15 @@ class OptimiserPart(Part):
     weight_decay: float = Field(5e-4, ge=0)
     power: float = Field(0.9, gt=0)
     min_lr: float = Field(1e-4, ge=0)
+    drops: tuple[int, ...] = ()
     warmup: int = Field(0, ge=0)
     warmup_ratio: float = Field(1e-6, gt=0, le=1)
     clip: float | None = Field(None, gt=0)
 
 
 class TrainRecipe(Part):
-    """One training. student, teacher and labels are parts of "maskclip+", denseclip is one of "denseclip".
+    """One training. student, teacher and labels are parts of "maskclip+", denseclip is one of "denseclip"; of
+    "detection", which has its own augmentation, are denseclip and detection.
 
     published: table, row and figure that it stands for, for the reader. batch: images an optimiser step, over all
     processes and `accumulate` parts. workers: processes that read and augment. save_every, panel_every,
@@ -172,13 +196,14 @@ class TrainRecipe(Part):
 
     title: str = ""
     published: str = ""
-    system: Literal["maskclip+", "denseclip"] = "maskclip+"
+    system: Literal["maskclip+", "denseclip", "detection"] = "maskclip+"
     data: DataPart
     augment: AugmentPart = AugmentPart()
     student: StudentPart = StudentPart()
     teacher: TeacherPart = TeacherPart()
     labels: LabelsPart = LabelsPart()
     denseclip: DenseClipPart = DenseClipPart()
+    detection: DetectionPart = DetectionPart()
     optimiser: OptimiserPart = OptimiserPart()
     evaluation: EvaluationPart = EvaluationPart()
     steps: int = Field(20_000, ge=1)
@@ -193,8 +218,8 @@ class TrainRecipe(Part):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.system == "denseclip" and self.labels.hide != "none":
-            raise ValueError('system = "denseclip" learns from annotation; set labels.hide = "none"')
+        if self.system != "maskclip+" and self.labels.hide != "none":
+            raise ValueError(f'system = "{self.system}" learns from annotation; set labels.hide = "none"')
         if self.batch % self.accumulate:
             raise ValueError(
                 f"batch = {self.batch} does not divide into accumulate = {self.accumulate} parts"

@@ -9,7 +9,9 @@ import torch
 
 from denseclip.data.datasets import SegmentationDataset
 from denseclip.data.folder import open_folder
+from denseclip.data.open_things import COCO, open_things
 from denseclip.data.opening import open_dataset
+from denseclip.data.own_file import read_own
 from denseclip.data.published import dataset_spec, is_dataset
 from denseclip.data.sticker_sets import open_stickers
 from denseclip.errors import UserError
@@ -18,8 +20,8 @@ from denseclip.nets.saved import read_saved
 from denseclip.train.checkpoint import LAST, differences
 from denseclip.train.loop import Loop, Told, make_fabric
 from denseclip.train.recipe import DataPart, TrainRecipe
-from denseclip.train.samples import Share, TrainingBatches, load_batches
-from denseclip.train.systems import build_task
+from denseclip.train.samples import Share, load_batches
+from denseclip.train.systems import TrainingData, build_task, make_batches
 from denseclip.vocabulary import Ontology
 
 RECIPE = "recipe.json"
@@ -61,6 +63,27 @@ def open_training_data(part: DataPart, root: Path | None) -> SegmentationDataset
     return dataset if part.images is None else LimitedDataset(dataset, part.images)
 
 
+def open_recipe_data(recipe: TrainRecipe, root: Path | None) -> TrainingData:
+    """What a recipe trains on, with masks or with boxes; UserError for whatever is not there."""
+    part = recipe.data
+    if recipe.system != "detection":
+        return open_training_data(part, root)
+    if part.classes is not None:
+        raise UserError(
+            "data.classes goes with pictures without annotation; a detector needs boxes, leave it out"
+        )
+    own = not is_dataset(part.train) and part.train != COCO and part.split == "train"
+    split = None if own and "train" not in read_own(Path(part.train)).splits else part.split
+    return open_things(part.train, root, split, side=part.side, learn=True).first(part.images)
+
+
+def training_data_or_words(part: DataPart, root: Path | None) -> SegmentationDataset:
+    """The same; without `root` a published data set's words alone, and no images."""
+    if root is None and is_dataset(part.train) and dataset_spec(part.train).scenes is None:
+        return SegmentationDataset(dataset_spec(part.train), part.split, [])
+    return open_training_data(part, root)
+
+
 def _open_split(part: DataPart, root: Path | None) -> SegmentationDataset:
     """The split; all of a user's own data if it has no split "train"."""
     try:
@@ -90,7 +113,7 @@ def train(
     check_folder(folder, recipe)
     fabric = make_fabric(recipe, device=device, strategy=strategy)
     share = Share(recipe.batch, recipe.accumulate, fabric.global_rank, fabric.world_size)
-    dataset = open_training_data(recipe.data, root)
+    dataset = open_recipe_data(recipe, root)
     torch.manual_seed(recipe.seed)
     task = build_task(recipe, dataset, fabric.device)
     loop = Loop(task, recipe, folder, fabric)
@@ -98,17 +121,7 @@ def train(
     if fabric.is_global_zero:
         write_text(folder / RECIPE, json.dumps(recipe.model_dump(mode="json"), indent=1) + "\n")
     if not loop.done:
-        batches = TrainingBatches(
-            dataset,
-            recipe.augment.build(dataset.spec.resize),
-            share,
-            first=first,
-            steps=recipe.steps,
-            seed=recipe.seed,
-            hidden=task.hidden,
-            everywhere=recipe.labels.ignore_mask == "none",
-            skip_bad=recipe.data.classes is not None,
-        )
+        batches = make_batches(recipe, dataset, task, share, first)
         loop.run(load_batches(batches, recipe.workers), tell, stop)
     return _outcome(loop, folder, first)
 

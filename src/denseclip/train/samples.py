@@ -1,7 +1,9 @@
 """Training batches: what a batch holds depends on the seed and the optimiser step only."""
 
-from collections.abc import Iterator
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +17,27 @@ from denseclip.data.labels import UNLABELLED
 from denseclip.errors import UserError
 
 HIDDEN = UNLABELLED
+S = TypeVar("S")
+T = TypeVar("T")
+
+
+class AnyBatch(Protocol):
+    """What the loop asks of a batch. skipped: images that could not be read, each with the reason."""
+
+    @property
+    def skipped(self) -> tuple[str, ...]: ...  # noqa: D102
+
+    def to(self, device: torch.device) -> Self: ...  # noqa: D102
+
+
+class Padded(Protocol):
+    """Pictures, and what of them is not padding, see `Batch`."""
+
+    @property
+    def images(self) -> Tensor: ...  # noqa: D102
+
+    @property
+    def extent(self) -> Tensor: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -50,7 +73,7 @@ class Batch:
         return [Batch(*part) for part in zip(*(tensor.split(size) for tensor in tensors), strict=True)]
 
 
-def normalised(batch: Batch, stats: ImageStats) -> Tensor:
+def normalised(batch: Padded, stats: ImageStats) -> Tensor:
     """Float32 (B, 3, S, T), channels last in memory: (pixel / 255 - mean) / std, and 0 where padded."""
     images = batch.images
     mean, std = (
@@ -86,11 +109,71 @@ class Share:
         return range(first, first + size)
 
 
-class TrainingBatches(Dataset["Batch | UserError"]):
-    """Item i is part i % accumulate of optimiser step first + i // accumulate.
+class EndlessBatches(Dataset[T | UserError]):
+    """Item i is part i % accumulate of optimiser step first + i // accumulate, of a row of images without end.
+
+    images: how many there are. skip_bad: an image that cannot be read gives way to the next one.
+    """
+
+    def __init__(
+        self, images: int, share: Share, *, first: int, steps: int, seed: int, skip_bad: bool = False
+    ) -> None:
+        self.images, self.share, self.skip_bad = images, share, skip_bad
+        self.first, self.steps, self.seed = first, steps, seed
+        self._order: tuple[int, np.ndarray] = (-1, np.zeros(0, np.int64))
+
+    def __len__(self) -> int:
+        return (self.steps - self.first) * self.share.accumulate
+
+    def __getitem__(self, item: int) -> "T | UserError":
+        """The batch, or what is wrong with an image in it, unless skip_bad."""
+        if item >= len(self):
+            raise IndexError(item)
+        try:
+            return self.batch(item)
+        except UserError as error:  # raised in a worker it would arrive with a traceback in its message
+            return error
+
+    @abstractmethod
+    def batch(self, item: int) -> T:
+        """The batch; UserError for an image that cannot be used, unless skip_bad."""
+
+    def positions(self, item: int) -> range:
+        """Which of the row's images are in an item."""
+        step, part = divmod(item, self.share.accumulate)
+        return self.share.positions(self.first + step, part)
+
+    def read(self, position: int, read: Callable[[int], S], skipped: list[str]) -> tuple[int, S]:
+        """Image number and content at a position of the row; what is skipped on the way is added to the list."""
+        index = self._index(position)
+        for attempt in range(self.images):
+            try:
+                return index, read(index)
+            except UserError as error:
+                if not self.skip_bad:
+                    raise
+                skipped.append(str(error))
+                if attempt == self.images - 1:
+                    raise UserError(f"no image can be used; the last: {error}") from None
+                index = (index + 1) % self.images
+        raise AssertionError("there are no images")
+
+    def rng(self, position: int) -> np.random.Generator:
+        """The random stream of the image at a position."""
+        return np.random.default_rng([self.seed, position])
+
+    def _index(self, position: int) -> int:
+        """Every image once an epoch, in an order of the epoch's own."""
+        epoch, place = divmod(position, self.images)
+        if self._order[0] != epoch:
+            self._order = epoch, np.random.default_rng([self.seed, 7, epoch]).permutation(self.images)
+        return int(self._order[1][place])
+
+
+class TrainingBatches(EndlessBatches[Batch]):
+    """Crops with labels.
 
     hidden: classes whose pixels become `HIDDEN`. everywhere: all pixels do, whatever the annotation says.
-    skip_bad: an image that cannot be read gives way to the next one.
     """
 
     def __init__(
@@ -106,28 +189,14 @@ class TrainingBatches(Dataset["Batch | UserError"]):
         everywhere: bool = False,
         skip_bad: bool = False,
     ) -> None:
-        self.dataset, self.augmentation, self.share = dataset, augmentation, share
-        self.first, self.steps, self.seed = first, steps, seed
-        self.hidden, self.everywhere, self.skip_bad = hidden, everywhere, skip_bad
-        self._order: tuple[int, np.ndarray] = (-1, np.zeros(0, np.int64))
-
-    def __len__(self) -> int:
-        return (self.steps - self.first) * self.share.accumulate
-
-    def __getitem__(self, item: int) -> "Batch | UserError":
-        """The batch, or what is wrong with an image in it, unless skip_bad."""
-        if item >= len(self):
-            raise IndexError(item)
-        try:
-            return self.batch(item)
-        except UserError as error:  # raised in a worker it would arrive with a traceback in its message
-            return error
+        super().__init__(len(dataset), share, first=first, steps=steps, seed=seed, skip_bad=skip_bad)
+        self.dataset, self.augmentation = dataset, augmentation
+        self.hidden, self.everywhere = hidden, everywhere
 
     def batch(self, item: int) -> Batch:
-        """The batch; UserError for an image that cannot be used, unless skip_bad."""
-        step, part = divmod(item, self.share.accumulate)
+        """See `EndlessBatches`."""
         skipped: list[str] = []
-        made = [self._view(position, skipped) for position in self.share.positions(self.first + step, part)]
+        made = [self._view(position, skipped) for position in self.positions(item)]
         crop, ignore = self.augmentation.crop, self.dataset.spec.ignore_index
         views = [view for _, view in made]
         padded = [pad(view.image, view.labels, crop, ignore) for view in views]
@@ -143,28 +212,10 @@ class TrainingBatches(Dataset["Batch | UserError"]):
         )
 
     def _view(self, position: int, skipped: list[str]) -> tuple[int, View]:
-        rng = np.random.default_rng([self.seed, position])
-        index = self._index(position)
-        for attempt in range(len(self.dataset)):
-            try:
-                sample = self.dataset[index]
-                break
-            except UserError as error:
-                if not self.skip_bad:
-                    raise
-                skipped.append(str(error))
-                if attempt == len(self.dataset) - 1:
-                    raise UserError(f"no image can be used; the last: {error}") from None
-                index = (index + 1) % len(self.dataset)
+        index, sample = self.read(position, self.dataset.__getitem__, skipped)
         labels = self._hide(sample.mask.astype(np.int32))
-        return index, self.augmentation(sample.image, labels, self.dataset.spec.ignore_index, rng)
-
-    def _index(self, position: int) -> int:
-        """Every image once an epoch, in an order of the epoch's own."""
-        epoch, place = divmod(position, len(self.dataset))
-        if self._order[0] != epoch:
-            self._order = epoch, np.random.default_rng([self.seed, 7, epoch]).permutation(len(self.dataset))
-        return int(self._order[1][place])
+        ignore = self.dataset.spec.ignore_index
+        return index, self.augmentation(sample.image, labels, ignore, self.rng(position))
 
     def _hide(self, labels: np.ndarray) -> np.ndarray:
         if self.everywhere:
@@ -174,7 +225,7 @@ class TrainingBatches(Dataset["Batch | UserError"]):
         return labels
 
 
-def load_batches(batches: TrainingBatches, workers: int) -> Iterator[Batch]:
+def load_batches(batches: EndlessBatches[T], workers: int) -> Iterator[T]:
     """The batches in order, made ahead of time by `workers` processes; UserError for an image that is bad."""
     loader = DataLoader(
         batches,

@@ -1,5 +1,7 @@
 """Learning rates by step."""
 
+from collections.abc import Sequence
+
 
 def poly_lr(
     iteration: int,
@@ -21,7 +23,25 @@ def poly_lr(
     iteration: optimiser steps already made, so 0 for the first.
     """
     left = max(0.0, 1 - iteration / max_iterations)
-    rate = (base - min_lr) * left**power + min_lr
-    if iteration < warmup:
-        rate *= 1 - (1 - iteration / warmup) * (1 - warmup_ratio)
-    return rate
+    return ((base - min_lr) * left**power + min_lr) * _warm(iteration, warmup, warmup_ratio)
+
+
+def step_lr(
+    iteration: int,
+    base: float,
+    drops: Sequence[int],
+    *,
+    factor: float = 0.1,
+    warmup: int = 0,
+    warmup_ratio: float = 1e-3,
+) -> float:
+    """`base`, times `factor` for each of `drops` (in iterations) that lies behind; denseclip section 5.
+
+    The same warm-up as `poly_lr`. iteration: optimiser steps already made.
+    """
+    passed = sum(iteration >= drop for drop in drops)
+    return base * factor**passed * _warm(iteration, warmup, warmup_ratio)
+
+
+def _warm(iteration: int, warmup: int, ratio: float) -> float:
+    return 1 - (1 - iteration / warmup) * (1 - ratio) if iteration < warmup else 1.0

@@ -2,16 +2,18 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from denseclip.train.samples import Batch
+from denseclip.train.samples import AnyBatch
+
+B = TypeVar("B", bound=AnyBatch)
 
 
-class Task(nn.Module, ABC):
+class Task(nn.Module, ABC, Generic[B]):
     """A model under training with its losses. Its parameters and buffers are what is trained and saved.
 
     What is only looked up (a teacher, class names) must not be registered as a submodule.
@@ -22,7 +24,7 @@ class Task(nn.Module, ABC):
     hidden: tuple[int, ...] = ()
 
     @abstractmethod
-    def forward(self, batch: Batch, step: int) -> dict[str, Tensor]:
+    def forward(self, batch: B, step: int) -> dict[str, Tensor]:
         """Scalars of optimiser step `step` (from 1); "loss" is the one to be minimised."""
 
     @abstractmethod
@@ -34,7 +36,7 @@ class Task(nn.Module, ABC):
         del step
         return "training"
 
-    def panel(self, batch: Batch, step: int) -> NDArray[np.uint8] | None:
+    def panel(self, batch: B, step: int) -> NDArray[np.uint8] | None:
         """A picture (H, W, 3) of how training goes, if there is one."""
         del batch, step
         return None

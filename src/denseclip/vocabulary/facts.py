@@ -85,6 +85,11 @@ def dataset_facts(name: str) -> DatasetFacts:
     return facts().datasets[_known(name, facts().datasets, "data set")]
 
 
+def coco_things() -> tuple[str, ...]:
+    """The 80 classes of COCO's instances, in the order of their ids; COCO-Stuff has them first."""
+    return dataset_facts("coco-stuff").classes[:80]
+
+
 def _known(name: str, table: Mapping[str, object], kind: str) -> str:
     if _plain(name) not in table:
         raise UserError(f"there is no {kind} {name!r}; known are {', '.join(table)}")

@@ -17,7 +17,7 @@ from denseclip.nets.denseclip.shapes import Heads, Shapes, infer_shapes
 from denseclip.nets.detection.build import build_detector
 from denseclip.nets.detection.config import DetectorConfig, Kind
 from denseclip.nets.detection.detector import Detector
-from denseclip.vocabulary.facts import dataset_facts
+from denseclip.vocabulary.facts import coco_things
 
 State = dict[str, Tensor]
 MARKS: dict[str, Kind] = {"bbox_head.retina_cls.weight": "retinanet", "rpn_head.rpn_cls.weight": "maskrcnn"}
@@ -61,7 +61,7 @@ def load_official_detector(
     """
     state = dict(source) if isinstance(source, Mapping) else read_checkpoint(source).state
     name = "this checkpoint" if isinstance(source, Mapping) else str(source)
-    names = dataset_facts("coco-stuff").classes[:80] if classes is None else tuple(classes)
+    names = coco_things() if classes is None else tuple(classes)
     kind = next((kind for mark, kind in MARKS.items() if mark in state), None)
     if kind is None:
         raise UserError(f"{name}: is no RetinaNet or Mask R-CNN; pass a detection checkpoint of DenseCLIP")

@@ -1,0 +1,125 @@
+"""Images with boxes and masks of the things in them, whichever data set they are of."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from denseclip.errors import UserError
+
+Runs = dict[str, Any]  # COCO's compressed run lengths: {"size": [H, W], "counts": bytes}
+
+
+@dataclass(frozen=True)
+class Truth:
+    """N things. boxes: (N, 4) float32, x0, y0, x1, y1 in pixels, with area and within the image.
+
+    labels: (N,) int64, class indices. areas: (N,) float64, in pixels. crowd: (N,) bool, not counted either way, not
+    learned from. runs: masks, None where the data set has none.
+    """
+
+    boxes: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    areas: NDArray[np.float64]
+    crowd: NDArray[np.bool_]
+    runs: tuple[Runs | None, ...]
+
+    @classmethod
+    def of(cls, found: Sequence[tuple[Sequence[float], int, float, bool, Runs | None]]) -> Self:
+        """From box, class, area, crowd and mask of each."""
+        boxes, labels, areas, crowd, runs = zip(*found, strict=True) if found else ((), (), (), (), ())
+        return cls(
+            np.array(boxes, np.float32).reshape(-1, 4),
+            np.array(labels, np.int64),
+            np.array(areas, np.float64),
+            np.array(crowd, bool),
+            tuple(runs),
+        )
+
+    def learnable(self) -> "Truth":
+        """Without crowds."""
+        kept = np.flatnonzero(~self.crowd)
+        runs = tuple(self.runs[i] for i in kept)
+        return Truth(self.boxes[kept], self.labels[kept], self.areas[kept], self.crowd[kept], runs)
+
+
+@dataclass(frozen=True)
+class ThingsSample:
+    """One image. number: its id in COCO files. image: (H, W, 3) uint8 RGB."""
+
+    image_id: str
+    number: int
+    image: NDArray[np.uint8]
+    truth: Truth
+
+
+class ThingsSource(Protocol):
+    """Where one image comes from; nothing is read yet."""
+
+    @property
+    def image_id(self) -> str:
+        """What the image is called, unique in its split."""
+
+    def read(self) -> ThingsSample:
+        """The image and what is in it; UserError if they cannot be used."""
+
+
+class ThingsDataset:
+    """A split of a data set for detection.
+
+    classes: names by class index. categories: by class index, the ids of COCO files.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        split: str,
+        classes: Sequence[str],
+        categories: Sequence[int],
+        entries: Sequence[ThingsSource],
+    ) -> None:
+        """Raises UserError if there is no entry."""
+        if not entries:
+            raise UserError(f"split {split} of {name} has no images: add images, or choose another split")
+        assert len(classes) == len(categories)
+        self.name, self.split = name, split
+        self.classes, self.categories = tuple(classes), tuple(categories)
+        self.entries = tuple(entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __iter__(self) -> Iterator[ThingsSample]:
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: int) -> ThingsSample:
+        """Read one image; raises UserError if it cannot be used."""
+        return self.entries[index].read()
+
+    def first(self, images: int | None) -> "ThingsDataset":
+        """Only the first images; all if None."""
+        return ThingsDataset(self.name, self.split, self.classes, self.categories, self.entries[:images])
+
+
+def decode(runs: Runs) -> NDArray[np.uint8]:
+    """Run lengths -> (H, W), 0 or 1."""
+    from pycocotools import mask
+
+    return np.asarray(mask.decode(runs))
+
+
+def encode(mask: NDArray[Any]) -> Runs:
+    """(H, W) of 0 and 1 or bool -> run lengths."""
+    from pycocotools import mask as coco
+
+    return coco.encode(np.asfortranarray(mask, np.uint8))
+
+
+def need_pycocotools() -> None:
+    """UserError if it is not installed."""
+    try:
+        import pycocotools  # noqa: F401
+    except ImportError:
+        raise UserError("detection needs pycocotools: pip install 'denseclip[coco]'") from None
