@@ -3,9 +3,9 @@
 The job reads JPEGs from the disk, encodes, decodes at full size, finds regions and writes; the encoder runs as many
 pictures of the same size in the same precision.
 
-    python -m benchmarks.bench_label [--images N] [--long]
+    python -m benchmarks.bench_label [--images N | --long | --memory]
 
---long: 300 pictures, and the memory check: tiny-rn over 2,000 pictures, resident memory at picture 2,000 over that at
+--long: 300 pictures. --memory: tiny-rn over 2,000 pictures of 256 x 256, resident memory at the last over that at
 picture 200.
 """
 
@@ -64,7 +64,7 @@ def one_round(segmenter: Segmenter, inputs: torch.Tensor, source: Path, out: Pat
 
 def memory_ratio(images: int = MEMORY_IMAGES, first: int = MEMORY_FROM) -> dict[str, float]:
     """{"label_memory": resident memory at the last picture / at picture `first`} of a job with tiny-rn."""
-    segmenter = load("tiny-rn", "ade")
+    segmenter = load("tiny-rn", "ade", resize="none")
     seen: dict[int, float] = {}
 
     def watch(done: int, skipped: int, total: int) -> None:
@@ -97,9 +97,9 @@ def write_jpegs(folder: Path, images: int, side: int = 512) -> Path:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int)
-    parser.add_argument("--long", action="store_true")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--images", type=int, default=IMAGES)
+    which.add_argument("--long", action="store_const", dest="images", const=MANY)
+    which.add_argument("--memory", action="store_true")
     chosen = parser.parse_args()
-    print(run(chosen.images or (MANY if chosen.long else IMAGES)))
-    if chosen.long:
-        print(memory_ratio())
+    print(memory_ratio() if chosen.memory else run(chosen.images))

@@ -8,6 +8,7 @@ import sys
 
 from playwright.sync_api import Page, sync_playwright
 
+from denseclip.web.examples import SCENES
 from denseclip.web.holder import Holder
 from denseclip.web.limits import Limits
 from denseclip.web.server import serving
@@ -33,7 +34,7 @@ def main(path: str) -> None:
         page.goto(address)
         settled(page, "the network looked")
         page.locator("#examples button").nth(EXAMPLE).click()
-        page.locator("#pixel-hint").wait_for()
+        settled(page, f"scene-{SCENES[EXAMPLE]}")
         page.locator("#words").fill(WORDS)
         page.locator("#code", has_text=WORDS).wait_for()
         settled(page, "from cached features")
