@@ -61,7 +61,7 @@ class Made:
 
 def clip_of(recipe: TrainRecipe) -> str:
     """The CLIP that labels or is trained. Even without guidance its text vectors are the classifier."""
-    return recipe.denseclip.clip if recipe.system == "denseclip" else recipe.teacher.model
+    return recipe.teacher.model if recipe.system == "maskclip+" else recipe.denseclip.clip
 
 
 def runs_of(table: TrainedTable, scale: ScaleName, models: Mapping[str, str]) -> list[Run]:
@@ -86,7 +86,8 @@ def _recipe(row: RowRecipe, scale: ScaleName, models: Mapping[str, str]) -> Trai
     assert name is not None
     recipe = read_recipe(name)
     source = models.get(clip_of(recipe), clip_of(recipe))
-    clip = {"denseclip": {"clip": source}} if recipe.system == "denseclip" else {"teacher": {"model": source}}
+    plus = recipe.system == "maskclip+"
+    clip = {"teacher": {"model": source}} if plus else {"denseclip": {"clip": source}}
     content = laid_over(
         recipe.model_dump(exclude_unset=True), {**clip, "evaluation": dict(row.testing(scale))}
     )
