@@ -18,13 +18,18 @@ class Ran:
     err: str
 
 
-def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> Ran:
-    """Run `denseclip ARGUMENTS`; exceptions other than an exit pass through, as they would show a traceback."""
+def call(*arguments: object) -> int:
+    """The exit code of `denseclip ARGUMENTS`; exceptions other than an exit pass through, as a traceback would."""
     with patch.object(sys, "argv", ["denseclip", *map(str, arguments)]):
         try:
             main()
-            code = 0
         except SystemExit as exit_:
-            code = exit_.code if isinstance(exit_.code, int) else 1
+            return exit_.code if isinstance(exit_.code, int) else 1
+    return 0
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> Ran:
+    """Run `denseclip ARGUMENTS` in this process, and what it printed."""
+    code = call(*arguments)
     captured = capsys.readouterr()
     return Ran(code, captured.out, captured.err)

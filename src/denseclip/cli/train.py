@@ -125,12 +125,12 @@ def evaluate(checkpoint: Path, recipe: "TrainRecipe", root: Path | None, device:
 
 
 def _show(recipe: "TrainRecipe", root: Path | None) -> None:
-    """The resolved recipe and its cost, measured on two crops."""
+    """The resolved recipe and its cost, measured on two crops; the images need not be there."""
     import torch
 
     from denseclip.train.checkpoint import flat
     from denseclip.train.estimate import estimate
-    from denseclip.train.run import open_training_data
+    from denseclip.train.run import training_data_or_words
     from denseclip.train.systems import build_task
 
     table = Table(title=recipe.title or "recipe", show_header=False)
@@ -139,14 +139,16 @@ def _show(recipe: "TrainRecipe", root: Path | None) -> None:
     for key, value in flat(recipe.model_dump(mode="json")).items():
         table.add_row(key, str(value))
     o.console.print(table)
-    dataset = open_training_data(recipe.data, root)
+    dataset = training_data_or_words(recipe.data, root)
     torch.manual_seed(recipe.seed)
-    task = build_task(recipe, dataset, torch.device("cpu"))
+    new = recipe.model_copy(update={"student": recipe.student.model_copy(update={"pretrained": False})})
+    task = build_task(new, dataset, torch.device("cpu"))
     cost = estimate(task, recipe, torch.device("cpu"))
     o.console.print(
-        f"{len(dataset)} images; {cost.parameters / 1e6:.1f} M parameters are trained; about "
-        f"{cost.memory / 2**30:.1f} GiB; about {_time(cost.seconds)} on this machine's CPU",
+        f"{len(dataset) or 'no'} images; {cost.parameters / 1e6:.1f} M parameters are trained; about "
+        f"{cost.memory / 2**30:.1f} GiB in fp32; about {_time(cost.seconds)} on this machine's CPU",
         highlight=False,
+        soft_wrap=True,
     )
 
 

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from denseclip.data.specs import DatasetSpec
+from denseclip.data.transforms import ResizeRule, resize_image
 from denseclip.dense.load import load
 from denseclip.dense.segmentation import Segmentation
 from denseclip.dense.segmenter import Segmenter
@@ -73,13 +74,14 @@ def write_report(recipe: TrainRecipe, checkpoint: Path, skipped: tuple[str, ...]
     """Write report.md with pictures beside a checkpoint: image, teacher, student. Returns its path."""
     folder = checkpoint.parent
     dataset = open_training_data(recipe.data, None)
-    student = load(checkpoint, resize=recipe.augment.resize or "2048x512")
-    teacher = _teacher(recipe, dataset.spec)
+    rule = recipe.augment.build(dataset.spec.resize).resize
+    student = load(checkpoint, resize=rule)
+    teacher = _teacher(recipe, dataset.spec, rule)
     every = max(1, len(dataset) // SHOWN)
     compared = []
     for entry in dataset.entries[::every][:SHOWN]:
         try:
-            image = entry.read(dataset.spec).image
+            image = resize_image(entry.read(dataset.spec).image, rule)  # masks of what the networks see
         except UserError:
             continue
         compared.append(Comparison(entry.image_id, teacher.segment(image), student.segment(image)))
@@ -90,7 +92,7 @@ def write_report(recipe: TrainRecipe, checkpoint: Path, skipped: tuple[str, ...]
     return folder / "report.md"
 
 
-def _teacher(recipe: TrainRecipe, spec: DatasetSpec) -> Segmenter:
+def _teacher(recipe: TrainRecipe, spec: DatasetSpec, rule: ResizeRule) -> Segmenter:
     part = recipe.teacher
     return load(
         part.model,
@@ -99,7 +101,7 @@ def _teacher(recipe: TrainRecipe, spec: DatasetSpec) -> Segmenter:
         refine=part.refine,
         ks_norm=part.ks_norm,
         compat="official" if part.official else None,
-        resize=recipe.augment.resize or "2048x512",
+        resize=rule,
     )
 
 

@@ -1,12 +1,18 @@
 """Official checkpoints: every key accounted for, one-line errors."""
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from small_denseclip import CLASSES, RESNET, VIT, images, small, tokenize
 
+import denseclip
+from denseclip.clip.clip import OPENAI_STATS
+from denseclip.data.transforms import normalise
 from denseclip.errors import UserError
-from denseclip.nets.denseclip import load_official
-from denseclip.nets.denseclip.shapes import Heads
+from denseclip.nets.denseclip import DenseClipConfig, Shapes, build_denseclip, load_official
+from denseclip.nets.denseclip.shapes import Heads, ResNetShape, TextShape
+from denseclip.vocabulary import class_set
 
 HEADS = Heads(pool=4, vit=2, text=2, decoder=2)
 
@@ -69,3 +75,36 @@ def test_longer_names_with_the_clip_it_came_from():
     model = load_official(state, long, heads=heads, clip=clip)
     assert len(model.text_encoder.positional_embedding) == 77
     assert torch.isfinite(model(images())).all()
+
+
+PUBLISHED = Shapes(ResNetShape((1, 1, 1, 1), 8, 32, 4), TextShape(64, 1, 1, 256, 13, 49408), 24)
+
+
+@pytest.mark.parametrize("language", [True, False])
+def test_a_published_file_behind_a_segmenter(tmp_path, language):
+    """Like any model: by its path, with ADE20K's names, and short other words by its score map."""
+    torch.manual_seed(0)
+    config = DenseClipConfig(official=True, language=language, fpn_channels=16, decoder_width=16, gamma=0.5)
+    shapes = PUBLISHED if language else Shapes(PUBLISHED.backbone, None, 0)
+    ours = build_denseclip(config, shapes, class_set("ade")).eval()
+    path = tmp_path / "denseclip_fpn.pth"
+    torch.save({"meta": {"epoch": 1}, "state_dict": ours.state_dict()}, path)
+    segmenter = denseclip.load(path, resize="none")
+    assert len(segmenter.classes) == 150
+    image = np.random.default_rng(0).integers(0, 255, (64, 96, 3), np.uint8)
+    with torch.no_grad():
+        logits = ours(normalise(image, OPENAI_STATS.mean, OPENAI_STATS.std)[None])
+    expected = F.interpolate(logits, (64, 96), mode="bilinear")[0].argmax(0).numpy()
+    assert (segmenter.segment(image).mask == expected).mean() > 0.999
+    if language:
+        segmenter.set_classes(["zebra", "moss"])
+        assert segmenter.segment(image).classes == ("zebra", "moss")
+    else:
+        with pytest.raises(UserError, match="without language"):
+            segmenter.set_classes(["zebra"])
+
+
+def test_a_file_of_another_data_set_is_refused(tmp_path):
+    torch.save({"state_dict": small(official=True).state_dict()}, tmp_path / "x.pth")
+    with pytest.raises(UserError, match=r"x\.pth: has 3 classes, 150 names"):
+        denseclip.load(tmp_path / "x.pth")

@@ -4,6 +4,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -75,8 +76,8 @@ class SemanticFpnHead(nn.Module):
 
 
 def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear, align_corners=False; itself where the size is right."""
-    if (x.shape[2], x.shape[3]) == size:
+    """Bilinear, align_corners=False; itself where the size is right, which an export must not ask."""
+    if not torch.compiler.is_exporting() and (x.shape[2], x.shape[3]) == size:
         return x
     return F.interpolate(x, size, mode="bilinear", align_corners=False)
 

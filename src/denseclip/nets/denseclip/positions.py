@@ -15,7 +15,7 @@ Size = tuple[int, int]
 def resize_table(table: Tensor, size: Size) -> Tensor:
     """Table (1 + g*g, C) -> (1 + h*w, C): bilinear (align_corners=False), the first row kept."""
     side = isqrt(len(table) - 1)
-    if size == (side, side):
+    if not torch.compiler.is_exporting() and size == (side, side):  # an exported model takes any size
         return table
     grid = table[1:].T.reshape(1, -1, side, side)  # (1, C, g, g)
     grid = F.interpolate(grid, size, mode="bilinear", align_corners=False)
