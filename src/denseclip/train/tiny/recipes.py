@@ -113,7 +113,7 @@ RECIPES = {
             "text_cfg": TEXT,
             "quick_gelu": False,
         },
-        stages=(Stage(256_000, 96, WIDE, seen_from=(200, 340)),),
+        stages=(Stage(76_800, 96, WIDE, seen_from=(200, 340)),),
         patch_dropout=0.5,
         words_from="tiny-rn",
         text_rate=0.0,
