@@ -12,6 +12,8 @@ from denseclip.cli.segment import Out, Overwrite, segment
 SPLIT = "demo"
 SCENES = (0, 1, 2, 3)
 SIDE = 448
+RESIZE = "short:320"  # about the size of the scenes that the tiny CLIPs learned from
+REFINE = "pd"
 DISTRACTORS = ("cat", "dog", "bird", "car", "apple", "fish", "water", "brick wall", "sky", "snow")
 
 
@@ -39,7 +41,9 @@ def demo(
             Image.fromarray(scene.image).save(temporary, quality=92)
     classes = ", ".join(dict.fromkeys((*words, *DISTRACTORS)))
     names = [str(path) for path in pictures]
+    preset = "maskclip" if model == "tiny-vit" else "maskclip-dilated"
     command = ["denseclip", "segment", *names, "--model", model, "--classes", classes, "--out", str(out)]
+    command += ["--preset", preset, "--resize", RESIZE, "--refine", REFINE]
     o.console.print(f"$ {shlex.join(command)}", highlight=False, soft_wrap=True)
-    segment(names, classes=classes, model=model, out=out, overwrite=overwrite)
+    segment(names, classes, model, out, preset=preset, resize=RESIZE, refine=REFINE, overwrite=overwrite)
     o.console.print(f"Look at {out}/scene-*-overlay.png (the pictures themselves are in {out}/pictures).")
