@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from denseclip.cli import detection
 from denseclip.cli import options as o
 from denseclip.cli.results import show, show_comparison
 from denseclip.errors import UserError
@@ -58,11 +59,17 @@ def evaluate(
 ) -> None:
     """Evaluate a model on a data set.
 
-    With --out: result.json, classes.csv, confusion.png and examples.png (of each model, if two are compared).
+    With --out: result.json, classes.csv, confusion.png and examples.png (of each model, if two are compared). Of a
+    detector, average precisions of boxes and masks, and detections.json, a COCO results file.
     """
     values = o.settings(locals())
     from denseclip.data.opening import open_dataset
+    from denseclip.nets.saved import DETECTORS, trained_kind
 
+    if trained_kind(model) in DETECTORS:
+        given = o.given(context, {**values, "protocol": protocol, "compare": compare, "resume": resume})
+        detection.evaluate(model, data, root, split, limit, given, out, device, skip_bad=skip_bad)
+        return
     settings = o.given(context, values) | {"protocol": protocol, "device": device, "precision": precision}
     job = _Job(open_dataset(data, root, split), settings, limit, skip_bad, resume)
     if compare is None:

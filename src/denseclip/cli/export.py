@@ -24,20 +24,38 @@ def export(
     """Export a trained model with its classes baked in, for pictures of any size.
 
     Input "image": (B, 3, H, W) float32 RGB, 0..255. Output: (B, H, W) class ids, or with --scores (B, K, H, W).
-    The class names are in the file's metadata.
+    The class names are in the file's metadata. Of a RetinaNet: (B, A, 4) boxes and (B, A, K) scores.
     """
     import torch
 
     from denseclip.nets.export import export as write
-    from denseclip.nets.saved import load_trained
+    from denseclip.nets.saved import DETECTORS, load_trained, trained_kind
     from denseclip.vocabulary import Ontology, templates
 
-    model = load_trained(checkpoint, torch.device("cpu"), torch.float32)
-    words = None if classes is None else Ontology.parse(classes)
-    network, names = model.network(words, templates("85"))
     path = out or checkpoint.with_suffix(".onnx" if kind == "onnx" else ".pt2")
     if path.suffix != (".onnx" if kind == "onnx" else ".pt2"):
         raise UserError(f"{path} does not fit --format {kind}; end it in .onnx or .pt2")
+    if trained_kind(checkpoint) in DETECTORS:
+        if classes is not None or scores:
+            raise UserError("--classes and --scores go with models that segment; leave them out")
+        _export_detector(checkpoint, path, kind)
+        return
+    model = load_trained(checkpoint, torch.device("cpu"), torch.float32)
+    words = None if classes is None else Ontology.parse(classes)
+    network, names = model.network(words, templates("85"))
     with o.console.status("exporting"):
         write(network, model.stats, names, path, kind=kind, argmax=not scores)
     o.console.print(f"{path}: {len(names)} classes", soft_wrap=True, highlight=False)
+
+
+def _export_detector(checkpoint: Path, path: Path, kind: Literal["onnx", "torch-export"]) -> None:
+    import torch
+
+    from denseclip.nets.detection.export import export_detector
+    from denseclip.nets.saved import load_detector
+
+    detector = load_detector(checkpoint, torch.device("cpu"))
+    with o.console.status("exporting"):
+        export_detector(detector, path, kind=kind)
+    told = f"{len(detector.classes)} classes; resize pictures as {detector.resize}"
+    o.console.print(f"{path}: {told}", soft_wrap=True, highlight=False)

@@ -10,6 +10,7 @@ import typer
 from denseclip.cli import (
     data,
     demo,
+    detect,
     distill,
     evaluate,
     export,
@@ -33,6 +34,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("segment")(segment.segment)
+app.command("detect")(detect.detect)
 app.command("label")(label.label)
 app.command("models")(models.models)
 app.command("demo")(demo.demo)

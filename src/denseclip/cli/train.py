@@ -8,6 +8,7 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
+from denseclip.cli import detection
 from denseclip.cli import options as o
 
 if TYPE_CHECKING:
@@ -101,6 +102,9 @@ def run(
 
 def evaluate(checkpoint: Path, recipe: "TrainRecipe", root: Path | None, device: str, out: Path) -> None:
     """Evaluate on what the recipe says, print and write the tables."""
+    if recipe.system == "detection":
+        detection.evaluate_trained(checkpoint, recipe, root, device, out)
+        return
     from denseclip.cli.results import show
     from denseclip.data.opening import open_dataset
     from denseclip.evaluate.presets import segmenter_for
@@ -139,7 +143,7 @@ def _show(recipe: "TrainRecipe", root: Path | None) -> None:
     for key, value in flat(recipe.model_dump(mode="json")).items():
         table.add_row(key, str(value))
     o.console.print(table)
-    dataset = training_data_or_words(recipe.data, root)
+    dataset = training_data_or_words(recipe, root)
     torch.manual_seed(recipe.seed)
     new = recipe.model_copy(update={"student": recipe.student.model_copy(update={"pretrained": False})})
     task = build_task(new, dataset, torch.device("cpu"))

@@ -58,6 +58,17 @@ def open_things(
     Raises UserError for an unknown name or split, what is missing, and for what is wrong in a file.
     """
     need_pycocotools()
+    found = _opened(data, root, split, side, learn=learn)
+    if not found.entries:
+        raise UserError(
+            f"split {found.split} of {found.name} has no images: add images, or choose another split"
+        )
+    return found
+
+
+def _opened(
+    data: str | Path, root: str | Path | None, split: str | None, side: int | None, *, learn: bool
+) -> ThingsDataset:
     if str(data).strip().lower() in (COCO, "coco2017"):
         return _coco(root, split or "val", learn=learn)
     if not is_dataset(str(data)) and Path(data).exists():

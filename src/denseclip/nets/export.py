@@ -55,12 +55,19 @@ def export(
     Batch size, height and width are free; sides are at least 32. Class names are in the metadata under "classes", as
     a JSON list. path: must not exist. Raises UserError if it does, or if ONNX's packages are missing.
     """
+    module = Exported(network, stats, argmax=argmax).eval()
+    write_graph(module, ["mask" if argmax else "scores"], classes, path, kind=kind)
+
+
+def write_graph(
+    module: nn.Module, outputs: Sequence[str], classes: Sequence[str], path: Path, *, kind: ExportFormat
+) -> None:
+    """Write a module of one input, pictures (B, 3, H, W) float32 RGB of 0..255; see `export`."""
     if path.exists():
         raise UserError(f"{path} is there already; give another --out")
-    module = Exported(network, stats, argmax=argmax).eval()
     names = json.dumps(list(classes), ensure_ascii=False)
     if kind == "onnx":
-        _onnx(module, names, path)
+        _onnx(module, outputs, names, path)
         return
     program = torch.export.export(
         module, (_example(),), dynamic_shapes=_dynamic(torch.export.Dim), strict=False
@@ -69,7 +76,7 @@ def export(
         torch.export.save(program, temporary, extra_files={CLASSES: names})
 
 
-def _onnx(module: nn.Module, names: str, path: Path) -> None:
+def _onnx(module: nn.Module, outputs: Sequence[str], names: str, path: Path) -> None:
     try:
         import onnx
         import onnxscript  # noqa: F401
@@ -79,7 +86,7 @@ def _onnx(module: nn.Module, names: str, path: Path) -> None:
         module,
         (_example(),),
         input_names=[INPUT],
-        output_names=["mask" if module.argmax else "scores"],
+        output_names=list(outputs),
         dynamic_shapes=_dynamic(torch.export.Dim),
         dynamo=True,
         verbose=False,

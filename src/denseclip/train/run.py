@@ -14,6 +14,7 @@ from denseclip.data.opening import open_dataset
 from denseclip.data.own_file import read_own
 from denseclip.data.published import dataset_spec, is_dataset
 from denseclip.data.sticker_sets import open_stickers
+from denseclip.data.things import ThingsDataset
 from denseclip.errors import UserError
 from denseclip.files import write_text
 from denseclip.nets.saved import read_saved
@@ -23,6 +24,7 @@ from denseclip.train.recipe import DataPart, TrainRecipe
 from denseclip.train.samples import Share, load_batches
 from denseclip.train.systems import TrainingData, build_task, make_batches
 from denseclip.vocabulary import Ontology
+from denseclip.vocabulary.facts import coco_things
 
 RECIPE = "recipe.json"
 
@@ -77,8 +79,13 @@ def open_recipe_data(recipe: TrainRecipe, root: Path | None) -> TrainingData:
     return open_things(part.train, root, split, side=part.side, learn=True).first(part.images)
 
 
-def training_data_or_words(part: DataPart, root: Path | None) -> SegmentationDataset:
+def training_data_or_words(recipe: TrainRecipe, root: Path | None) -> TrainingData:
     """The same; without `root` a published data set's words alone, and no images."""
+    part = recipe.data
+    if recipe.system == "detection" and part.train == COCO and root is None:
+        return ThingsDataset(COCO, part.split, coco_things(), range(1, 81), [])
+    if recipe.system == "detection":
+        return open_recipe_data(recipe, root)
     if root is None and is_dataset(part.train) and dataset_spec(part.train).scenes is None:
         return SegmentationDataset(dataset_spec(part.train), part.split, [])
     return open_training_data(part, root)

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from denseclip.nets.denseclip.config import DenseClipConfig
@@ -100,18 +99,3 @@ class Detector(LanguageGuided):
             for name, module in self.backbone.named_modules()
             if isinstance(module, nn.modules.batchnorm._BatchNorm) and not name.startswith(fresh)
         ]
-
-
-@torch.no_grad()
-def decoded(detector: Detector, images: Tensor) -> tuple[Tensor, Tensor]:
-    """All of RetinaNet's boxes (B, A, 4), within the images, and their scores (B, A, K), before NMS."""
-    head = detector.head
-    assert isinstance(head, RetinaHead)
-    features = detector.run(images).pyramid
-    outputs = head.outputs(features)
-    anchors = head.anchor_generator(image_list(images, None), list(features))[0]  # (A, 4)
-    deltas = outputs["bbox_regression"]
-    flat = head.box_coder.decode_single(deltas.flatten(0, 1), anchors.repeat(len(deltas), 1))
-    high = torch.tensor([images.shape[3], images.shape[2]] * 2, device=flat.device)
-    boxes = flat.clamp_min(0).minimum(high.to(flat)).view_as(deltas)
-    return boxes, outputs["cls_logits"].sigmoid()

@@ -4,13 +4,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from denseclip.clip import load_clip
+from denseclip.clip.device import pick_device
+from denseclip.data.open_things import open_things
+from denseclip.evaluate.detection import kept_evaluation
 from denseclip.evaluate.presets import segmenter_for
 from denseclip.evaluate.reproduce.bench import Bench
 from denseclip.evaluate.reproduce.evaluated import Evaluated
 from denseclip.evaluate.reproduce.grid import Row
 from denseclip.evaluate.reproduce.trained.runs import Made, Run, clip_of
 from denseclip.evaluate.runner import Progress as Counted
-from denseclip.nets.saved import read_saved
+from denseclip.nets.saved import load_detector, read_saved
 from denseclip.recipes import Method, ScaleName
 from denseclip.train.checkpoint import LAST, Progress
 from denseclip.train.loop import Told
@@ -101,6 +104,13 @@ class Workshop:
     def _count_trained(self, run: Run) -> Evaluated:
         bench, recipe = self._bench(run), run.recipe
         assert recipe.data.val is not None
+        if recipe.system == "detection":
+            images = self.limit if self.limit is not None else recipe.data.val_images
+            dataset = open_things(recipe.data.val, self.root, recipe.data.val_split).first(images)
+            detector = load_detector(self.folder(run) / LAST, pick_device(self.device))
+            return kept_evaluation(
+                detector, dataset, self.counts, fresh=self.fresh, progress=self._counting(run)
+            )
         dataset = bench.dataset(recipe.data.val)
         settings = recipe.evaluation.model_dump(exclude_none=True)
         segmenter = segmenter_for(

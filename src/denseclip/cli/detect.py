@@ -1,0 +1,127 @@
+"""`denseclip detect`: pictures in, boxes and masks out."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from denseclip.cli import options as o
+from denseclip.errors import UserError
+
+if TYPE_CHECKING:
+    from denseclip.nets.detection.trained import TrainedDetector
+
+Pictures = Annotated[
+    list[str], typer.Argument(help="Files, folders (searched in depth) or globs.", show_default=False)
+]
+Model = Annotated[
+    Path,
+    typer.Option(
+        "--model",
+        "-m",
+        help="A detector: last.pt of a training, or a published .pth file.",
+        show_default=False,
+    ),
+]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for pictures and JSON.")]
+Threshold = Annotated[float, typer.Option(min=0, max=1, help="Score from which something is shown.")]
+Resize = Annotated[
+    str | None,
+    typer.Option(
+        help="1333x800 (long x short side), short:512, ..., none; default: as it was trained.",
+        show_default=False,
+    ),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results that are there.")]
+RESULTS, IMAGES = "detections.json", "images.json"
+
+
+def detect(
+    pictures: Pictures,
+    model: Model,
+    out: Out = Path("denseclip-detected"),
+    threshold: Threshold = 0.3,
+    resize: Resize = None,
+    overwrite: Overwrite = False,
+    device: o.Device = "auto",
+) -> None:
+    """Find things in pictures with a trained detector.
+
+    For each picture PICTURE-detected.png; for all together detections.json, a COCO results file, and images.json with
+    its images and categories. Pictures that cannot be read are listed at the end, and the exit code is 1.
+    """
+    from denseclip.data.images import list_images
+
+    paths = list_images(pictures)
+    if not overwrite and (out / RESULTS).exists():
+        raise UserError(f"{out / RESULTS} is there already; add --overwrite or give another --out")
+    with o.console.status(f"loading {model}"):
+        detector = load(model, resize, device)
+    counts, failed = _run(detector, paths, out, threshold)
+    _summary(counts, len(paths) - len(failed), out)
+    for line in failed:
+        o.console.print(f"[red]skipped[/red] {line}", soft_wrap=True, highlight=False)
+    if failed:
+        raise typer.Exit(1)
+
+
+def load(model: str | Path, resize: str | None, device: str) -> "TrainedDetector":
+    """A detector, with another way to resize if one is given."""
+    from denseclip.clip.device import pick_device
+    from denseclip.data.transforms import ResizeRule
+    from denseclip.nets.saved import load_detector
+
+    rule = None if resize is None else ResizeRule.parse(resize)
+    detector = load_detector(model, pick_device(device))
+    detector.resize = detector.resize if rule is None else rule
+    return detector
+
+
+def _run(
+    detector: "TrainedDetector", paths: list[Path], out: Path, threshold: float
+) -> tuple[Counter[str], list[str]]:
+    """Detect and write; returns how many of each class, and a line for each picture that failed."""
+    from denseclip.data.images import read_image
+    from denseclip.data.things import need_pycocotools
+    from denseclip.files import write_text
+
+    need_pycocotools()
+    counts: Counter[str] = Counter()
+    failed: list[str] = []
+    entries: list[dict[str, Any]] = []
+    images: list[dict[str, Any]] = []
+    categories = range(1, len(detector.classes) + 1)
+    with o.picture_progress() as progress:
+        task = progress.add_task("detecting", total=len(paths))
+        for number, (path, stem) in enumerate(zip(paths, o.unique_stems(paths), strict=True), start=1):
+            try:
+                image = read_image(path)
+            except UserError as error:
+                failed.append(str(error))
+            else:
+                found = detector.detect(image).above(threshold)
+                found.save(out, stem)
+                counts.update(found.names)
+                entries += found.to_coco(number, categories)
+                height, width = image.shape[:2]
+                images.append({"id": number, "file_name": str(path), "height": height, "width": width})
+            progress.advance(task)
+    names = [{"id": k, "name": name} for k, name in zip(categories, detector.classes, strict=True)]
+    described = {"info": {"model": detector.name}, "images": images, "categories": names, "annotations": []}
+    write_text(out / IMAGES, json.dumps(described, ensure_ascii=False) + "\n")
+    write_text(out / RESULTS, json.dumps(entries) + "\n")
+    return counts, failed
+
+
+def _summary(counts: Counter[str], done: int, out: Path) -> None:
+    if not done:
+        return
+    table = Table(title=f"{done} picture{'s' * (done != 1)} in {out}")
+    table.add_column("class")
+    table.add_column("found", justify="right")
+    for name, count in counts.most_common(20):
+        table.add_row(name, str(count))
+    o.console.print(table)

@@ -1,0 +1,215 @@
+"""A detector on a data set: average precisions of boxes and masks, by pycocotools."""
+
+import contextlib
+import hashlib
+import io
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from denseclip.ahead import work_ahead
+from denseclip.data.things import Runs, ThingsDataset, ThingsSample
+from denseclip.errors import UserError
+from denseclip.evaluate.detection_result import DetectionProtocol, DetectionResult
+from denseclip.files import write_text
+from denseclip.nets.detection.trained import TrainedDetector
+
+Progress = Callable[[int, int], None]  # done, total
+Found = list[dict[str, Any]]
+FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl")  # in COCOeval's order
+
+
+@dataclass(frozen=True)
+class DetectionRun:
+    """An evaluation. found: everything that was detected, as entries of a COCO results file."""
+
+    result: DetectionResult
+    found: Found
+
+
+def evaluate_detector(
+    detector: TrainedDetector,
+    dataset: ThingsDataset,
+    *,
+    limit: int | None = None,
+    skip_bad: bool = False,
+    progress: Progress = lambda done, total: None,
+) -> DetectionRun:
+    """Detect in every image of a data set, each by itself, and compare with its boxes and masks.
+
+    limit: only the first images. skip_bad: list images that cannot be used and go on. progress: called with
+    (done, total) images. Raises UserError for an image that cannot be used (unless skip_bad), if none can be used,
+    and if the data set has other classes.
+    """
+    if detector.classes != dataset.classes:
+        raise UserError(
+            f"{detector.name} finds {len(detector.classes)} classes ({', '.join(detector.classes[:3])}, ...), "
+            f"{dataset.name} has {len(dataset.classes)} others: evaluate on data of the same classes"
+        )
+    chosen = dataset.first(limit)
+    total, begun = len(chosen), time.perf_counter()
+    images: list[ThingsSample] = []
+    found: Found = []
+    skipped = []
+
+    def read(index: int) -> "ThingsSample | UserError":
+        try:
+            return chosen[index]
+        except UserError as error:
+            return error
+
+    progress(0, total)
+    with contextlib.closing(work_ahead(read, range(total), workers=2, waiting=4)) as samples:
+        for done, sample in enumerate(samples, start=1):
+            if isinstance(sample, UserError):
+                if not skip_bad:
+                    raise sample
+                skipped.append(str(sample))
+            else:
+                found += detector.detect(sample.image).to_coco(sample.number, dataset.categories)
+                images.append(_without_pixels(sample))
+            progress(done, total)
+    if not images:
+        raise UserError(f"none of {total} images of {dataset.name} can be used; the first: {skipped[0]}")
+    figures, classes = average_precisions(images, found, chosen, masks=detector.masks)
+    result = DetectionResult(
+        protocol_of(detector, chosen), figures, classes, len(images), skipped, time.perf_counter() - begun
+    )
+    return DetectionRun(result, found)
+
+
+def kept_evaluation(
+    detector: TrainedDetector,
+    dataset: ThingsDataset,
+    folder: Path,
+    *,
+    fresh: bool = False,
+    progress: Progress = lambda done, total: None,
+) -> DetectionResult:
+    """The result of `evaluate_detector`, from `folder` if it was made under the same protocol; else it is kept there.
+
+    fresh: forget what is kept.
+    """
+    protocol = protocol_of(detector, dataset)
+    parts = {k: v for k, v in protocol.describe().items() if k not in ("model", "details")}
+    path = folder / f"detection-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}.json"
+    if path.exists() and not fresh:
+        return DetectionResult.from_json(path.read_text(encoding="utf-8"))
+    result = evaluate_detector(detector, dataset, progress=progress).result
+    write_text(path, result.to_json())
+    return result
+
+
+def protocol_of(detector: TrainedDetector, dataset: ThingsDataset) -> DetectionProtocol:
+    """What the figures of a detector on all images of a data set depend on."""
+    contents = repr(([entry.image_id for entry in dataset.entries], dataset.classes))
+    return DetectionProtocol(
+        model=detector.name,
+        details=detector.describe().removeprefix(f"{detector.name}: "),
+        weights=detector.fingerprint[:12],
+        data=dataset.name,
+        split=dataset.split,
+        images=len(dataset),
+        contents=hashlib.sha256(contents.encode()).hexdigest()[:12],
+        settings={"resize": str(detector.resize), "profile": detector.model.detector.profile},
+        versions={name: version(name) for name in ("denseclip", "torch", "torchvision", "pycocotools")},
+    )
+
+
+def average_precisions(
+    images: Sequence[ThingsSample], found: Found, dataset: ThingsDataset, *, masks: bool
+) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """In percent: "box AP" and so on, nan where there is nothing to find; and AP of every class by its name.
+
+    masks: also "mask AP" and so on, if the data set has masks.
+    """
+    have_masks = all(runs is not None for image in images for runs in image.truth.runs)
+    figures: dict[str, float] = {}
+    classes: dict[str, dict[str, float]] = {name: {} for name in dataset.classes}
+    for kind, iou in (("box", "bbox"), ("mask", "segm")) if masks and have_masks else (("box", "bbox"),):
+        values, each = _coco_figures(ground_truth(images, dataset), found, iou, len(dataset.classes))
+        figures |= {f"{kind} {name}": value for name, value in zip(FIGURES, values, strict=True)}
+        for name, value in zip(dataset.classes, each, strict=True):
+            classes[name][f"{kind} AP"] = value
+    return figures, classes
+
+
+def ground_truth(images: Sequence[ThingsSample], dataset: ThingsDataset) -> dict[str, Any]:
+    """The content of a COCO instances file."""
+    annotations = []
+    for image in images:
+        truth = image.truth
+        for box, label, area, crowd, runs in zip(
+            truth.boxes.tolist(), truth.labels, truth.areas, truth.crowd, truth.runs, strict=True
+        ):
+            annotation = {
+                "id": len(annotations) + 1,
+                "image_id": image.number,
+                "category_id": dataset.categories[int(label)],
+                "bbox": [box[0], box[1], box[2] - box[0], box[3] - box[1]],
+                "area": float(area),
+                "iscrowd": int(crowd),
+            }
+            annotations.append(annotation if runs is None else annotation | {"segmentation": _text(runs)})
+    return {
+        "info": {},
+        "images": [{"id": one.number, "file_name": one.image_id, **_size(one)} for one in images],
+        "categories": [
+            {"id": number, "name": name}
+            for number, name in zip(dataset.categories, dataset.classes, strict=True)
+        ],
+        "annotations": annotations,
+    }
+
+
+def _coco_figures(
+    truth: Mapping[str, Any], found: Found, iou: str, classes: int
+) -> tuple[list[float], list[float]]:
+    """Figures in the order of `FIGURES`, and AP of each class, in percent."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    if not found:
+        present = {annotation["category_id"] for annotation in truth["annotations"]}
+        return [0.0] * len(FIGURES), [
+            0.0 if category["id"] in present else np.nan for category in truth["categories"]
+        ]
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints its own tables
+        coco = COCO()
+        coco.dataset = dict(truth)
+        coco.createIndex()
+        run = COCOeval(coco, coco.loadRes([dict(entry) for entry in found]), iou)
+        run.evaluate()
+        run.accumulate()
+        run.summarize()
+    precision = run.eval["precision"][:, :, :, 0, -1]  # (thresholds, recalls, classes)
+    assert precision.shape[2] == classes
+    each = [_percent(values[values > -1]) for values in np.moveaxis(precision, 2, 0)]
+    return [float(value) * 100 if value > -1 else np.nan for value in run.stats[: len(FIGURES)]], each
+
+
+def _percent(values: np.ndarray) -> float:
+    return float(values.mean()) * 100 if values.size else np.nan
+
+
+def _without_pixels(sample: ThingsSample) -> ThingsSample:
+    """Thousands of pictures are not kept: of the image only its size."""
+    empty = np.broadcast_to(np.zeros(1, np.uint8), sample.image.shape)
+    return ThingsSample(sample.image_id, sample.number, empty, sample.truth)
+
+
+def _size(sample: ThingsSample) -> dict[str, int]:
+    return {"height": sample.image.shape[0], "width": sample.image.shape[1]}
+
+
+def _text(runs: Runs) -> Runs:
+    counts = runs["counts"]
+    return {
+        "size": list(runs["size"]),
+        "counts": counts.decode("ascii") if isinstance(counts, bytes) else counts,
+    }
