@@ -113,7 +113,12 @@ RECIPES = {
             "text_cfg": TEXT,
             "quick_gelu": False,
         },
-        stages=(Stage(76_800, 96, WIDE, seen_from=(200, 340)),),
+        stages=(
+            Stage(25_600, 96, WIDE, seen_from=(200, 340)),
+            Stage(25_600, 96, ALONE, stuff=False),
+            Stage(19_200, 96, NEAR),
+            Stage(25_600, 96, WIDE, seen_from=(200, 340)),
+        ),
         patch_dropout=0.5,
         words_from="tiny-rn",
         text_rate=0.0,
