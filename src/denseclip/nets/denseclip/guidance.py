@@ -162,14 +162,14 @@ class LanguageGuided(nn.Module):
         if self.config.prompting != "pre":
             return self.scores_of(trunk, words.embeddings(self.text_encoder, self.contexts))
         context = _tokens(trunk)
-        contexts = self.context_decoder(self.contexts.expand(len(context), -1, -1), context)  # (B, N, W)
+        contexts = self.context_decoder(self.contexts.expand(context.shape[0], -1, -1), context)  # (B, N, W)
         text = self.text_encoder(words.tokens, contexts)  # (B, K, D)
         return _cosines(trunk, text), text
 
     def scores_of(self, trunk: TrunkOutput, text: Tensor) -> tuple[Tensor, Tensor]:
         """The same from embeddings (1, K, D) before post-model prompting."""
         context = _tokens(trunk)
-        text = text.expand(len(context), -1, -1)  # (B, K, D)
+        text = text.expand(context.shape[0], -1, -1)  # (B, K, D)
         if self.config.prompting == "post":
             text = text + self.gamma * self.context_decoder(text, context)
         return _cosines(trunk, text), text

@@ -46,7 +46,7 @@ class TextEncoder(nn.Module):
         ends = tokens.argmax(dim=-1) if self.end is None else (tokens == self.end).int().argmax(dim=-1)
         if contexts is None:
             return self._encode(x, ends)
-        batch, count = len(contexts), len(tokens)
+        batch, count = contexts.shape[0], tokens.shape[0]
         x = x.expand(batch, *x.shape)  # (B, K, L, W)
         between = contexts[:, None].expand(-1, count, -1, -1).to(x.dtype)  # (B, K, N, W)
         x = torch.cat([x[:, :, :1], between, x[:, :, 1:]], dim=2).flatten(0, 1)  # (B K, L + N, W)
@@ -55,5 +55,5 @@ class TextEncoder(nn.Module):
     def _encode(self, x: Tensor, ends: Tensor) -> Tensor:
         """Embedded sequences (N, L, W), read at `ends` (N,) -> (N, D)."""
         x = self.transformer(x + self.positional_embedding[: x.shape[1]].to(x.dtype))
-        x = x[torch.arange(len(x), device=x.device), ends]  # (N, W)
+        x = x[torch.arange(x.shape[0], device=x.device), ends]  # (N, W)
         return self.ln_final(x) @ self.text_projection.to(x.dtype)

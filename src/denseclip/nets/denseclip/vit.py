@@ -53,7 +53,7 @@ class VitTrunk(Trunk):
         return TrunkOutput(maps, whole, _to_map(x[:, 1:], size))
 
     def _with_positions(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
-        first = self.class_embedding.to(tokens.dtype).expand(len(tokens), 1, -1)
+        first = self.class_embedding.to(tokens.dtype).expand(tokens.shape[0], 1, -1)
         table = table_for(self.positional_embedding, size, self.positions)  # (1 + hw, W)
         if self.twice:
             table = torch.cat([table[:1] + self.class_embedding, table[1:]])
