@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Name = Annotated[
     str,
     typer.Argument(
-        help="table1, table2a, table2b, table2c, table3, table4, table5, table6, kspd, variants or ade20k.",
+        help="table1, table2a, table2b, table2c, table3, table4, table5, table6, kspd, variants, ade20k or coco.",
         show_default=False,
         metavar="TABLE",
     ),

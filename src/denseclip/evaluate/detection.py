@@ -141,7 +141,7 @@ def average_precisions(
 
 def ground_truth(images: Sequence[ThingsSample], dataset: ThingsDataset) -> dict[str, Any]:
     """The content of a COCO instances file."""
-    annotations = []
+    annotations: list[dict[str, Any]] = []
     for image in images:
         truth = image.truth
         for box, label, area, crowd, runs in zip(

@@ -13,6 +13,7 @@ from denseclip.nets.denseclip.shapes import ResNetShape, TextShape
 from denseclip.nets.detection import Detector, DetectorConfig, build_detector, guidance_config
 from denseclip.nets.detection.config import Kind
 from denseclip.nets.detection.regions import BOX_SIDE, MASK_SIDE, RegionHead
+from denseclip.nets.detection.retina import RetinaHead
 from denseclip.vocabulary.facts import coco_things
 
 REGIONS, MASKED = 1000, 100  # regions whose class, and whose mask, is looked for in one picture
@@ -44,6 +45,8 @@ def subject_of_detector(model: Detector) -> Subject:
 class _Counted(nn.Module):
     """All that costs: of Mask R-CNN 1000 regions and the masks of 100; overlaps are free, as in fvcore."""
 
+    head: RetinaHead | RegionHead
+
     def __init__(self, model: Detector) -> None:
         super().__init__()
         for name, part in model.named_children():
@@ -55,7 +58,7 @@ class _Counted(nn.Module):
     def forward(self, images: Tensor) -> None:
         """One picture (1, 3, H, W)."""
         pyramid, head = self._guided(images).pyramid, self.head
-        if not isinstance(head, RegionHead):
+        if isinstance(head, RetinaHead):
             head.outputs(pyramid)
             return
         head.rpn.head(list(pyramid))

@@ -127,13 +127,15 @@ class FigurePart(_Section):
 class TrainedTable(_Section):
     """One published table.
 
-    metrics: its columns. others: methods that are shown as published. note: what a reader must know. unlike: what
-    the miniature does not share with the paper's set-up.
+    metrics: its columns. others: methods that are shown as published. costs: names of
+    `denseclip flops` that are shown with theirs. note: what a reader must know. unlike: what the miniature does not
+    share with the paper's set-up.
     """
 
     name: str
     title: str
     metrics: tuple[Metric, ...]
+    costs: tuple[str, ...] = ()
     rows: tuple[RowRecipe, ...]
     claims: tuple[ClaimPart, ...]
     figures: tuple[FigurePart, ...] = ()

@@ -6,6 +6,7 @@ from pathlib import Path
 from denseclip.clip.folder import embedded_folder
 from denseclip.clip.hub import EMBEDDED, OPENAI_CACHE, cached, fetch, find_pretrained, is_known
 from denseclip.data.datasets import SegmentationDataset
+from denseclip.data.open_things import COCO, SOURCE, open_things
 from denseclip.data.opening import open_dataset
 from denseclip.data.published import dataset_spec
 from denseclip.errors import UserError
@@ -104,6 +105,8 @@ def imagenet_cached(name: str) -> bool:
 
 
 def _missing_data(name: str, root: Path | None, split: str | None = None) -> str | None:
+    if name == COCO:
+        return _missing_coco(root, split)
     spec = dataset_spec(name)
     if root is None:
         wanted = f"the folder that holds {spec.folder}: fetch {spec.source}, then {spec.fix}"
@@ -113,6 +116,16 @@ def _missing_data(name: str, root: Path | None, split: str | None = None) -> str
     except UserError as error:
         return f"data: {name}{f' ({split})' if split else ''}: {error}"
     return _missing_files(dataset)
+
+
+def _missing_coco(root: Path | None, split: str | None) -> str | None:
+    if root is None:
+        return f"data: {COCO} needs --root, the folder that holds it: fetch {SOURCE}"
+    try:
+        open_things(COCO, root, split)
+    except UserError as error:
+        return f"data: {COCO}{f' ({split})' if split else ''}: {error}"
+    return None
 
 
 def _missing_files(dataset: SegmentationDataset) -> str | None:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from denseclip.evaluate.reproduce.claims import Claim
 from denseclip.evaluate.reproduce.markdown import table_lines
+from denseclip.evaluate.reproduce.trained.costs import cost_section
 from denseclip.evaluate.reproduce.trained.report import TrainedLine, TrainedReport
 
 EXPLANATION = (
@@ -38,6 +39,7 @@ def body(report: TrainedReport, figures: Sequence[str]) -> Iterator[str]:
         yield from ("", f"![{report.table.title}]({name})")
     yield from _claims(report)
     yield from _ratios(report)
+    yield from cost_section(report.table.costs)
     yield from ("", "## Runs", "", *_runs(report))
 
 

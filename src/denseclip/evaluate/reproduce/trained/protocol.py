@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from denseclip.evaluate.reproduce.trained.report import TrainedLine
+from denseclip.train.recipe import TrainRecipe
 
 
 def training_protocol(lines: Sequence[TrainedLine]) -> dict[str, str]:
@@ -10,11 +11,7 @@ def training_protocol(lines: Sequence[TrainedLine]) -> dict[str, str]:
     trained = [line for line in lines if not line.row.teacher]
     recipes = [line.recipe for line in trained]
     masks = [recipe.labels.ignore_mask for recipe in recipes if recipe.teacher_needed]
-    steps = [
-        f"{r.steps} x {r.batch} crops of {r.augment.crop[0]} x {r.augment.crop[1]} px "
-        f"from {r.data.images or 'all'} images"
-        for r in recipes
-    ]
+    steps = [f"{r.steps} x {r.batch} {_views(r)} from {r.data.images or 'all'} images" for r in recipes]
     seeds = (f"{line.planned} ({line.row.name}, {line.data}; made: {len(line.made)})" for line in trained)
     found = {
         "teacher": _each(line.teacher for line in lines),
@@ -23,6 +20,13 @@ def training_protocol(lines: Sequence[TrainedLine]) -> dict[str, str]:
         "seeds": _each(seeds),
     }
     return {key: text for key, text in found.items() if text}
+
+
+def _views(recipe: TrainRecipe) -> str:
+    """What a training looks at."""
+    detection = recipe.system == "detection"
+    crop = recipe.detection.crop if detection else recipe.augment.crop
+    return f"crops of {crop[0]} x {crop[1]} px" if crop else f"pictures ({recipe.detection.resize})"
 
 
 def _each(texts: Iterable[str]) -> str:

@@ -11,6 +11,7 @@ from typing import Any, Self
 from denseclip.evaluate.metrics import percent
 from denseclip.evaluate.reproduce.claims import Claim
 from denseclip.evaluate.reproduce.report import special
+from denseclip.evaluate.reproduce.trained.costs import costs
 from denseclip.evaluate.reproduce.trained.runs import Made, Run
 from denseclip.evaluate.reproduce.trained.verdicts import Waiting
 from denseclip.recipes import ScaleName
@@ -63,6 +64,9 @@ class TrainedLine:
         part, other = self.recipe.student, self.recipe.denseclip
         if self.row.teacher:
             return ""
+        if self.recipe.system == "detection":
+            head = {"retinanet": "RetinaNet", "maskrcnn": "Mask R-CNN"}
+            return f"{_name(other.clip)}, {head[self.recipe.detection.config.get('kind', 'retinanet')]}"
         if self.recipe.system == "denseclip":
             weights = "" if other.weights == "clip" else " from random weights"
             return f"{_name(other.clip)}{weights}, Semantic FPN"
@@ -174,6 +178,7 @@ class TrainedReport:
             ],
             "claims": [claim.to_dict() for claim in self.claims] + [_open(*one) for one in self.open],
             "claims_figures": self.figures(),
+            **({"costs": list(costs(self.table.costs))} if self.table.costs else {}),
             "published_figures": {
                 name: value for name, (_, value) in self.ratios.items() if value is not None
             },

@@ -105,12 +105,7 @@ class Workshop:
         bench, recipe = self._bench(run), run.recipe
         assert recipe.data.val is not None
         if recipe.system == "detection":
-            images = self.limit if self.limit is not None else recipe.data.val_images
-            dataset = open_things(recipe.data.val, self.root, recipe.data.val_split).first(images)
-            detector = load_detector(self.folder(run) / LAST, pick_device(self.device))
-            return kept_evaluation(
-                detector, dataset, self.counts, fresh=self.fresh, progress=self._counting(run)
-            )
+            return self._count_detector(run)
         dataset = bench.dataset(recipe.data.val)
         settings = recipe.evaluation.model_dump(exclude_none=True)
         segmenter = segmenter_for(
@@ -122,6 +117,13 @@ class Workshop:
             **settings,
         )
         return bench.count(segmenter, dataset, progress=self._counting(run))
+
+    def _count_detector(self, run: Run) -> Evaluated:
+        data, images = run.recipe.data, self.limit if self.limit is not None else run.recipe.data.val_images
+        assert data.val is not None
+        things = open_things(data.val, self.root, data.val_split).first(images)
+        detector = load_detector(self.folder(run) / LAST, pick_device(self.device))
+        return kept_evaluation(detector, things, self.counts, fresh=self.fresh, progress=self._counting(run))
 
     def _count_teacher(self, run: Run) -> Evaluated:
         """The teacher as it labels: its dilation and refinement too."""
