@@ -19,6 +19,7 @@ from denseclip.evaluate.flops import Cost, Size, Subject, count
 from denseclip.evaluate.flops_detection import detector, subject_of_detector
 from denseclip.nets.denseclip import DenseClipConfig, Shapes, build_denseclip
 from denseclip.nets.denseclip.shapes import BackboneShape, ResNetShape, TextShape, VitShape, default_taps
+from denseclip.nets.denseclip.trained import TrainedDenseClip
 from denseclip.nets.detection.config import Kind
 from denseclip.nets.saved import DETECTORS, load_detector, load_trained, trained_kind
 from denseclip.vocabulary import class_set
@@ -148,8 +149,11 @@ def _ade_tokens() -> Tensor:
 def _trained(path: str) -> Subject:
     if trained_kind(path) in DETECTORS:
         return subject_of_detector(load_detector(path, torch.device("cpu")).model.to("meta"))
-    network, _ = load_trained(path, torch.device("cpu"), torch.float32).network(None, ())
-    net = network.to("meta")
+    trained = load_trained(path, torch.device("cpu"), torch.float32)
+    if isinstance(trained, TrainedDenseClip):
+        net: nn.Module = trained.model.to("meta")  # its `network` does without the text encoder
+    else:
+        net = trained.network(None, ())[0].to("meta")
     return Subject(net, net, "text_encoder" if hasattr(net, "text_encoder") else "")
 
 
