@@ -60,23 +60,30 @@ def export(
 
 
 def write_graph(
-    module: nn.Module, outputs: Sequence[str], classes: Sequence[str], path: Path, *, kind: ExportFormat
+    module: nn.Module,
+    outputs: Sequence[str],
+    classes: Sequence[str],
+    path: Path,
+    *,
+    kind: ExportFormat,
+    cell: int = 1,
 ) -> None:
-    """Write a module of one input, pictures (B, 3, H, W) float32 RGB of 0..255; see `export`."""
+    """Write a module of one input, pictures (B, 3, H, W) float32 RGB of 0..255; see `export`.
+
+    cell: sides are multiples of it, which makes the proof that sizes fit each other simpler.
+    """
     if path.exists():
         raise UserError(f"{path} is there already; give another --out")
     names = json.dumps(list(classes), ensure_ascii=False)
     if kind == "onnx":
-        _onnx(module, outputs, names, path)
+        _onnx(module, outputs, names, path, cell)
         return
-    program = torch.export.export(
-        module, (_example(),), dynamic_shapes=_dynamic(torch.export.Dim), strict=False
-    )
+    program = torch.export.export(module, (_example(),), dynamic_shapes=_dynamic(cell), strict=False)
     with atomic_path(path) as temporary:
         torch.export.save(program, temporary, extra_files={CLASSES: names})
 
 
-def _onnx(module: nn.Module, outputs: Sequence[str], names: str, path: Path) -> None:
+def _onnx(module: nn.Module, outputs: Sequence[str], names: str, path: Path, cell: int) -> None:
     try:
         import onnx
         import onnxscript  # noqa: F401
@@ -87,7 +94,7 @@ def _onnx(module: nn.Module, outputs: Sequence[str], names: str, path: Path) -> 
         (_example(),),
         input_names=[INPUT],
         output_names=list(outputs),
-        dynamic_shapes=_dynamic(torch.export.Dim),
+        dynamic_shapes=_dynamic(cell),
         dynamo=True,
         verbose=False,
     )
@@ -105,5 +112,8 @@ def _example() -> Tensor:
     return torch.rand(EXAMPLE, generator=generator) * 255
 
 
-def _dynamic(dim: Any) -> dict[str, dict[int, Any]]:  # noqa: ANN401
-    return {INPUT: {0: dim.DYNAMIC, 2: dim.DYNAMIC, 3: dim.DYNAMIC}}
+def _dynamic(cell: int) -> dict[str, dict[int, Any]]:
+    dim: Any = torch.export.Dim
+    if cell == 1:
+        return {INPUT: {0: dim.DYNAMIC, 2: dim.DYNAMIC, 3: dim.DYNAMIC}}
+    return {INPUT: {0: dim.DYNAMIC, 2: cell * dim("rows", min=2), 3: cell * dim("columns", min=2)}}

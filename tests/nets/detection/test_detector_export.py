@@ -34,7 +34,8 @@ def test_graph_decodes_as_the_head_does():
         anchors = head.anchor_generator(image_list(image, None), list(pyramid))
         outputs = head.outputs(pyramid)
     torch.testing.assert_close(scores, outputs["cls_logits"].sigmoid())
-    torch.testing.assert_close(head.anchor_generator.at(pyramid), anchors[0])
+    each = torch.cat([head.anchor_generator.at(i, one) for i, one in enumerate(pyramid)])
+    torch.testing.assert_close(each, anchors[0])
     limit = torch.tensor([96.0, 64, 96, 64])
     for i in range(2):
         wanted = head.box_coder.decode_single(outputs["bbox_regression"][i], anchors[i])

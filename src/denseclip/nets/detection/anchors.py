@@ -48,15 +48,13 @@ class Anchors(AnchorGenerator):
         every = torch.cat(self.grid_anchors(grids, steps))  # (A, 4)
         return [every] * len(image_list.image_sizes)
 
-    def at(self, feature_maps: Sequence[Tensor]) -> Tensor:
-        """(A, 4), the same; in operations that an export with sizes left open can follow."""
-        levels = []
-        for one, cell, stride in zip(feature_maps, self.cell_anchors, self.strides, strict=True):
-            rows, columns = (torch.arange(side, device=one.device) * stride for side in one.shape[-2:])
-            y, x = (axis.flatten() for axis in torch.meshgrid(rows, columns, indexing="ij"))  # (h w)
-            centres = torch.stack([x, y, x, y], dim=1)[:, None].float()  # (h w, 1, 4)
-            levels.append((centres + cell.to(one.device, torch.float32)).flatten(0, 1))
-        return torch.cat(levels)
+    def at(self, level: int, feature_map: Tensor) -> Tensor:
+        """(A, 4) of one level; in operations that an export with sizes left open can follow."""
+        device, stride = feature_map.device, self.strides[level]
+        rows, columns = (torch.arange(side, device=device) * stride for side in feature_map.shape[-2:])
+        y, x = (axis.flatten() for axis in torch.meshgrid(rows, columns, indexing="ij"))  # (h w)
+        centres = torch.stack([x, y, x, y], dim=1)[:, None].float()  # (h w, 1, 4)
+        return (centres + self.cell_anchors[level].to(device, torch.float32)).flatten(0, 1)
 
 
 def retina_anchors(*, rounded: bool) -> Anchors:

@@ -1,6 +1,7 @@
 """RetinaNet as a file that runs without this library."""
 
 from copy import deepcopy
+from math import log
 from pathlib import Path
 
 import torch
@@ -12,18 +13,19 @@ from denseclip.nets.denseclip.baked import FixedWords
 from denseclip.nets.detection.anchors import Anchors
 from denseclip.nets.detection.detector import Detector
 from denseclip.nets.detection.retina import RetinaHead
-from denseclip.nets.detection.trained import TrainedDetector
+from denseclip.nets.detection.trained import CELL, TrainedDetector
 from denseclip.nets.export import ExportFormat, write_graph
 
 OUTPUTS = ("boxes", "scores")
+LARGEST = log(1000 / 16)  # logarithm of how much larger than its anchor a box may be
 
 
 class ExportedRetinaNet(nn.Module):
     """Pixels to boxes: normalisation, network and decoding in one graph, without the choice among them.
 
-    Input (B, 3, H, W) float32 RGB, 0..255, sides multiples of 32 (what is left is padded, best with the mean colour).
-    Output: boxes (B, A, 4), x0, y0, x1, y1 in its pixels, and scores (B, A, K) in 0..1. To be kept are scores above
-    0.05, class by class those that non-maximum suppression at 0.5 leaves.
+    Input (B, 3, H, W) float32 RGB, 0..255, sides multiples of 32 from 64 on (what is left is padded, best with the
+    mean colour). Output: boxes (B, A, 4), x0, y0, x1, y1 in its pixels, and scores (B, A, K) in 0..1. To be kept are
+    scores above 0.05, class by class those that non-maximum suppression at 0.5 leaves.
     """
 
     mean: Tensor
@@ -42,16 +44,24 @@ class ExportedRetinaNet(nn.Module):
         head = self.detector.head
         assert isinstance(head, RetinaHead) and isinstance(head.anchor_generator, Anchors)
         pyramid = self.detector.run((image - self.mean) / self.std).pyramid
-        outputs = head.outputs(pyramid)
-        anchors = head.anchor_generator.at(pyramid)  # (A, 4)
-        deltas = outputs["bbox_regression"]  # (B, A, 4)
+        boxes, scores = [], []
+        for number, one in enumerate(
+            pyramid
+        ):  # by itself: that sums of sizes are equal takes minutes to prove
+            outputs = head.outputs([one])
+            anchors = head.anchor_generator.at(number, one)  # (A, 4)
+            boxes.append(self._boxes(anchors, outputs["bbox_regression"]))
+            scores.append(outputs["cls_logits"].sigmoid())
+        found = torch.cat(boxes, dim=1)
+        x, y = found[..., 0::2].clamp(0, image.shape[3]), found[..., 1::2].clamp(0, image.shape[2])
+        return torch.stack([x, y], dim=3).flatten(2), torch.cat(scores, dim=1)
+
+    def _boxes(self, anchors: Tensor, deltas: Tensor) -> Tensor:
+        """Anchors (A, 4), moved by deltas (B, A, 4)."""
         sides = anchors[:, 2:] - anchors[:, :2]  # (A, 2)
         centres = anchors[:, :2] + sides / 2 + deltas[..., :2] * sides  # (B, A, 2)
-        half = sides / 2 * deltas[..., 2:].clamp(max=head.box_coder.bbox_xform_clip).exp()
-        boxes = torch.cat([centres - half, centres + half], dim=2).clamp(min=0)
-        x, y = boxes[..., 0::2].clamp(max=image.shape[3]), boxes[..., 1::2].clamp(max=image.shape[2])
-        boxes = torch.stack([x[..., 0], y[..., 0], x[..., 1], y[..., 1]], dim=2)
-        return boxes, outputs["cls_logits"].sigmoid()
+        half = sides / 2 * deltas[..., 2:].clamp(max=LARGEST).exp()
+        return torch.cat([centres - half, centres + half], dim=2)
 
 
 def export_detector(detector: TrainedDetector, path: Path, *, kind: ExportFormat = "onnx") -> None:
@@ -64,7 +74,7 @@ def export_detector(detector: TrainedDetector, path: Path, *, kind: ExportFormat
             f"{detector.name} is a Mask R-CNN, whose regions no fixed graph has; export a retinanet"
         )
     module = ExportedRetinaNet(detector.model, detector.stats).eval()
-    write_graph(module, OUTPUTS, detector.classes, path, kind=kind)
+    write_graph(module, OUTPUTS, detector.classes, path, kind=kind, cell=CELL)
 
 
 def _fix_words(model: Detector) -> None:
