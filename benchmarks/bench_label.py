@@ -27,6 +27,7 @@ from denseclip.dense.segmenter import Segmenter
 from denseclip.label.engines import LocalEngine
 from denseclip.label.job import JobOptions, run_job
 from denseclip.label.sources import list_items
+from denseclip.label.words import WordLabeller
 
 IMAGES, MANY, ROUNDS = 12, 300, 3
 MEMORY_IMAGES, MEMORY_FROM = 2000, 200
@@ -56,7 +57,8 @@ def one_round(segmenter: Segmenter, inputs: torch.Tensor, source: Path, out: Pat
     bare = time.perf_counter() - start
     start = time.perf_counter()
     items = list_items(str(source))
-    run_job(segmenter, items, out, JobOptions(("png", "coco")), LocalEngine(segmenter))
+    labeller = WordLabeller(segmenter)
+    run_job(labeller, items, out, JobOptions(("png", "coco")), LocalEngine(labeller))
     whole = time.perf_counter() - start
     print(f"  encoder {images / bare:.2f}, labelling {images / whole:.2f} images/s", flush=True)
     return bare / whole
@@ -64,7 +66,7 @@ def one_round(segmenter: Segmenter, inputs: torch.Tensor, source: Path, out: Pat
 
 def memory_ratio(images: int = MEMORY_IMAGES, first: int = MEMORY_FROM) -> dict[str, float]:
     """{"label_memory": resident memory at the last picture / at picture `first`} of a job with tiny-rn."""
-    segmenter = load("tiny-rn", "ade", resize="none")
+    labeller = WordLabeller(load("tiny-rn", "ade", resize="none"))
     seen: dict[int, float] = {}
 
     def watch(done: int, skipped: int, total: int) -> None:
@@ -74,8 +76,8 @@ def memory_ratio(images: int = MEMORY_IMAGES, first: int = MEMORY_FROM) -> dict[
 
     with tempfile.TemporaryDirectory() as name:
         items = list_items(str(write_jpegs(Path(name) / "in", images, side=256)))
-        options, engine = JobOptions(("png", "coco")), LocalEngine(segmenter)
-        run_job(segmenter, items, Path(name) / "out", options, engine, progress=watch)
+        options, engine = JobOptions(("png", "coco")), LocalEngine(labeller)
+        run_job(labeller, items, Path(name) / "out", options, engine, progress=watch)
     return {"label_memory": seen[images] / seen[first]}
 
 

@@ -16,6 +16,8 @@ from denseclip.dense.settings import Settings
 from denseclip.label.engines import LocalEngine
 from denseclip.label.job import WORK, JobOptions, run_job
 from denseclip.label.sources import list_items
+from denseclip.label.things import ThingLabeller
+from denseclip.label.words import WordLabeller
 from denseclip.vocabulary import Ontology
 
 CLASSES = ("cat", "red car", "gräs", "sky")
@@ -76,11 +78,11 @@ def write_pictures(folder, count, *, seed=0, side=(20, 48)):
 
 
 def label(source, out, stub=None, *, overwrite=False, progress=None, **options):
-    """Run a job with the stub here."""
-    stub = stub or Stub()
+    """Run a job here, with a stub or with a detector."""
+    labeller = stub if isinstance(stub, ThingLabeller) else WordLabeller(stub or Stub())
     items = list_items(str(source), leave_out=Path(out))
-    chosen = JobOptions(**{"formats": ALL, **options})
-    return run_job(stub, items, Path(out), chosen, LocalEngine(stub), overwrite=overwrite, progress=progress)
+    chosen, engine = JobOptions(**{"formats": ALL, **options}), LocalEngine(labeller)
+    return run_job(labeller, items, Path(out), chosen, engine, overwrite=overwrite, progress=progress)
 
 
 def tree(folder):

@@ -176,11 +176,11 @@ BAD_CONTENT = {
     "cut GIF": (transparent()["GIF"][:-9], DAMAGED),
     "bomb": (
         png_of_size(50_000, 30_000),
-        "picture {} has more than 357,913,940 pixels; make it smaller or raise max_pixels",
+        "picture {} has more than 357,913,940 pixels; make it smaller",
     ),
     "large": (
         png_of_size(13_400, 13_400),
-        "picture {} has 13400 x 13400 pixels, more than 178,956,970; make it smaller or raise max_pixels",
+        "picture {} has 13400 x 13400 pixels, more than 178,956,970; make it smaller",
     ),
     "32 bits": (
         encoded(Image.fromarray(WIDE), "TIFF"),
@@ -257,12 +257,10 @@ def test_the_limit_of_pixels_and_bytes(tmp_path: Path) -> None:
     assert read_image(path, max_pixels=48 * 64).shape == (48, 64, 3)
     with pytest.raises(UserError) as caught:
         read_image(PNG, max_pixels=48 * 64 - 1)
-    assert str(caught.value) == (
-        "the picture in memory has 64 x 48 pixels, more than 3,071; make it smaller or raise max_pixels"
-    )
+    assert str(caught.value) == ("the picture in memory has 64 x 48 pixels, more than 3,071; make it smaller")
     with path.open("r+b") as file:
         file.truncate(8 * MAX_PIXELS + 1)  # a hole: takes no room
-    with pytest.raises(UserError, match=r"a\.png has 1\.3 GiB; make it smaller or raise max_pixels$"):
+    with pytest.raises(UserError, match=r"a\.png has 1\.3 GiB; make it smaller$"):
         read_image(path)
     assert before == Image.MAX_IMAGE_PIXELS
 

@@ -12,6 +12,7 @@ import label_support
 from denseclip.label.engines import RayEngine
 from denseclip.label.job import WORK, JobOptions, run_job
 from denseclip.label.sources import list_items
+from denseclip.label.words import WordLabeller
 from label_support import ALL, Stub, label, tree, write_pictures
 
 PICTURES = 60
@@ -19,7 +20,7 @@ PICTURES = 60
 
 def load(folder):
     (folder / str(os.getpid())).touch()
-    return Stub(seconds=0.05)
+    return WordLabeller(Stub(seconds=0.05))
 
 
 def kill_one(journal, folder, killed):
@@ -48,7 +49,9 @@ def test_a_worker_dies_and_the_bytes_are_the_same(tmp_path):
         ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False)
         ray.cloudpickle.register_pickle_by_value(__import__(__name__))
         items = list_items(str(source))
-        summary = run_job(Stub(), items, tmp_path / "ray", JobOptions(ALL, overlays=True), engine)
+        summary = run_job(
+            WordLabeller(Stub()), items, tmp_path / "ray", JobOptions(ALL, overlays=True), engine
+        )
     finally:
         ray.shutdown()
     assert killed

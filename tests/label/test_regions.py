@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from denseclip.label.formats.brush import encode_brush
 from denseclip.label.outlines import along_edges, through_centres
-from denseclip.label.regions import find_regions
+from denseclip.label.regions import find_regions, stack_regions
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -72,10 +72,40 @@ def test_outlines_give_back_the_region_with_its_holes(seed):
         assert len(path) >= 3
         cv2.fillPoly(filled, [path.astype(np.int32)], 1)
         assert (filled == crop).all()
-        edges = along_edges(crop).ravel().astype(float).tolist()
-        assert len(edges) >= 8
-        decoded = mask_tools.decode(mask_tools.frPyObjects([edges], *crop.shape))[..., 0]
+        (edges,) = along_edges(crop)
+        assert len(edges) >= 4
+        decoded = mask_tools.decode(
+            mask_tools.frPyObjects([edges.ravel().astype(float).tolist()], *crop.shape)
+        )
+        assert (decoded[..., 0] == crop).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(SEEDS)
+def test_things_overlap_and_have_parts(seed):
+    mask_tools = pytest.importorskip("pycocotools.mask")
+    rng = np.random.default_rng(seed)
+    height, width = rng.integers(1, 24, 2)
+    planes = rng.random((5, height, width)) < rng.choice([0, 0.03, 0.4, 0.9], (5, 1, 1))
+    regions = stack_regions(planes, height, width)
+    assert regions.label.tolist() == [k for k, plane in enumerate(planes) if plane.any()]
+    seen = np.full((height, width), -1)
+    for i in reversed(range(len(regions))):
+        plane = planes[regions.label[i]]
+        seen[plane] = i
+        x, y, w, h = regions.box[i]
+        crop = regions.crop(i)
+        assert plane.sum() == crop.sum() == regions.area[i]
+        assert (plane[y : y + h, x : x + w] == crop).all()
+        runs = {"size": [height, width], "counts": regions.counts(i)}
+        assert (mask_tools.decode(mask_tools.frPyObjects(runs, height, width)) == plane).all()
+        paths = [path.ravel().astype(float).tolist() for path in along_edges(crop)]
+        decoded = mask_tools.decode(mask_tools.merge(mask_tools.frPyObjects(paths, h, w)))
         assert (decoded == crop).all()
+        filled = np.zeros(crop.shape, np.uint8)
+        cv2.fillPoly(filled, [through_centres(crop).astype(np.int32)], 1)
+        assert filled[crop].all()
+    assert (regions.paint(np.arange(1, len(regions) + 1)) == seen + 1).all()
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (7, 5), (300, 300)])

@@ -1,9 +1,10 @@
 """`denseclip label`: a mountain of pictures becomes a data set."""
 
 import warnings
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -12,8 +13,8 @@ from denseclip.cli import options as o
 from denseclip.errors import UserError
 
 if TYPE_CHECKING:
-    from denseclip.dense.segmenter import Segmenter
     from denseclip.label.engines import Engine
+    from denseclip.label.labelled import Labeller
     from denseclip.label.summary import Summary
 
 Source = Annotated[
@@ -43,6 +44,13 @@ Formats = Annotated[
 Images = Annotated[
     str | None, typer.Option(help="Where the pictures of a list or COCO file lie, if not beside it.")
 ]
+Threshold = Annotated[
+    float | None,
+    typer.Option(
+        help="Pixels whose best word has a lower probability are background; of a detector: score from which a thing "
+        "gets a label, 0.5 unless given."
+    ),
+]
 MinArea = Annotated[int, typer.Option("--min-area", help="Regions of fewer pixels get no label.")]
 VoidBelow = Annotated[
     float | None, typer.Option("--void-below", help="Pixels of a lower probability get no label (void).")
@@ -69,6 +77,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is in
 
 
 def label(
+    context: typer.Context,
     source: Source,
     classes: Classes = None,
     model: o.Model = "tiny-rn",
@@ -79,7 +88,7 @@ def label(
     refine: o.Refine = None,
     ks_norm: o.KsNorm = "channels",
     background: o.BackgroundWords = None,
-    threshold: o.Threshold = None,
+    threshold: Threshold = None,
     void_below: VoidBelow = None,
     min_area: MinArea = 0,
     confidence: Confidence = None,
@@ -99,12 +108,13 @@ def label(
     device: o.Device = "auto",
     precision: o.Precision = "auto",
 ) -> None:
-    """Label pictures by words, in the formats of other tools.
+    """Label pictures by words, or with a trained detector, in the formats of other tools.
 
     Whatever stops it, the same command goes on where it was. Pictures that cannot be used are listed, and the exit
     code is 1.
     """
     settings = o.settings(locals())
+    given = o.given(context, {"classes": classes, "precision": precision, **settings})
     from denseclip.label.formats import parse_formats
     from denseclip.label.job import JobOptions, run_job
     from denseclip.label.labelled import Rules
@@ -116,9 +126,9 @@ def label(
     if engine not in ("local", "ray"):
         raise UserError(f"engine {engine!r} is unknown; choose local or ray")
     items = list_items(source, images=images, leave_out=out)
-    loader = o.ModelOptions(model, classes, settings, device, precision)
-    segmenter = loader.load()
-    how = _engine(engine, loader, segmenter, address, workers)
+    load = _loader(o.ModelOptions(model, classes, settings, device, precision), given)
+    labeller = load()
+    how = _engine(engine, load, labeller, address, workers)
     with o.picture_progress() as progress:
         task = progress.add_task("labelling", total=None, visible=False)
 
@@ -128,22 +138,52 @@ def label(
             named = f"labelling ({skipped} skipped)" if skipped else "labelling"
             progress.update(task, completed=done, description=named)
 
-        summary = run_job(segmenter, items, out, options, how, overwrite=overwrite, progress=report)
+        summary = run_job(labeller, items, out, options, how, overwrite=overwrite, progress=report)
     _show(summary, out)
     if summary.skipped:
         raise typer.Exit(1)
 
 
+def _loader(options: o.ModelOptions, given: dict[str, Any]) -> "Callable[[], Labeller]":
+    """What makes the model, here or in a worker. given: which of the options the user wrote."""
+    from denseclip.nets.saved import DETECTORS, trained_kind
+
+    if trained_kind(options.model) not in DETECTORS:
+        return partial(_of_words, options)
+    threshold, resize = given.pop("threshold", None), given.pop("resize", None)
+    if given:
+        raise UserError(
+            f"--{next(iter(given)).replace('_', '-')} goes with models that segment; leave it out for {options.model}"
+        )
+    return partial(_of_things, options.model, resize, options.device, threshold)
+
+
+def _of_words(options: o.ModelOptions) -> "Labeller":
+    from denseclip.label.words import WordLabeller
+
+    return WordLabeller(options.load())
+
+
+def _of_things(model: str, resize: str | None, device: str, threshold: float | None) -> "Labeller":
+    from denseclip.cli.detect import load
+    from denseclip.data.things import need_pycocotools
+    from denseclip.label.things import SCORE, ThingLabeller
+
+    need_pycocotools()
+    with o.console.status(f"loading {model}"):
+        return ThingLabeller(load(model, resize, device), SCORE if threshold is None else threshold)
+
+
 def _engine(
-    name: str, loader: o.ModelOptions, segmenter: "Segmenter", address: str | None, workers: int | None
+    name: str, load: "Callable[[], Labeller]", labeller: "Labeller", address: str | None, workers: int | None
 ) -> "Engine":
     import torch
 
     from denseclip.label.engines import LocalEngine, RayEngine
 
     if name == "local":
-        return LocalEngine(segmenter)
-    return RayEngine(partial(o.ModelOptions.load, loader), address, workers, torch.get_num_threads())
+        return LocalEngine(labeller)
+    return RayEngine(load, address, workers, torch.get_num_threads())
 
 
 def _show(summary: "Summary", out: Path) -> None:

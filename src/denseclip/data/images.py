@@ -57,7 +57,7 @@ def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> np.ndarr
         raise UserError(f"{name} is no picture in a known format; convert it to JPEG or PNG") from None
     except Image.DecompressionBombError:
         many = f"more than {2 * max_pixels:,} pixels"
-        raise UserError(f"{name} has {many}; make it smaller or raise max_pixels") from None
+        raise UserError(f"{name} has {many}; make it smaller") from None
     except Exception as error:  # decoders meet damage with anything from KeyError to MemoryError
         raise UserError(f"{name} is cut short or damaged ({_line(error)}); copy it again") from None
 
@@ -146,9 +146,7 @@ def _read_file(path: str, max_bytes: int) -> bytes:
         raise UserError(f"{path} is a folder; give a picture in it")
     if not stat.S_ISREG(status.st_mode):
         raise UserError(f"{path} is no file but a device or a pipe; give a picture file")
-    raise UserError(
-        f"picture {path} has {status.st_size / 2**30:.1f} GiB; make it smaller or raise max_pixels"
-    )
+    raise UserError(f"picture {path} has {status.st_size / 2**30:.1f} GiB; make it smaller")
 
 
 def _decode(content: bytes, name: str, max_pixels: int) -> np.ndarray:
@@ -156,7 +154,7 @@ def _decode(content: bytes, name: str, max_pixels: int) -> np.ndarray:
         width, height = picture.size
         if width * height > max_pixels:
             size = f"{width} x {height} pixels, more than {max_pixels:,}"
-            raise UserError(f"{name} has {size}; make it smaller or raise max_pixels")
+            raise UserError(f"{name} has {size}; make it smaller")
         picture.load()
         array = _to_rgb(picture, name)  # (H, W, 3)
         turn = _UPRIGHT.get(_orientation(picture))

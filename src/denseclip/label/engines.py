@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from denseclip.ahead import work_ahead
-from denseclip.dense.segmenter import Segmenter
 from denseclip.errors import UserError
 from denseclip.label.items import Item
+from denseclip.label.labelled import Labeller
 from denseclip.label.stages import Outcome, Plan, Stages, Task
 
 Engine = Callable[[Plan, Iterable[Task]], Generator[Outcome, None, None]]
@@ -23,11 +23,11 @@ MOST_WORKERS = 8
 class LocalEngine:
     """This machine: threads read ahead, this one encodes, others make masks and write."""
 
-    segmenter: Segmenter
+    labeller: Labeller
 
     def __call__(self, plan: Plan, tasks: Iterable[Task]) -> Generator[Outcome, None, None]:
         """The outcomes, in order."""
-        stages = Stages(self.segmenter, plan)
+        stages = Stages(self.labeller, plan)
         workers = max(1, min(MOST_WORKERS, (os.cpu_count() or 2) // 2))
         with (
             closing(work_ahead(stages.read, tasks, workers=workers, waiting=workers + 3)) as pictures,
@@ -50,7 +50,7 @@ class RayEngine:
     workers must reach the job's folder and the pictures under the same paths.
     """
 
-    load: Callable[[], Segmenter]
+    load: Callable[[], Labeller]
     address: str | None = None
     workers: int | None = None
     threads: int = 1
@@ -96,7 +96,7 @@ class RayEngine:
 class _Worker:
     """In a Ray actor: a model that labels one picture at a time."""
 
-    def __init__(self, load: Callable[[], Segmenter], plan: Plan, threads: int) -> None:
+    def __init__(self, load: Callable[[], Labeller], plan: Plan, threads: int) -> None:
         torch.set_num_threads(threads)
         self._stages = Stages(load(), plan)
 

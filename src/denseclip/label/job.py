@@ -13,7 +13,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from denseclip.dense.segmenter import Segmenter
 from denseclip.errors import UserError
 from denseclip.files import write_text
 from denseclip.label import sheet
@@ -22,7 +21,7 @@ from denseclip.label.formats import WRITERS, make_writers
 from denseclip.label.formats.base import Entry, Target
 from denseclip.label.items import Item
 from denseclip.label.journal import SKIPPED, Journal
-from denseclip.label.labelled import Labels, Rules
+from denseclip.label.labelled import Labeller, Rules
 from denseclip.label.stages import Plan, Task
 from denseclip.label.summary import Summary, write_summary
 
@@ -46,7 +45,7 @@ class JobOptions:
 
 
 def run_job(
-    segmenter: Segmenter,
+    labeller: Labeller,
     items: Sequence[Item],
     out: Path,
     options: JobOptions,
@@ -63,14 +62,12 @@ def run_job(
 
     Raises UserError if the folder holds something else, or cannot be written.
     """
-    labels = Labels(segmenter.classes)
-    target = Target(
-        out, labels, options.rules, _model_name(segmenter), options.link_images, options.image_prefix
-    )
+    labels = labeller.labels
+    target = Target(out, labels, options.rules, labeller.name, options.link_images, options.image_prefix)
     plan = Plan(target, options.formats, options.overlays, frozenset(sheet.chosen(len(items))))
     make_writers(options.formats, target)  # refuses what a format cannot hold, before anything is written
     try:
-        state = _State(out, identity(segmenter, items, options), options)
+        state = _State(out, identity(labeller, items, options), options)
         state.open(overwrite)
         with Journal(state.folder / "journal.jsonl", len(items)) as journal:
             if state.finished and journal.labelled == len(items):
@@ -89,29 +86,19 @@ def run_job(
         raise UserError(f"cannot write to {out} ({reason}); mend it and run the same command again") from None
 
 
-def identity(segmenter: Segmenter, items: Sequence[Item], options: JobOptions) -> dict[str, Any]:
+def identity(labeller: Labeller, items: Sequence[Item], options: JobOptions) -> dict[str, Any]:
     """Everything that the results depend on, as JSON holds it."""
     digest = hashlib.sha256()
     for item in items:
         digest.update(json.dumps([item.name, item.file, item.number]).encode())
-    model, settings, ontology = segmenter.clip, segmenter.settings, segmenter._ontology
-    assert ontology is not None
     made_with = {
         "pictures": f"{len(items)}, {digest.hexdigest()[:16]}",
-        "classes": segmenter.classes,
-        "prompts": ontology.to_dict(),
-        "templates": settings.templates,
-        "model": f"{_model_name(segmenter)}, {model.fingerprint[:16]}, {model.device.type}",
-        "precision": str(getattr(model, "dtype", "")).removeprefix("torch."),
-        "settings": settings.describe(),
+        "classes": labeller.labels.classes,
+        **labeller.identity(),
         **asdict(options),
         "versions": {name: version(name) for name in ("denseclip", "torch")},
     }
     return json.loads(json.dumps(made_with))
-
-
-def _model_name(segmenter: Segmenter) -> str:
-    return f"denseclip {segmenter.clip.name}"
 
 
 def _label(

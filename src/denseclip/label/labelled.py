@@ -1,20 +1,17 @@
 """A picture with its labels, as the writers get it."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
-import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from denseclip.data.masks import ignore_index
 from denseclip.dense.segmentation import Segmentation
-from denseclip.dense.segmenter import Encoded, Segmenter
 from denseclip.errors import UserError
 from denseclip.label.items import Item
-from denseclip.label.regions import Regions, find_regions
+from denseclip.label.regions import Regions
 from denseclip.vocabulary import BACKGROUND
 
 Confidence = Literal["regions", "pixels"]
@@ -25,8 +22,9 @@ class Rules:
     """What of a model's answer becomes a label.
 
     min_area: regions of fewer pixels are taken out: background where there is one, else void. void_below: pixels
-    whose probability is lower become void. confidence: "regions": a score in every annotation, from the soft-max
-    at the network's own resolution; "pixels": that of every pixel at full resolution, which costs more, as a map.
+    whose probability is lower become void. confidence: "regions": a score in every annotation, of words from the
+    soft-max at the network's own resolution; "pixels": that of every pixel at full resolution, which costs more, as a
+    map.
 
     Raises UserError for values that cannot be meant.
     """
@@ -51,9 +49,13 @@ class Rules:
 
 @dataclass(frozen=True)
 class Labels:
-    """What mask values mean. The first class is left out of annotations if it is called "background"."""
+    """What mask values mean. The first class is left out of annotations if it is called "background".
+
+    masks: whether regions have shapes; if not, they are boxes.
+    """
 
     classes: tuple[str, ...]
+    masks: bool = True
 
     @property
     def background(self) -> bool:
@@ -82,6 +84,7 @@ class Labelled:
 
     position: its number in the job. image: (H, W, 3) uint8 RGB. mask: (H, W) uint8 or int32: class, or void.
     confidence: (H, W) float32 in 0..1. regions: without void and background. result: what the model said.
+    given_scores: (R,), the confidence of each region if it is not the mean of its pixels'.
     """
 
     item: Item
@@ -92,11 +95,13 @@ class Labelled:
     confidence: NDArray[np.float32]
     regions: Regions
     result: Segmentation
+    given_scores: NDArray[np.float32] | None = None
 
     @cached_property
     def scores(self) -> list[float]:
-        """The mean confidence of each region."""
-        return [round(float(value), 4) for value in self.regions.means(self.confidence)]
+        """The confidence of each region."""
+        scores = self.regions.means(self.confidence) if self.given_scores is None else self.given_scores
+        return [round(float(value), 4) for value in scores]
 
     @property
     def size(self) -> tuple[int, int]:
@@ -104,37 +109,22 @@ class Labelled:
         return self.mask.shape[0], self.mask.shape[1]
 
 
-def label_picture(
-    segmenter: Segmenter, encoded: Encoded, item: Item, position: int, labels: Labels, rules: Rules
-) -> Labelled:
-    """Segment, and apply the rules. Raises UserError where the model does."""
-    result = segmenter.segment(encoded, confidence=rules.exact)
-    confidence = result.confidence if result.confidence is not None else coarse_confidence(segmenter, result)
-    mask = result.mask if labels.void == 255 else result.mask.astype(np.int32)
-    if rules.void_below is not None:
-        mask = np.where(confidence < rules.void_below, mask.dtype.type(labels.void), mask)
-    leave_out = (labels.void, 0) if labels.background else (labels.void,)
-    regions = find_regions(mask, leave_out)
-    small = regions.area < rules.min_area
-    if small.any():
-        taken_out = regions.only(small).paint(np.ones(int(small.sum()), np.int64)) > 0
-        mask = np.where(taken_out, mask.dtype.type(0 if labels.background else labels.void), mask)
-        regions = regions.only(~small)
-    kept = replace(result, mask=mask, void=labels.void)
-    return Labelled(item, position, labels, result.image, mask, confidence, regions, kept)
+class Labeller(Protocol):
+    """A model that labels pictures: of words, or of things."""
 
+    @property
+    def name(self) -> str:
+        """What annotations are signed with."""
 
-@torch.inference_mode()
-def coarse_confidence(segmenter: Segmenter, result: Segmentation) -> NDArray[np.float32]:
-    """The winner's soft-max probability at the network's resolution, spread to (H, W) float32.
+    @property
+    def labels(self) -> Labels:
+        """What it may find."""
 
-    Under key smoothing, whose scores are sums over neighbours, the winner's share.
-    """
-    scores = result.scores.float()  # (K, h, w)
-    if segmenter.settings.refine.ks:
-        top = scores.amax(0) / scores.abs().sum(0).clamp_min(1e-12)
-    else:
-        top = torch.softmax(scores * segmenter.clip.logit_scale, 0).amax(0)  # (h, w)
-    height, width = result.mask.shape
-    small = top.clamp(0, 1).cpu().numpy()
-    return np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
+    def identity(self) -> dict[str, Any]:
+        """All of it that labels depend on, as JSON holds it."""
+
+    def encode(self, image: NDArray[np.uint8]) -> Any:  # noqa: ANN401
+        """What the network makes of a picture (H, W, 3) uint8 RGB. Called for one at a time."""
+
+    def label(self, encoded: Any, item: Item, position: int, rules: Rules) -> Labelled:  # noqa: ANN401
+        """Turn that into labels, and apply the rules. Called in any thread."""

@@ -13,27 +13,37 @@ Points = NDArray[np.int64]  # (n, 2) x, y
 
 
 def through_centres(region: NDArray[np.bool_]) -> Points:
-    """A closed path through pixel centres; filled with its rim (cv2.fillPoly) it is the region (h, w)."""
-    path = _joined(region)
-    return _without_straights(path, 3)
+    """A closed path through pixel centres; filled with its rim (cv2.fillPoly) it is the region (h, w).
+
+    Parts that do not touch are joined by lines, which such a reader fills, too.
+    """
+    parts = _parts(region)
+    if len(parts) > 1:
+        there, back = [np.concatenate([rim, rim[:1]]) for rim in parts], [rim[:1] for rim in parts[-2::-1]]
+        parts = [np.concatenate(there + back)]
+    return _without_straights(parts[0], 3)
 
 
-def along_edges(region: NDArray[np.bool_]) -> Points:
-    """A closed path along pixel edges; filled without its rim (COCO's way) it is the region (h, w)."""
+def along_edges(region: NDArray[np.bool_]) -> list[Points]:
+    """Closed paths along pixel edges, one for each part; filled without rims (COCO's way) the region (h, w)."""
     doubled = region.repeat(2, 0).repeat(2, 1)  # a rim of centres 2x, 2x + 1 stands for the edges x, x + 1
-    return _without_straights((_joined(doubled) + 1) // 2, 4)
+    return [_without_straights((rim + 1) // 2, 4) for rim in _parts(doubled)]
 
 
-def _joined(region: NDArray[np.bool_]) -> Points:
-    """The rim of a single region (h, w), pixel by pixel, with all holes joined to it."""
+def _parts(region: NDArray[np.bool_]) -> list[Points]:
+    """The rim of each connected part of a region (h, w), pixel by pixel, with all its holes joined to it."""
     contours, levels = cv2.findContours(region.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     rims = [contour[:, 0].astype(np.int64) for contour in contours]
-    outer = [rim for rim, level in zip(rims, levels[0], strict=True) if level[3] < 0]
-    assert len(outer) == 1, "a region is connected"
-    holes = [_from_leftmost(rim) for rim, level in zip(rims, levels[0], strict=True) if level[3] >= 0]
-    if not holes:
-        return outer[0]
-    return _slit(region, outer[0], sorted(holes, key=lambda hole: (hole[0, 0], hole[0, 1])))
+    holes: dict[int, list[Points]] = {k: [] for k, level in enumerate(levels[0]) if level[3] < 0}
+    for rim, level in zip(rims, levels[0], strict=True):
+        if level[3] >= 0:
+            holes[int(level[3])].append(_from_leftmost(rim))
+    return [
+        _slit(region, rims[k], sorted(inside, key=lambda hole: (hole[0, 0], hole[0, 1])))
+        if inside
+        else rims[k]
+        for k, inside in holes.items()
+    ]
 
 
 def _slit(region: NDArray[np.bool_], outer: Points, holes: list[Points]) -> Points:

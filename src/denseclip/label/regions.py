@@ -1,5 +1,6 @@
-"""Connected regions of a mask, from its runs, all classes at once."""
+"""Regions of a picture as runs: connected ones of a mask, all classes at once, or one for each of many masks."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,9 +11,10 @@ Array = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Regions:
-    """The R regions of a mask of H x W pixels: pixels of one class that touch, corners included.
+    """R regions of a picture of H x W pixels.
 
-    They are numbered by their first pixel, down the columns from the left. label: (R,) class. area: (R,) pixels.
+    Of a mask: pixels of one class that touch, corners included, numbered by their first pixel, down the columns from
+    the left. Of things: the best first, of any parts, and they may overlap. label: (R,) class. area: (R,) pixels.
     box: (R, 4) x, y, width, height. Their runs, down the columns (which is how COCO counts), are sorted by region
     and place: start, stop: (N,) pixel numbers x * H + y. first: (R + 1,) where each region's runs begin.
     """
@@ -63,12 +65,13 @@ class Regions:
         )
 
     def paint(self, values: Array) -> NDArray[np.int64]:
-        """A plane (H, W) that holds values[r] in region r and 0 elsewhere."""
-        steps = np.zeros(self.height * self.width + 1, np.int64)
-        each = np.repeat(values, np.diff(self.first))
-        np.add.at(steps, self.start, each)
-        np.subtract.at(steps, self.stop, each)
-        return np.cumsum(steps[:-1]).reshape(self.width, self.height).T
+        """A plane (H, W) that holds values[r] in region r, the first of those that overlap, and 0 elsewhere."""
+        sizes = self.stop - self.start
+        pixels = np.arange(sizes.sum()) + np.repeat(self.start - (np.cumsum(sizes) - sizes), sizes)
+        each = np.repeat(np.repeat(values, np.diff(self.first)), sizes)
+        plane = np.zeros(self.height * self.width, np.int64)
+        plane[pixels[::-1]] = each[::-1]  # of what is assigned twice, the last stays
+        return plane.reshape(self.width, self.height).T
 
     def means(self, plane: NDArray[np.floating]) -> NDArray[np.float64]:
         """The mean of a plane (H, W) over each region, (R,)."""
@@ -90,7 +93,25 @@ def find_regions(mask: NDArray[np.integer], leave_out: tuple[int, ...] = ()) -> 
     keep = ~np.isin(label, leave_out)
     start, stop, label, group = start[keep], stop[keep], label[keep], group[keep]
     order = np.argsort(group, kind="stable")
-    start, stop, label, group = start[order], stop[order], label[order], group[order]
+    return _grouped(height, width, start[order], stop[order], label[order], group[order])
+
+
+def stack_regions(planes: Iterable[NDArray[np.bool_]], height: int, width: int) -> Regions:
+    """A region for each of some masks (H, W) that has pixels; its label is the number of the mask."""
+    none = np.zeros(0, np.int64)
+    starts, stops, numbers = [none], [none], [none]
+    for number, plane in enumerate(planes):
+        steps = np.diff(plane.T.astype(np.int8), prepend=0, append=0)  # (W, H + 1)
+        for places, sign in ((starts, 1), (stops, -1)):
+            column, row = np.nonzero(steps == sign)
+            places.append(column * height + row)
+        numbers.append(np.full(len(starts[-1]), number))
+    group = np.concatenate(numbers)
+    return _grouped(height, width, np.concatenate(starts), np.concatenate(stops), group, group)
+
+
+def _grouped(height: int, width: int, start: Array, stop: Array, label: Array, group: Array) -> Regions:
+    """Regions from their runs, each with its region's label and number, sorted by number and place."""
     first = np.append(np.flatnonzero(np.diff(group, prepend=-1)), len(group))
     if not len(group):
         none = np.zeros(0, np.int64)

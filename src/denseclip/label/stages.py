@@ -2,20 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from denseclip.dense.segmenter import Encoded, Segmenter
 from denseclip.errors import UserError
 from denseclip.label import sheet
 from denseclip.label.formats import make_writers
 from denseclip.label.formats.base import Target, below, save
 from denseclip.label.items import Item, printable
 from denseclip.label.journal import SKIPPED, Record
-from denseclip.label.labelled import Labelled, label_picture
+from denseclip.label.labelled import Labelled, Labeller
 from denseclip.label.summary import measure
 
 T = TypeVar("T")
@@ -49,22 +48,22 @@ class Plan:
 class Stages:
     """The three stages of a picture; each hands a reason on where it, or a stage before it, cannot go on."""
 
-    def __init__(self, segmenter: Segmenter, plan: Plan) -> None:
-        self.segmenter, self.plan = segmenter, plan
+    def __init__(self, labeller: Labeller, plan: Plan) -> None:
+        self.labeller, self.plan = labeller, plan
         self.writers = make_writers(plan.formats, plan.target)
 
     def read(self, task: Task) -> tuple[Task, NDArray[np.uint8] | UserError]:
         """The picture, (H, W, 3) uint8 RGB."""
         return task, _attempt(task.item.read, task)
 
-    def encode(self, given: tuple[Task, NDArray[np.uint8] | UserError]) -> tuple[Task, Encoded | UserError]:
+    def encode(self, given: tuple[Task, NDArray[np.uint8] | UserError]) -> tuple[Task, Any]:
         """Run the network; by itself, so that no label depends on its neighbours."""
         task, image = given
         if isinstance(image, UserError):
             return task, image
-        return task, _attempt(lambda: self.segmenter.encode(image), task)
+        return task, _attempt(lambda: self.labeller.encode(image), task)
 
-    def label(self, given: tuple[Task, Encoded | UserError]) -> Outcome:
+    def label(self, given: tuple[Task, Any]) -> Outcome:
         """Make the labels and write the picture's files."""
         task, encoded = given
         record = (
@@ -78,11 +77,9 @@ class Stages:
         """All stages, one after the other."""
         return self.label(self.encode(self.read(task)))
 
-    def _label(self, task: Task, encoded: Encoded) -> Record:
+    def _label(self, task: Task, encoded: Any) -> Record:  # noqa: ANN401
         target = self.plan.target
-        picture = label_picture(
-            self.segmenter, encoded, task.item, task.position, target.labels, target.rules
-        )
+        picture = self.labeller.label(encoded, task.item, task.position, target.rules)
         payload = {writer.name: writer.write(picture) for writer in self.writers}
         if target.rules.confidence == "pixels":
             _save_confidence(picture, target)
@@ -115,5 +112,6 @@ def _attempt(work: Callable[[], T], task: Task) -> T | UserError:
         if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
             raise
     return UserError(
-        f"picture {task.item} does not fit into memory; give --slide 512/341 or a smaller --resize"
+        f"picture {task.item} does not fit into memory; give a smaller --resize or, unless the model is a detector, "
+        "--slide 512/341"
     )

@@ -34,5 +34,11 @@ def parse_formats(text: str) -> tuple[str, ...]:
 
 
 def make_writers(names: tuple[str, ...], target: Target) -> list[Writer]:
-    """The writers of formats by name."""
+    """The writers of formats by name; UserError where one cannot hold what is found."""
+    wrong = [name for name in names if not (target.labels.masks or WRITERS[name].boxes)]
+    if wrong:
+        able = ", ".join(name for name, writer in WRITERS.items() if writer.boxes)
+        raise UserError(
+            f"format {wrong[0]} needs masks, and this detector finds boxes only; choose from {able}"
+        )
     return [WRITERS[name](target) for name in names]

@@ -61,11 +61,13 @@ Entries = Callable[[], Iterator[Entry]]
 class Writer(ABC):
     """One format. `outputs` are the names in the job's folder that it writes below or to.
 
+    boxes: whether a rectangle in place of a mask is read as a box.
     Creating one raises UserError if the format cannot hold the classes, or a package is missing.
     """
 
     name: ClassVar[str]
     outputs: ClassVar[tuple[str, ...]]
+    boxes: ClassVar[bool] = False
 
     def __init__(self, target: Target) -> None:
         self.target = target

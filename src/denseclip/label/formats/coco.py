@@ -14,6 +14,8 @@ from denseclip.label.outlines import along_edges
 class _Coco(Writer):
     """FILE.json. Category ids are mask values if there is a background, mask values + 1 if not."""
 
+    boxes = True
+
     @abstractmethod
     def shape(self, picture: Labelled, index: int) -> Any:  # noqa: ANN401
         """The segmentation of one region."""
@@ -95,12 +97,12 @@ class CocoWriter(_Coco):
 
 
 class CocoPolygonsWriter(_Coco):
-    """coco-polygons.json with one polygon per region, exact to the pixel, holes joined to the outline by slits."""
+    """coco-polygons.json: a polygon per connected part of a region, exact to the pixel; holes are joined by slits."""
 
     name = "coco-polygons"
     outputs = ("coco-polygons.json",)
 
     def shape(self, picture: Labelled, index: int) -> list[list[int]]:
-        """One polygon along pixel edges."""
-        points = along_edges(picture.regions.crop(index)) + picture.regions.box[index, :2]
-        return [points.ravel().tolist()]
+        """Polygons along pixel edges."""
+        paths, corner = along_edges(picture.regions.crop(index)), picture.regions.box[index, :2]
+        return [(points + corner).ravel().tolist() for points in paths]

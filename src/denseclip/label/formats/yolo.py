@@ -13,10 +13,12 @@ INSIDE = 0.25  # of a pixel: its centre whether a reader rounds or cuts off
 class YoloWriter(Writer):
     """yolo/labels/NAME.txt, yolo/images/NAME.EXT and yolo/data.yaml.
 
-    Lines are "class x y x y ...", x and y as shares of width and height. Holes are joined to the outline by slits.
+    Lines are "class x y x y ...", x and y as shares of width and height. Holes are joined to the outline by slits,
+    parts by lines.
     """
 
     name = "yolo"
+    boxes = True
     outputs = ("yolo",)
 
     def write(self, picture: Labelled) -> None:

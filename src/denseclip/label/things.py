@@ -1,0 +1,115 @@
+"""Pictures labelled by a detector: each thing is a region of its own, what is around them is background."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from denseclip.dense.segmentation import Segmentation
+from denseclip.errors import UserError
+from denseclip.label.items import Item
+from denseclip.label.labelled import Labelled, Labels, Rules
+from denseclip.label.regions import Regions, stack_regions
+from denseclip.vocabulary import BACKGROUND
+
+if TYPE_CHECKING:
+    from denseclip.nets.detection.detected import Detected
+    from denseclip.nets.detection.trained import TrainedDetector
+
+SCORE = 0.5
+
+
+@dataclass(frozen=True)
+class ThingLabeller:
+    """A `Labeller` whose model is a detector. Things whose score is `threshold` or more are labelled.
+
+    A pixel's confidence is the score of the best thing there; where that is below the threshold, and the pixel
+    background, 1 - score. Without masks, regions are the boxes, in whole pixels.
+
+    Raises UserError for a threshold that is no score.
+    """
+
+    detector: "TrainedDetector"
+    threshold: float = SCORE
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:
+            raise UserError(f"threshold {self.threshold:g} is no score; give one between 0 and 1")
+
+    @property
+    def name(self) -> str:
+        """See `Labeller`."""
+        return f"denseclip {self.detector.name}"
+
+    @property
+    def labels(self) -> Labels:
+        """See `Labeller`."""
+        return Labels((BACKGROUND, *self.detector.classes), self.detector.masks)
+
+    def identity(self) -> dict[str, Any]:
+        """See `Labeller`."""
+        detector = self.detector
+        return {
+            "model": f"{self.name}, {detector.fingerprint[:16]}, {detector.device.type}",
+            "threshold": self.threshold,
+            "resize": str(detector.resize),
+        }
+
+    def encode(self, image: NDArray[np.uint8]) -> "Detected":
+        """See `Labeller`."""
+        return self.detector.detect(image)
+
+    def label(self, encoded: "Detected", item: Item, position: int, rules: Rules) -> Labelled:
+        """See `Labeller`. What is too small is taken out before the best is painted on top."""
+        labels, (regions, scores) = self.labels, things_in(encoded)
+        large = regions.area >= rules.min_area
+        regions, scores = regions.only(large), scores[large]
+        top = regions.paint(np.arange(1, len(regions) + 1))  # (H, W), 0 where there is nothing
+        score = np.append(np.float32(0), scores)[top]
+        sure = (top > 0) & (score >= self.threshold)
+        confidence = np.where(sure, score, 1 - score)
+        mask = np.where(sure, np.append(0, regions.label)[top], 0)
+        if rules.void_below is not None:
+            mask[confidence < rules.void_below] = labels.void
+        mask = mask.astype(np.uint8 if labels.void == 255 else np.int32)
+        kept = scores >= max(self.threshold, rules.void_below or 0)
+        return Labelled(
+            item,
+            position,
+            labels,
+            encoded.image,
+            mask,
+            confidence,
+            regions.only(kept),
+            painted(encoded.image, mask, labels),
+            scores[kept],
+        )
+
+
+def things_in(found: "Detected") -> tuple[Regions, NDArray[np.float32]]:
+    """A region for each thing that has pixels, labelled from 1 on, and its score; the best first."""
+    height, width = found.image.shape[:2]
+    masks = _rectangles(found) if found.runs is None else (found.mask(i) for i in range(len(found)))
+    regions = stack_regions(masks, height, width)
+    which = regions.label
+    return replace(regions, label=found.labels[which] + 1), found.scores[which]
+
+
+def _rectangles(found: "Detected") -> Iterator[NDArray[np.bool_]]:
+    for x0, y0, x1, y1 in np.rint(found.boxes).astype(int).tolist():
+        mask = np.zeros(found.image.shape[:2], bool)
+        mask[y0:y1, x0:x1] = True
+        yield mask
+
+
+def painted(image: NDArray[np.uint8], mask: NDArray[np.integer], labels: Labels) -> Segmentation:
+    """A mask without scores behind it."""
+    none = torch.zeros(0, 1, 1)
+    return Segmentation(mask, labels.classes, none, image, None, (), _no_heat, True, labels.void)
+
+
+def _no_heat(_: int) -> NDArray[np.float32]:
+    raise AssertionError("there are no scored classes")

@@ -1,0 +1,82 @@
+"""Pictures labelled by words: every pixel gets one, what touches is a region."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from denseclip.dense.segmentation import Segmentation
+from denseclip.dense.segmenter import Encoded, Segmenter
+from denseclip.label.items import Item
+from denseclip.label.labelled import Labelled, Labels, Rules
+from denseclip.label.regions import find_regions
+
+
+@dataclass(frozen=True)
+class WordLabeller:
+    """A `Labeller` whose model is a Segmenter with words."""
+
+    segmenter: Segmenter
+
+    @property
+    def name(self) -> str:
+        """See `Labeller`."""
+        return f"denseclip {self.segmenter.clip.name}"
+
+    @property
+    def labels(self) -> Labels:
+        """See `Labeller`."""
+        return Labels(self.segmenter.classes)
+
+    def identity(self) -> dict[str, Any]:
+        """See `Labeller`."""
+        model, settings, ontology = self.segmenter.clip, self.segmenter.settings, self.segmenter._ontology
+        assert ontology is not None
+        return {
+            "prompts": ontology.to_dict(),
+            "templates": settings.templates,
+            "model": f"{self.name}, {model.fingerprint[:16]}, {model.device.type}",
+            "precision": str(getattr(model, "dtype", "")).removeprefix("torch."),
+            "settings": settings.describe(),
+        }
+
+    def encode(self, image: NDArray[np.uint8]) -> Encoded:
+        """See `Labeller`."""
+        return self.segmenter.encode(image)
+
+    def label(self, encoded: Encoded, item: Item, position: int, rules: Rules) -> Labelled:
+        """See `Labeller`. Raises UserError where the Segmenter does."""
+        labels, result = self.labels, self.segmenter.segment(encoded, confidence=rules.exact)
+        confidence = result.confidence if rules.exact else coarse_confidence(self.segmenter, result)
+        assert confidence is not None
+        mask = result.mask if labels.void == 255 else result.mask.astype(np.int32)
+        if rules.void_below is not None:
+            mask = np.where(confidence < rules.void_below, mask.dtype.type(labels.void), mask)
+        leave_out = (labels.void, 0) if labels.background else (labels.void,)
+        regions = find_regions(mask, leave_out)
+        small = regions.area < rules.min_area
+        if small.any():
+            taken_out = regions.only(small).paint(np.ones(int(small.sum()), np.int64)) > 0
+            mask = np.where(taken_out, mask.dtype.type(0 if labels.background else labels.void), mask)
+            regions = regions.only(~small)
+        kept = replace(result, mask=mask, void=labels.void)
+        return Labelled(item, position, labels, result.image, mask, confidence, regions, kept)
+
+
+@torch.inference_mode()
+def coarse_confidence(segmenter: Segmenter, result: Segmentation) -> NDArray[np.float32]:
+    """The winner's soft-max probability at the network's resolution, spread to (H, W) float32.
+
+    Under key smoothing, whose scores are sums over neighbours, the winner's share.
+    """
+    scores = result.scores.float()  # (K, h, w)
+    if segmenter.settings.refine.ks:
+        top = scores.amax(0) / scores.abs().sum(0).clamp_min(1e-12)
+    else:
+        top = torch.softmax(scores * segmenter.clip.logit_scale, 0).amax(0)  # (h, w)
+    height, width = result.mask.shape
+    small = top.clamp(0, 1).cpu().numpy()
+    return np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
