@@ -7,6 +7,7 @@ from denseclip.errors import UserError
 from denseclip.nets.denseclip import DenseClipConfig
 from denseclip.train.phases import Phases
 from denseclip.train.recipe import make_recipe, parse_changes, read_recipe, recipe_names
+from denseclip.train.run import training_data_or_words
 
 DATA = {"data": {"train": "stickers20"}}
 
@@ -97,3 +98,9 @@ def test_denseclip_recipes():
             DenseClipConfig.from_dict(recipe.denseclip.config)
     with pytest.raises(UserError, match="learns from annotation"):
         make_recipe({**DATA, "system": "denseclip"})
+
+
+@pytest.mark.parametrize(("name", "classes"), [("voc20-supervised", 20), ("coco-retinanet-rn50", 80)])
+def test_the_words_of_published_data_are_known_without_its_images(name, classes):
+    data = training_data_or_words(read_recipe(name), None)
+    assert len(data) == 0 and len(data.spec.classes if name.startswith("voc") else data.classes) == classes

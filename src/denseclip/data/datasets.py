@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from numpy.typing import NDArray
 
@@ -88,7 +88,14 @@ class SegmentationDataset:
             )
         self.spec = spec
         self.split = split
-        self.entries = tuple(entries)
+        self.entries: tuple[SampleSource, ...] = tuple(entries)
+
+    @classmethod
+    def without_images(cls, spec: DatasetSpec, split: str) -> Self:
+        """The words of a data set whose images are not at hand."""
+        made = cls.__new__(cls)
+        made.spec, made.split, made.entries = spec, split, ()
+        return made
 
     def __len__(self) -> int:
         return len(self.entries)

@@ -87,7 +87,7 @@ def training_data_or_words(recipe: TrainRecipe, root: Path | None) -> TrainingDa
     if recipe.system == "detection":
         return open_recipe_data(recipe, root)
     if root is None and is_dataset(part.train) and dataset_spec(part.train).scenes is None:
-        return SegmentationDataset(dataset_spec(part.train), part.split, [])
+        return SegmentationDataset.without_images(dataset_spec(part.train), part.split)
     return open_training_data(part, root)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol, Self, TypeVar
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -227,6 +228,8 @@ class TrainingBatches(EndlessBatches[Batch]):
 
 def load_batches(batches: EndlessBatches[T], workers: int) -> Iterator[T]:
     """The batches in order, made ahead of time by `workers` processes; UserError for an image that is bad."""
+    if workers:
+        cv2.setNumThreads(1)  # a forked worker would wait for ever for the threads of OpenCV that it lacks
     loader = DataLoader(
         batches,
         batch_size=None,
@@ -242,8 +245,5 @@ def load_batches(batches: EndlessBatches[T], workers: int) -> Iterator[T]:
 
 
 def _one_thread(worker: int) -> None:
-    import cv2
-
     del worker
-    cv2.setNumThreads(1)
     torch.set_num_threads(1)

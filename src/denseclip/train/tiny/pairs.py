@@ -4,6 +4,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -103,6 +104,8 @@ class PairBatches(Dataset[Pairs]):
 
 def batches(recipe: TinyRecipe, first: int, workers: int) -> Iterator[Pairs]:
     """The batches from optimiser step `first` on, made in `workers` processes ahead of time."""
+    if workers:
+        cv2.setNumThreads(1)  # a forked worker would wait for ever for the threads of OpenCV that it lacks
     loader = DataLoader(
         PairBatches(recipe, first),
         batch_size=None,
@@ -115,8 +118,5 @@ def batches(recipe: TinyRecipe, first: int, workers: int) -> Iterator[Pairs]:
 
 
 def _one_thread(worker: int) -> None:
-    import cv2
-
     del worker
-    cv2.setNumThreads(1)
     torch.set_num_threads(1)
