@@ -1,9 +1,10 @@
 """The interval of a difference against a plain loop, and its coverage of plain cases."""
 
 import numpy as np
+import pytest
 import torch
 
-from denseclip.evaluate.bootstrap import paired_bootstrap
+from denseclip.evaluate.bootstrap import contrast, paired_bootstrap
 from denseclip.evaluate.metrics import ConfusionMatrix
 
 
@@ -58,3 +59,14 @@ def test_images_without_any_class_do_not_break_the_mean():
     counts[:2] = 0
     found = paired_bootstrap(counts, counts, n=50)
     assert np.isfinite([found.miou, found.low, found.high]).all()
+
+
+def test_a_class_that_no_drawn_image_has_does_not_count_as_zero():
+    """Class 1 is labelled in one image of twenty, and wrongly found, a little, in the others."""
+    areas = torch.zeros(20, 2, 3, dtype=torch.int64)
+    areas[:, 0] = torch.tensor([100, 100, 100])
+    areas[0, 1] = torch.tensor([100, 100, 100])
+    areas[1:, 1] = torch.tensor([0, 1, 0])
+    found = contrast([areas], [1.0])
+    assert found.miou == pytest.approx((1 + 100 / 119) / 2)
+    assert found.low > 0.85

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Figure = Callable[[NDArray[np.float64]], NDArray[np.float64]]
-"""From areas (n, models, K, 2 or 3), summed over images, to figures (n, models)."""
+"""From areas (n, models, K, 3), summed over images, to figures (n, models)."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,9 @@ def contrast(
     per_images: `ConfusionMatrix.per_image` of every model, (images, K, 3), of the same images in the same order.
     weights: one per model: [1, -1] for a difference, [1] for the figure itself. classes: indices of the group to
     average over; all if None. figure: another one than mIoU.
-    The interval runs from the 2.5th to the 97.5th percentile (Efron's percentile interval).
+    The interval runs from the 2.5th to the 97.5th percentile (Efron's percentile interval). A class that is labelled in
+    the images, but in none of those drawn, is left out of the draw's mean: it would count as zero wherever it is
+    predicted, and drag the interval below the figure.
     """
     assert len({counts.shape for counts in per_images}) == 1
     assert len(per_images) == len(weights)
@@ -61,13 +63,14 @@ def contrast(
     figure = figure or _miou
     areas = np.stack([x[:, chosen].double().numpy() for x in per_images], 1)  # (images, models, K, 3)
     images = len(areas)
+    labelled = areas[..., -1:].sum(0) > 0  # (models, K, 1)
     flat, factors = areas.reshape(images, -1), np.asarray(weights, np.float64)
     rng = np.random.default_rng(seed)
     sampled = []
     for start in range(0, n, 256):  # a chunk keeps the draws of 256 x images in memory
         draws = rng.multinomial(images, np.full(images, 1 / images), size=min(256, n - start))
         totals = (draws.astype(np.float64) @ flat).reshape(-1, *areas.shape[1:])
-        sampled.append(figure(totals) @ factors)
+        sampled.append(figure(np.where(labelled & (totals[..., -1:] == 0), 0.0, totals)) @ factors)
     low, high = np.nanpercentile(np.concatenate(sampled), [2.5, 97.5])
     return Difference(float(figure(areas.sum(0)[None])[0] @ factors), float(low), float(high))
 
