@@ -52,8 +52,8 @@ def contrast(
     per_images: `ConfusionMatrix.per_image` of every model, (images, K, 3), of the same images in the same order.
     weights: one per model: [1, -1] for a difference, [1] for the figure itself. classes: indices of the group to
     average over; all if None. figure: another one than mIoU.
-    The interval runs from the 2.5th to the 97.5th percentile (Efron's percentile interval). A class that is labelled in
-    the images, but in none of those drawn, is left out of the draw's mean: it would count as zero wherever it is
+    The interval runs from the 2.5th to the 97.5th percentile (Efron's percentile interval). A class that is labelled
+    in the images, but in none of those drawn, is left out of the draw's mean: it would count as zero wherever it is
     predicted, and drag the interval below the figure.
     """
     assert len({counts.shape for counts in per_images}) == 1
