@@ -82,9 +82,9 @@ def show(result: "DetectionResult") -> None:
         table.add_row(name, *(percent(figures[kind]) for kind in kinds))
     o.console.print(table)
     for kind in ("box", "mask"):
-        figures = [(name, v) for name, v in result.figures.items() if name.startswith(kind)]
-        if figures:
-            o.console.print(", ".join(f"{name} {percent(value)}" for name, value in figures), highlight=False)
+        shown = [(name, v) for name, v in result.figures.items() if name.startswith(kind)]
+        if shown:
+            o.console.print(", ".join(f"{name} {percent(value)}" for name, value in shown), highlight=False)
     for line in result.skipped:
         o.console.print(f"[red]skipped[/red] {line}", soft_wrap=True, highlight=False)
     speed = f", {result.images / result.seconds:.1f} images/s" if result.seconds else ""

@@ -36,7 +36,7 @@ def baked(model: DenseClipSegmenter, names: Sequence[str] | None = None) -> nn.M
     if not model.config.language or model.config.prompting == "pre":
         return network
     words = copied.words if names is None else copied.words_for(names)
-    network.words = FixedWords(words.embeddings(copied.text_encoder, copied.contexts))
+    network.words = FixedWords(words.embeddings(copied.text_encoder, copied.contexts))  # type: ignore[assignment]
     if names is not None:
         copied.words, copied.neck, copied.decode_head = nn.Identity(), nn.Identity(), nn.Identity()  # type: ignore[assignment]
     copied.text_encoder = nn.Identity()  # type: ignore[assignment]
