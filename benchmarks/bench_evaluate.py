@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.bench_segment import embeddings_near, random_rn50, smooth_picture
-from denseclip.clip import load_clip
+from benchmarks.bench_segment import embeddings_near, loaded, random_rn50, smooth_picture
 from denseclip.data.datasets import SegmentationDataset
 from denseclip.data.opening import open_dataset
 from denseclip.data.transforms import normalise
@@ -33,7 +32,7 @@ def run() -> dict[str, float]:
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        clip = load_clip(random_rn50(folder), config={"quick_gelu": True})
+        clip = loaded(random_rn50())
         segmenter = Segmenter(clip, None, make_settings(resize="none", templates="1"))
         stats = segmenter.encoder.stats
         inputs = normalise(smooth_picture(), stats.mean, stats.std)[None]  # (1, 3, 512, 512)

@@ -1,7 +1,7 @@
 """Names of outputs: never twice, never outside the folder."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from denseclip.errors import UserError
@@ -22,6 +22,7 @@ def test_one_stem_with_two_suffixes_keeps_them():
     assert len(set(names("a.jpg", "a.png", "a.jpg.png", "a.jpg~2", "a.jpg"))) == 5
 
 
+@example(["..:", "a/..:"])
 @given(st.lists(st.text("aA./\\:~ .jpg\x00", max_size=8), max_size=6))
 def test_names_are_unique_and_stay_in_the_folder(files):
     made = names(*files)

@@ -84,7 +84,7 @@ def named(items: Sequence[Item]) -> list[Item]:
     """
     items = [replace(item, file=printable(item.file)) for item in items]
     short = [_plain(item.file) for item in items]
-    stems = [str(PurePosixPath(file).with_suffix("")) for file in short]
+    stems = [_stem(file) for file in short]
     counts = Counter(stem.casefold() for stem in stems)
     wanted = [stem if counts[stem.casefold()] == 1 else file for stem, file in zip(stems, short, strict=True)]
     taken: set[str] = set()
@@ -109,6 +109,12 @@ def _plain(file: str) -> str:
     parts = [_part(part) for part in file.replace("\\", "/").split("/") if part.strip(" .")]
     path = "/".join(parts) or "_"
     return path if len(path.encode()) <= MAX_NAME else _short(path, MAX_PART)
+
+
+def _stem(file: str) -> str:
+    """The path without its suffix, unless nothing but dots would be left of its name."""
+    stem = str(PurePosixPath(file).with_suffix(""))
+    return stem if stem.rsplit("/", 1)[-1].strip(" .") else file
 
 
 def _part(part: str) -> str:
