@@ -34,7 +34,7 @@ def test_the_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.delenv("DENSECLIP_CACHE")
     assert cache_folder() == Path("/x/denseclip")
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert cache_folder() == Path("~/.cache/denseclip")
+    assert cache_folder() == Path.home() / ".cache" / "denseclip"
 
 
 def test_a_home_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

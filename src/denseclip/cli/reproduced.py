@@ -1,6 +1,6 @@
 """What `denseclip reproduce` prints."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,28 +20,24 @@ if TYPE_CHECKING:
 
 def row_progress(progress: "Progress") -> "RowProgress":
     """One bar for each row, the finished ones removed."""
-    task = progress.add_task("preparing", total=None, visible=False)  # nothing to see of what fails at once
-    shown = -1
-
-    def update(title: str, number: int, done: int, total: int) -> None:
-        nonlocal shown
-        if number != shown:
-            shown = number
-            progress.reset(task, description=title, total=total, visible=True)
-        progress.update(task, completed=done)
-
-    return update
+    show = _one_bar(progress)
+    return lambda title, number, done, total: show(number, title, done, total)
 
 
 def run_progress(progress: "Progress") -> "Watch":
     """One bar for each training and evaluation, the finished ones removed."""
-    task = progress.add_task("preparing", total=None, visible=False)
-    shown = ""
+    show = _one_bar(progress)
+    return lambda title, done, total: show(title, title, done, total)
 
-    def update(title: str, done: int, total: int) -> None:
+
+def _one_bar(progress: "Progress") -> Callable[[Hashable, str, int, int], None]:
+    task = progress.add_task("preparing", total=None, visible=False)  # nothing to see of what fails at once
+    shown: Hashable = None
+
+    def update(key: Hashable, title: str, done: int, total: int) -> None:
         nonlocal shown
-        if title != shown:
-            shown = title
+        if key != shown:
+            shown = key
             progress.reset(task, description=title, total=total, visible=True)
         progress.update(task, completed=done)
 

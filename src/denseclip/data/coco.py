@@ -1,7 +1,8 @@
 """COCO JSON: polygons and run lengths become masks."""
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def read_coco(file: Path, images: Path, background: str | None) -> tuple[list[st
     """
     _need_pycocotools()
     raw = load_json(file)
-    try:
+    with coco_errors(file):
         categories = sorted(raw["categories"], key=lambda category: category["id"])
         names = [*([background] if background else []), *(str(category["name"]) for category in categories)]
         index = {category["id"]: k for k, category in enumerate(categories, start=bool(background))}
@@ -62,13 +63,20 @@ def read_coco(file: Path, images: Path, background: str | None) -> tuple[list[st
         void = ignore_index(len(names))
         rest = 0 if background else void
         entries = [_entry(image, shapes[image["id"]], index, file, images, rest) for image in raw["images"]]
+    return names, entries, void
+
+
+@contextlib.contextmanager
+def coco_errors(file: Path) -> Iterator[None]:
+    """What goes wrong while a file's content is understood becomes a UserError that names the file."""
+    try:
+        yield
     except UserError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{file} is not a COCO file ({type(error).__name__}: {error}): check its format"
         ) from None
-    return names, entries, void
 
 
 def load_json(file: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from denseclip.data.coco import check_ids, load_json, run_lengths
+from denseclip.data.coco import check_ids, coco_errors, load_json, run_lengths
 from denseclip.data.images import read_image
 from denseclip.data.things import Runs, ThingsSample, Truth
 from denseclip.errors import UserError
@@ -73,7 +73,7 @@ def read_instances(
     Raises UserError, naming the annotation, for what cannot be used; the images themselves are not looked at.
     """
     raw = load_json(file)
-    try:
+    with coco_errors(file):
         categories = sorted(raw["categories"], key=lambda category: category["id"])
         index = {category["id"]: k for k, category in enumerate(categories)}
         images_raw: Sequence[dict[str, Any]] = raw["images"]
@@ -88,12 +88,6 @@ def read_instances(
             for number, image in enumerate(images_raw, start=1)
         ]
         names = [str(category["name"]) for category in categories]
-    except UserError:
-        raise
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(
-            f"{file} is not a COCO file ({type(error).__name__}: {error}): check its format"
-        ) from None
     return names, [category["id"] for category in categories], entries
 
 

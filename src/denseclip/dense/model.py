@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from denseclip.clip import Clip, ImageStats
 from denseclip.dense.features import DenseEncoder, DenseFeatures
+from denseclip.dense.options import DenseOptions
+from denseclip.errors import UserError
 from denseclip.vocabulary import ClassEmbeddings, EmbeddingCache, Ontology, embed_classes
 
 if TYPE_CHECKING:
@@ -59,8 +61,8 @@ class TrainedModel(Protocol):
     ) -> tuple[nn.Module, tuple[str, ...]]:
         """Normalised images (B, 3, H, W) to logits (B, K, h, w) as one module, and its K class names."""
 
-    def encoder(self, settings: "Settings") -> Encoder:
-        """Its image side; UserError for settings that go with a CLIP only."""
+    def encoder(self) -> Encoder:
+        """Its image side."""
 
     def embed(
         self, ontology: Ontology, templates: Sequence[str], cache: EmbeddingCache | None
@@ -72,10 +74,16 @@ Model = Clip | TrainedModel
 
 
 def encoder_of(model: Model, settings: "Settings") -> Encoder:
-    """A CLIP made dense, or a trained model's own image side."""
+    """A CLIP made dense, or a trained model's own image side; UserError for settings that go with a CLIP only."""
     if isinstance(model, Clip):
         return DenseEncoder(model, settings.dense, settings.compat)
-    return model.encoder(settings)
+    if settings.dense != DenseOptions():
+        raise UserError(
+            f"{model.name} is a trained model, it has no last block to vary; leave out the preset"
+        )
+    if settings.refine.ks:
+        raise UserError(f"{model.name} is a trained model, it has no keys; leave out key smoothing")
+    return model.encoder()
 
 
 def embed_words(

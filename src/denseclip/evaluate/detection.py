@@ -15,7 +15,8 @@ import numpy as np
 from denseclip.ahead import work_ahead
 from denseclip.data.things import Runs, ThingsDataset, ThingsSample
 from denseclip.errors import UserError
-from denseclip.evaluate.detection_result import DetectionProtocol, DetectionResult
+from denseclip.evaluate.detection_result import DetectionResult
+from denseclip.evaluate.protocol import Protocol
 from denseclip.files import write_text
 from denseclip.nets.detection.trained import TrainedDetector
 
@@ -105,10 +106,10 @@ def kept_evaluation(
     return result
 
 
-def protocol_of(detector: TrainedDetector, dataset: ThingsDataset) -> DetectionProtocol:
+def protocol_of(detector: TrainedDetector, dataset: ThingsDataset) -> Protocol:
     """What the figures of a detector on all images of a data set depend on."""
     contents = repr(([entry.image_id for entry in dataset.entries], dataset.classes))
-    return DetectionProtocol(
+    return Protocol(
         model=detector.name,
         details=detector.describe().removeprefix(f"{detector.name}: "),
         weights=detector.fingerprint[:12],
@@ -117,6 +118,7 @@ def protocol_of(detector: TrainedDetector, dataset: ThingsDataset) -> DetectionP
         images=len(dataset),
         contents=hashlib.sha256(contents.encode()).hexdigest()[:12],
         settings={"resize": str(detector.resize), "profile": detector.model.detector.profile},
+        corruption=None,
         versions={name: version(name) for name in ("denseclip", "torch", "torchvision", "pycocotools")},
     )
 

@@ -5,33 +5,13 @@ import io
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 from denseclip.errors import UserError
+from denseclip.evaluate.protocol import Protocol
 from denseclip.files import write_text
-
-
-@dataclass(frozen=True)
-class DetectionProtocol:
-    """Everything that figures of a detector depend on; the fields are those of `Protocol`, but for corruptions."""
-
-    model: str
-    details: str
-    weights: str
-    data: str
-    split: str
-    images: int
-    contents: str
-    settings: Mapping[str, str]
-    versions: Mapping[str, str]
-
-    def describe(self) -> dict[str, Any]:
-        """A flat form to print or to store as JSON."""
-        plain = asdict(self)
-        settings, versions = plain.pop("settings"), plain.pop("versions")
-        return {**plain, **settings, **versions}
 
 
 @dataclass(frozen=True)
@@ -43,7 +23,7 @@ class DetectionResult:
     counted. skipped: one message for each image that could not be used. seconds: what it took; not stored.
     """
 
-    protocol: DetectionProtocol
+    protocol: Protocol
     figures: Mapping[str, float]
     classes: Mapping[str, Mapping[str, float]]
     images: int
@@ -57,7 +37,7 @@ class DetectionResult:
     def to_json(self) -> str:
         """JSON with two decimals, the same for the same evaluation."""
         content = {
-            "protocol": asdict(self.protocol),
+            "protocol": self.protocol.to_dict(),
             "summary": {name: _number(value) for name, value in self.figures.items()},
             "classes": {
                 name: {kind: _number(value) for kind, value in figures.items()}
@@ -74,7 +54,7 @@ class DetectionResult:
         try:
             raw = json.loads(text)
             classes = {name: _floats(figures) for name, figures in raw["classes"].items()}
-            protocol = DetectionProtocol(**raw["protocol"])
+            protocol = Protocol.from_dict(raw["protocol"])
             return cls(protocol, _floats(raw["summary"]), classes, raw["images"], raw["skipped"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             reason = f"{type(error).__name__}: {str(error)[:80]}"

@@ -8,7 +8,7 @@ from zipfile import is_zipfile
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from denseclip.errors import UserError
 
@@ -112,9 +112,13 @@ def _is_ours(state: object) -> bool:
     return isinstance(state, dict) and state.get("kind") == KIND and "contents" in state
 
 
-def weights_of(saved: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The network's state dict in a checkpoint's content, in which it is part of a task."""
-    return {name.removeprefix("model."): tensor for name, tensor in saved["model"].items()}
+def restore(network: nn.Module, saved: Mapping[str, Any], name: str) -> None:
+    """Load the network's weights, which in a checkpoint's content are part of a task; UserError unless all fit."""
+    try:
+        network.load_state_dict({key.removeprefix("model."): value for key, value in saved["model"].items()})
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(f"{name} does not fit its own description ({reason}); train again") from None
 
 
 def fingerprint_of(state: Mapping[str, Tensor]) -> str:

@@ -12,11 +12,9 @@ from torch import Tensor, nn
 from denseclip.clip import Clip, ImageStats, load_clip
 from denseclip.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from denseclip.dense.features import DenseFeatures
-from denseclip.dense.options import DenseOptions
-from denseclip.dense.settings import Settings
 from denseclip.errors import UserError
 from denseclip.nets.published import load_published
-from denseclip.nets.saved import fingerprint_of, weights_of
+from denseclip.nets.saved import fingerprint_of, restore
 from denseclip.nets.student import Student, StudentConfig, build_student
 from denseclip.vocabulary import TEMPLATES_85, ClassEmbeddings, EmbeddingCache, Ontology, embed_classes
 
@@ -38,11 +36,7 @@ class TrainedStudent:
         contents = saved["contents"]
         embeddings = ClassEmbeddings(contents["matrix"], contents["owner"], tuple(contents["classes"]))
         student = build_student(StudentConfig.from_dict(contents["config"]), embeddings)
-        try:
-            student.load_state_dict(weights_of(saved))
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())[:160]
-            raise UserError(f"{name} does not fit its own description ({reason}); train again") from None
+        restore(student, saved, name)
         prompts = tuple(tuple(words) for words in contents["prompts"])
         ontology = Ontology(
             student.classes, (("background",), *prompts) if student.config.background else prompts
@@ -83,14 +77,8 @@ class TrainedStudent:
             f"{millions:.1f} M parameters, {str(self.dtype).removeprefix('torch.')} on {self.device}"
         )
 
-    def encoder(self, settings: Settings) -> "StudentEncoder":
-        """Its image side; UserError for what goes with a CLIP only."""
-        if settings.dense != DenseOptions():
-            raise UserError(
-                f"{self.name} is a trained model, it has no last block to vary; leave out the preset"
-            )
-        if settings.refine.ks:
-            raise UserError(f"{self.name} is a trained model, it has no keys; leave out key smoothing")
+    def encoder(self) -> "StudentEncoder":
+        """Its image side."""
         return StudentEncoder(self.student)
 
     def embed(

@@ -12,18 +12,18 @@ from torch import Tensor
 from denseclip.clip import ImageStats, load_clip
 from denseclip.data.datasets import SegmentationDataset
 from denseclip.errors import UserError
-from denseclip.nets.denseclip import DenseClipConfig, DenseClipSegmenter, build_denseclip, param_groups
+from denseclip.nets.denseclip import DenseClipConfig, DenseClipSegmenter, build_denseclip
 from denseclip.nets.denseclip.build import shapes_for
 from denseclip.nets.denseclip.trained import contents_of
+from denseclip.train.guided_task import GuidedTask, with_sum
 from denseclip.train.panels import draw_panel
 from denseclip.train.recipe import TrainRecipe
 from denseclip.train.samples import Batch, normalised
-from denseclip.train.task import Task
 
 PANEL = 4  # pictures on a panel
 
 
-class DenseClipTask(Task):
+class DenseClipTask(GuidedTask[Batch]):
     """A DenseCLIP learns from annotation."""
 
     model: DenseClipSegmenter
@@ -31,21 +31,13 @@ class DenseClipTask(Task):
     def __init__(
         self, model: DenseClipSegmenter, stats: ImageStats, recipe: TrainRecipe, dataset: SegmentationDataset
     ) -> None:
-        super().__init__()
-        self.model = model
-        self.stats, self.recipe, self.dataset = stats, recipe, dataset
+        super().__init__(model, stats, recipe)
+        self.dataset = dataset
 
     def forward(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """The cross entropy of the head ("decode"), that of the score map ("aux"), and their sum."""
         del step
-        losses = self.model.loss(normalised(batch, self.stats), batch.labels)
-        return losses | {"loss": torch.stack(list(losses.values())).sum()}
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """See `param_groups`."""
-        part = self.recipe.optimiser
-        groups = param_groups(self.model, lr=part.lr, weight_decay=part.weight_decay)
-        return [{k: v for k, v in group.items() if k != "names"} for group in groups]
+        return with_sum(self.model.loss(normalised(batch, self.stats), batch.labels))
 
     @torch.no_grad()
     def panel(self, batch: Batch, step: int) -> NDArray[np.uint8] | None:

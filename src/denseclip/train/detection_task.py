@@ -8,43 +8,31 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from denseclip.clip import ImageStats, load_clip
+from denseclip.clip import load_clip
 from denseclip.data.things import ThingsDataset
 from denseclip.errors import UserError
 from denseclip.nets.denseclip.build import shapes_for
-from denseclip.nets.denseclip.param_groups import param_groups
 from denseclip.nets.detection import Detector, DetectorConfig, build_detector, guidance_config
 from denseclip.nets.detection.draw import draw_things
 from denseclip.nets.detection.trained import contents_of
+from denseclip.train.guided_task import GuidedTask, with_sum
 from denseclip.train.recipe import TrainRecipe
 from denseclip.train.samples import normalised
-from denseclip.train.task import Task
 from denseclip.train.things_samples import ThingsBatch
 
 PANEL = 4  # pictures on a panel
 SHOWN = 0.3  # score from which a box is on it
 
 
-class DetectionTask(Task[ThingsBatch]):
+class DetectionTask(GuidedTask[ThingsBatch]):
     """A detector learns from boxes, and Mask R-CNN from masks."""
 
     model: Detector
 
-    def __init__(self, model: Detector, stats: ImageStats, recipe: TrainRecipe) -> None:
-        super().__init__()
-        self.model, self.stats, self.recipe = model, stats, recipe
-
     def forward(self, batch: ThingsBatch, step: int) -> dict[str, Tensor]:
         """The losses of the head, of the score map ("scores"), and their sum."""
         del step
-        losses = self.model.loss(normalised(batch, self.stats), batch.extent, batch.instances)
-        return losses | {"loss": torch.stack(list(losses.values())).sum()}
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """See `param_groups`."""
-        part = self.recipe.optimiser
-        groups = param_groups(self.model, lr=part.lr, weight_decay=part.weight_decay)
-        return [{k: v for k, v in group.items() if k != "names"} for group in groups]
+        return with_sum(self.model.loss(normalised(batch, self.stats), batch.extent, batch.instances))
 
     @torch.no_grad()
     def panel(self, batch: ThingsBatch, step: int) -> NDArray[np.uint8] | None:

@@ -30,10 +30,12 @@ _STALE_SECONDS = 3600
 
 def cache_folder() -> Path:
     """`DENSECLIP_CACHE`, or `denseclip` in `XDG_CACHE_HOME`, or `~/.cache/denseclip`. It need not exist."""
-    if own := os.environ.get("DENSECLIP_CACHE"):
-        return Path(own)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path("~/.cache")) / "denseclip"
+    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    folder = Path(os.environ.get("DENSECLIP_CACHE") or base / "denseclip")
+    try:
+        return folder.expanduser()
+    except RuntimeError:  # nobody's home
+        return folder
 
 
 class EmbeddingCache:

@@ -65,7 +65,7 @@ def reproduce(
 
 def counts_folder() -> Path:
     """Where counts are kept."""
-    return cache_folder().expanduser() / "reproduce"
+    return cache_folder() / "reproduce"
 
 
 def planned(table: Recipe, scale: ScaleName, models: Mapping[str, str], root: Path | None) -> list[Row]:

@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from denseclip.clip import ImageStats
 from denseclip.clip.clip import OPENAI_STATS
 from denseclip.dense.features import DenseFeatures
-from denseclip.dense.options import DenseOptions
-from denseclip.dense.settings import Settings
 from denseclip.errors import UserError
 from denseclip.nets.denseclip.baked import baked
 from denseclip.nets.denseclip.build import build_denseclip
@@ -22,7 +20,7 @@ from denseclip.nets.denseclip.official import load_official
 from denseclip.nets.denseclip.segmenter import DenseClipSegmenter
 from denseclip.nets.denseclip.shapes import Shapes, VitShape
 from denseclip.nets.denseclip.trunk import TrunkOutput
-from denseclip.nets.saved import fingerprint_of, weights_of
+from denseclip.nets.saved import fingerprint_of, restore
 from denseclip.vocabulary import ClassEmbeddings, EmbeddingCache, Ontology, class_set
 from denseclip.vocabulary.words import LITERAL, key
 
@@ -52,11 +50,7 @@ class TrainedDenseClip:
         contents = saved["contents"]
         config = replace(DenseClipConfig.from_dict(contents["config"]), timm_pretrained=False)
         model = build_denseclip(config, Shapes.from_dict(contents["shapes"]), contents["classes"])
-        try:
-            model.load_state_dict(weights_of(saved))
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())[:160]
-            raise UserError(f"{name} does not fit its own description ({reason}); train again") from None
+        restore(model, saved, name)
         model.requires_grad_(False).to(device, dtype)
         stats = {part: tuple(values) for part, values in contents["stats"].items()}
         return cls(name, model, ImageStats(**stats))
@@ -92,14 +86,8 @@ class TrainedDenseClip:
             f"{str(self.dtype).removeprefix('torch.')} on {self.device}"
         )
 
-    def encoder(self, settings: Settings) -> "DenseClipEncoder":
-        """Its image side; UserError for what goes with a CLIP only."""
-        if settings.dense != DenseOptions():
-            raise UserError(
-                f"{self.name} is a trained model, it has no last block to vary; leave out the preset"
-            )
-        if settings.refine.ks:
-            raise UserError(f"{self.name} is a trained model, it has no keys; leave out key smoothing")
+    def encoder(self) -> "DenseClipEncoder":
+        """Its image side."""
         return DenseClipEncoder(self.model, self.stats)
 
     def embed(

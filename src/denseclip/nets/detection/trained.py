@@ -15,7 +15,6 @@ from denseclip.clip import ImageStats
 from denseclip.clip.clip import OPENAI_STATS
 from denseclip.data.things import Runs, encode
 from denseclip.data.transforms import ResizeRule, normalise, resize_image
-from denseclip.errors import UserError
 from denseclip.nets.denseclip.config import DenseClipConfig
 from denseclip.nets.denseclip.shapes import Shapes
 from denseclip.nets.detection.build import build_detector
@@ -24,7 +23,7 @@ from denseclip.nets.detection.detected import Detected
 from denseclip.nets.detection.detector import Detector
 from denseclip.nets.detection.instances import Detections
 from denseclip.nets.detection.official import load_official_detector
-from denseclip.nets.saved import fingerprint_of, weights_of
+from denseclip.nets.saved import fingerprint_of, restore
 
 CELL = 32  # the sides of the network's input are whole cells
 SURE = 0.5  # probability from which a pixel is of the thing
@@ -56,11 +55,7 @@ class TrainedDetector:
         config = replace(DenseClipConfig.from_dict(contents["config"]), timm_pretrained=False)
         detector = DetectorConfig.from_dict(contents["detector"])
         model = build_detector(config, detector, Shapes.from_dict(contents["shapes"]), contents["classes"])
-        try:
-            model.load_state_dict(weights_of(saved))
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())[:160]
-            raise UserError(f"{name} does not fit its own description ({reason}); train again") from None
+        restore(model, saved, name)
         stats = {part: tuple(values) for part, values in contents["stats"].items()}
         model.requires_grad_(False).to(device, dtype)
         return cls(name, model, ImageStats(**stats), ResizeRule.parse(contents["resize"]))

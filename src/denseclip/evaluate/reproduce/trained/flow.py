@@ -64,7 +64,7 @@ def reproduce_trained(
     chosen = choose(planned, only, seeds)
     workshop = Workshop(
         scale,
-        runs or cache_folder().expanduser() / "training",
+        runs or cache_folder() / "training",
         cache or counts_folder(),
         root=root,
         limit=limit,
