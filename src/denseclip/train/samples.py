@@ -5,17 +5,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol, Self, TypeVar
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from denseclip.clip.clip import ImageStats
 from denseclip.data.augment import Augmentation, View, pad
 from denseclip.data.datasets import SegmentationDataset
 from denseclip.data.labels import UNLABELLED
 from denseclip.errors import UserError
+from denseclip.train.workers import in_order
 
 HIDDEN = UNLABELLED
 S = TypeVar("S")
@@ -228,22 +228,7 @@ class TrainingBatches(EndlessBatches[Batch]):
 
 def load_batches(batches: EndlessBatches[T], workers: int) -> Iterator[T]:
     """The batches in order, made ahead of time by `workers` processes; UserError for an image that is bad."""
-    if workers:
-        cv2.setNumThreads(1)  # a forked worker would wait for ever for the threads of OpenCV that it lacks
-    loader = DataLoader(
-        batches,
-        batch_size=None,
-        shuffle=False,
-        num_workers=workers,
-        prefetch_factor=4 if workers else None,
-        worker_init_fn=_one_thread,
-    )
-    for batch in loader:
+    for batch in in_order(batches, workers):
         if isinstance(batch, UserError):
             raise batch
         yield batch
-
-
-def _one_thread(worker: int) -> None:
-    del worker
-    torch.set_num_threads(1)

@@ -4,11 +4,10 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from denseclip.data.stickers import (
     TEXTURES,
@@ -20,6 +19,7 @@ from denseclip.data.stickers import (
     window,
 )
 from denseclip.train.tiny.recipes import Stage, TinyRecipe
+from denseclip.train.workers import in_order
 from denseclip.vocabulary import TEMPLATES_85
 
 
@@ -104,19 +104,4 @@ class PairBatches(Dataset[Pairs]):
 
 def batches(recipe: TinyRecipe, first: int, workers: int) -> Iterator[Pairs]:
     """The batches from optimiser step `first` on, made in `workers` processes ahead of time."""
-    if workers:
-        cv2.setNumThreads(1)  # a forked worker would wait for ever for the threads of OpenCV that it lacks
-    loader = DataLoader(
-        PairBatches(recipe, first),
-        batch_size=None,
-        shuffle=False,
-        num_workers=workers,
-        prefetch_factor=4 if workers else None,
-        worker_init_fn=_one_thread,
-    )
-    return iter(loader)
-
-
-def _one_thread(worker: int) -> None:
-    del worker
-    torch.set_num_threads(1)
+    return in_order(PairBatches(recipe, first), workers)
