@@ -8,6 +8,7 @@ from denseclip.nets.denseclip import DenseClipConfig
 from denseclip.train.phases import Phases
 from denseclip.train.recipe import make_recipe, parse_changes, read_recipe, recipe_names
 from denseclip.train.run import training_data_or_words
+from train_support import small
 
 DATA = {"data": {"train": "stickers20"}}
 
@@ -104,3 +105,13 @@ def test_denseclip_recipes():
 def test_the_words_of_published_data_are_known_without_its_images(name, classes):
     data = training_data_or_words(read_recipe(name), None)
     assert len(data) == 0 and len(data.spec.classes if name.startswith("voc") else data.classes) == classes
+
+
+def test_clips_that_a_recipe_starts_from():
+    assert small().clips == ("tiny-rn",)
+    assert small(student={"backbone": "clip"}, teacher={"model": "tiny-vit"}).clips == ("tiny-vit",)
+    assert small(student={"backbone": "clip:tiny-rn"}, teacher={"model": "tiny-vit"}).clips == (
+        "tiny-vit",
+        "tiny-rn",
+    )
+    assert read_recipe("stickers59-denseclip").clips == ("tiny-rn",)

@@ -10,7 +10,8 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
-from denseclip.clip import ImageStats
+from denseclip.clip import ImageStats, load_clip
+from denseclip.clip.towers import ResNetTower
 from denseclip.data.augment import Augmentation
 from denseclip.data.datasets import SegmentationDataset
 from denseclip.data.transforms import IMAGENET_MEAN, IMAGENET_STD
@@ -22,7 +23,7 @@ from denseclip.train.losses import SegmentationSums, feature_distillation, segme
 from denseclip.train.panels import draw_panel
 from denseclip.train.phases import Labeller, Phases
 from denseclip.train.pseudo_labels import Evidence, LabelRule, select
-from denseclip.train.recipe import TrainRecipe
+from denseclip.train.recipe import CLIP_START, TrainRecipe
 from denseclip.train.samples import Batch, Share, TrainingBatches, normalised
 from denseclip.train.task import Task
 from denseclip.train.teacher import Teacher
@@ -191,7 +192,7 @@ def build_maskclip_plus(
         words = select(words, range(1, len(words.classes)))
     config = StudentConfig(
         dim=words.matrix.shape[1],
-        backbone=part.backbone,
+        backbone="clip" if part.backbone.startswith(CLIP_START) else part.backbone,
         head=part.head,
         output_stride=part.output_stride,
         background=part.background,
@@ -199,9 +200,18 @@ def build_maskclip_plus(
         temperature=part.temperature,
         classifier=part.classifier,
     )
-    tower = teacher.tower if part.backbone == "clip" else None
+    tower = _tower(recipe, teacher) if config.backbone == "clip" else None
     student = build_student(config, words, pretrained=part.pretrained, tower=tower).to(device)
     return MaskClipPlus(student, teacher, recipe, dataset)
+
+
+def _tower(recipe: TrainRecipe, teacher: Teacher) -> ResNetTower:
+    """Where the student's backbone starts from; UserError if it is a ViT."""
+    name = recipe.clips[-1]
+    clip = teacher.whole if name == recipe.teacher.model else load_clip(name)
+    if not isinstance(clip.image, ResNetTower):
+        raise UserError(f"{name} is a ViT; student.backbone = clip needs a CLIP with a ResNet")
+    return clip.image
 
 
 def _rule(recipe: TrainRecipe, hidden: tuple[int, ...], *, guided: bool, temperature: float) -> LabelRule:

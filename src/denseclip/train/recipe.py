@@ -70,7 +70,10 @@ class AugmentPart(Part):
 
 
 class StudentPart(Part):
-    """The network of MaskCLIP+, see `denseclip.nets.StudentConfig`. pretrained: ImageNet weights of the backbone."""
+    """The network of MaskCLIP+, see `denseclip.nets.StudentConfig`. pretrained: ImageNet weights of the backbone.
+
+    backbone "clip" starts from the image tower of the teacher's CLIP, "clip:NAME" from that of another one.
+    """
 
     backbone: str = "resnet101"
     head: HeadKind = "aspp_v2"
@@ -227,12 +230,22 @@ class TrainRecipe(Part):
         return self
 
     @property
+    def clips(self) -> tuple[str, ...]:
+        """The CLIPs it starts from. Even without guidance a teacher's text vectors are the classifier."""
+        if self.system != "maskclip+":
+            return (self.denseclip.clip,)
+        other = self.student.backbone.removeprefix(CLIP_START)
+        return (self.teacher.model,) if other == self.student.backbone else (self.teacher.model, other)
+
+    @property
     def teacher_needed(self) -> bool:
         """Whether the teacher labels anything."""
         return self.labels.hide != "none" and (self.labels.guided is not None or self.labels.distillation > 0)
 
 
 FOLDER = "training"
+CLIP_START = "clip:"
+"""A student's backbone that starts from a CLIP by name."""
 
 
 def recipe_names() -> tuple[str, ...]:

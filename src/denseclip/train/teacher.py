@@ -9,14 +9,12 @@ from torch import Tensor
 from denseclip.clip import load_clip
 from denseclip.clip.clip import ImageStats
 from denseclip.clip.device import pick_dtype
-from denseclip.clip.towers import ResNetTower
 from denseclip.data.datasets import SegmentationDataset
 from denseclip.dense.dataset_words import set_dataset_classes
 from denseclip.dense.features import DenseEncoder, DenseFeatures
 from denseclip.dense.load import make_settings
 from denseclip.dense.refine import key_smoothing, prompt_denoising
 from denseclip.dense.segmenter import Segmenter
-from denseclip.errors import UserError
 from denseclip.train.recipe import TeacherPart
 from denseclip.train.samples import Batch, normalised
 from denseclip.vocabulary import ClassEmbeddings, EmbeddingCache
@@ -36,8 +34,8 @@ class Teacher:
             compat="official" if part.official else None,
             resize=dataset.spec.resize,
         )
-        self._whole = load_clip(part.model, device=device)
-        clip = self._whole.folded().to(dtype=pick_dtype("auto", device))
+        self.whole = load_clip(part.model, device=device)
+        clip = self.whole.folded().to(dtype=pick_dtype("auto", device))
         self.encoder = DenseEncoder(clip, settings.dense, settings.compat)
         self.segmenter = Segmenter(clip, settings=settings, cache=EmbeddingCache())
         set_dataset_classes(self.segmenter, dataset.spec)
@@ -50,13 +48,6 @@ class Teacher:
     def stats(self) -> ImageStats:
         """How its pixels are normalised."""
         return self.segmenter.encoder.stats
-
-    @property
-    def tower(self) -> ResNetTower:
-        """Its image tower as it was trained; UserError if it is a ViT."""
-        if not isinstance(self._whole.image, ResNetTower):
-            raise UserError(f"{self._whole.name} is a ViT; backbone = clip needs a CLIP with a ResNet")
-        return self._whole.image
 
     @property
     def embeddings(self) -> ClassEmbeddings:

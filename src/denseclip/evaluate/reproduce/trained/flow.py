@@ -15,7 +15,7 @@ from denseclip.evaluate.reproduce.trained.left import left_to_do
 from denseclip.evaluate.reproduce.trained.protocol import training_protocol
 from denseclip.evaluate.reproduce.trained.ratios import ratios
 from denseclip.evaluate.reproduce.trained.report import TrainedLine, TrainedReport
-from denseclip.evaluate.reproduce.trained.runs import Made, Place, Run, choose, clip_of, runs_of
+from denseclip.evaluate.reproduce.trained.runs import Made, Place, Run, choose, runs_of
 from denseclip.evaluate.reproduce.trained.verdicts import judge
 from denseclip.evaluate.reproduce.trained.workshop import Watch, Workshop
 from denseclip.recipes import ScaleName, recipe
@@ -98,31 +98,35 @@ def _planned(
     stand_ins = recipe("table3").scales[scale].models
     found = runs_of(table, scale, {stand_ins.get(name, name): path for name, path in models.items()})
     _check_models(table, scale, models, stand_ins)
-    there = [run for run in found if have_embedded(clip_of(run.recipe))]
+    there = [run for run in found if all(map(have_embedded, run.recipe.clips))]
     chosen = there or found
     data = dict.fromkeys(run.recipe.data.val for run in chosen) if scale == "paper" else {}
     trained = [run.recipe for run in chosen if run.seed is not None]
     require(
-        list(dict.fromkeys(clip_of(run.recipe) for run in chosen)),
+        list(dict.fromkeys(clip for run in chosen for clip in run.recipe.clips)),
         [name for name in data if name],
         root,
         splits=list(dict.fromkeys((one.data.train, one.data.split) for one in trained)) if data else [],
         backbones=list(dict.fromkeys(one.student.backbone for one in trained if _starts_from_imagenet(one))),
     )
-    lacking = dict.fromkeys(clip_of(run.recipe) for run in found if run not in there)
+    lacking = dict.fromkeys(clip for run in found for clip in run.recipe.clips if not have_embedded(clip))
     notes = [table.note] if table.note else []
     return there, notes + [f"{name} is not in this installation; its rows are left out." for name in lacking]
 
 
 def _starts_from_imagenet(recipe: TrainRecipe) -> bool:
-    return recipe.system == "maskclip+" and recipe.student.pretrained and recipe.student.backbone != "clip"
+    return (
+        recipe.system == "maskclip+"
+        and recipe.student.pretrained
+        and not recipe.student.backbone.startswith("clip")
+    )
 
 
 def _check_models(
     table: TrainedTable, scale: ScaleName, models: Mapping[str, str], stand_ins: Mapping[str, str]
 ) -> None:
     """UserError for the name of a model that no row has."""
-    clips = {clip_of(run.recipe) for run in runs_of(table, scale, {})}
+    clips = {clip for run in runs_of(table, scale, {}) for clip in run.recipe.clips}
     names = {shown: name for name, shown in stand_ins.items()}
     for name in models:
         if stand_ins.get(name, name) not in clips:

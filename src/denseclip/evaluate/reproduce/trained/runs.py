@@ -4,13 +4,21 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from denseclip.errors import UserError
 from denseclip.evaluate.reproduce.evaluated import Evaluated
 from denseclip.recipes import ScaleName
 from denseclip.recipes.trained import RowRecipe, TrainedTable
 from denseclip.train.checkpoint import FREE
-from denseclip.train.recipe import EvaluationPart, TrainRecipe, laid_over, make_recipe, read_recipe
+from denseclip.train.recipe import (
+    CLIP_START,
+    EvaluationPart,
+    TrainRecipe,
+    laid_over,
+    make_recipe,
+    read_recipe,
+)
 
 Place = tuple[str, str]  # of a row in its table: name, published data set
 
@@ -45,7 +53,7 @@ class Run:
         return recipe.model_copy(update={"data": plain, "evaluation": EvaluationPart()})
 
     def folder(self, fingerprint: str) -> str:
-        """Name of the folder of its training. fingerprint: of the weights of `clip_of(recipe)`."""
+        """Name of the folder of its training. fingerprint: of the weights that it starts from."""
         return f"{self.name}-{self.recipe.seed}-{digest(self.training, fingerprint)}"
 
 
@@ -57,11 +65,6 @@ class Made:
     result: Evaluated
     seconds: float = 0.0
     warnings: tuple[str, ...] = ()
-
-
-def clip_of(recipe: TrainRecipe) -> str:
-    """The CLIP that labels or is trained. Even without guidance its text vectors are the classifier."""
-    return recipe.teacher.model if recipe.system == "maskclip+" else recipe.denseclip.clip
 
 
 def runs_of(table: TrainedTable, scale: ScaleName, models: Mapping[str, str]) -> list[Run]:
@@ -85,12 +88,15 @@ def _recipe(row: RowRecipe, scale: ScaleName, models: Mapping[str, str]) -> Trai
     name = row.recipe(scale)
     assert name is not None
     recipe = read_recipe(name)
-    source = models.get(clip_of(recipe), clip_of(recipe))
-    plus = recipe.system == "maskclip+"
-    clip = {"teacher": {"model": source}} if plus else {"denseclip": {"clip": source}}
-    content = laid_over(
-        recipe.model_dump(exclude_unset=True), {**clip, "evaluation": dict(row.testing(scale))}
-    )
+    sources = [models.get(clip, clip) for clip in recipe.clips]
+    changes: dict[str, Any] = {"evaluation": dict(row.testing(scale))}
+    if recipe.system == "maskclip+":
+        changes["teacher"] = {"model": sources[0]}
+        if sources[1:]:
+            changes["student"] = {"backbone": CLIP_START + sources[1]}
+    else:
+        changes["denseclip"] = {"clip": sources[0]}
+    content = laid_over(recipe.model_dump(exclude_unset=True), changes)
     return make_recipe(content, f"row {row.name}")
 
 

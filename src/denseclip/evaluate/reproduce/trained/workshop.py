@@ -11,7 +11,7 @@ from denseclip.evaluate.presets import segmenter_for
 from denseclip.evaluate.reproduce.bench import Bench
 from denseclip.evaluate.reproduce.evaluated import Evaluated
 from denseclip.evaluate.reproduce.grid import Row
-from denseclip.evaluate.reproduce.trained.runs import Made, Run, clip_of
+from denseclip.evaluate.reproduce.trained.runs import Made, Run
 from denseclip.evaluate.runner import Progress as Counted
 from denseclip.nets.saved import load_detector, read_saved
 from denseclip.recipes import Method, ScaleName
@@ -72,10 +72,7 @@ class Workshop:
 
     def folder(self, run: Run) -> Path:
         """Where the training of a run is kept."""
-        source = clip_of(run.recipe)
-        if source not in self._fingerprints:
-            self._fingerprints[source] = load_clip(source).fingerprint
-        return self.runs / run.folder(self._fingerprints[source])
+        return self.runs / run.folder("".join(self._fingerprint(clip) for clip in run.recipe.clips))
 
     def progress(self, run: Run) -> Progress | None:
         """How far training is; None if it has not begun. UserError for a checkpoint that cannot be read."""
@@ -88,6 +85,11 @@ class Workshop:
             return True
         progress = self.progress(run)
         return progress is not None and progress.step >= run.recipe.steps
+
+    def _fingerprint(self, clip: str) -> str:
+        if clip not in self._fingerprints:
+            self._fingerprints[clip] = load_clip(clip).fingerprint
+        return self._fingerprints[clip]
 
     def _train(self, run: Run) -> bool:
         if self.stop():
@@ -126,10 +128,13 @@ class Workshop:
         return kept_evaluation(detector, things, self.counts, fresh=self.fresh, progress=self._counting(run))
 
     def _count_teacher(self, run: Run) -> Evaluated:
-        """The teacher as it labels: its dilation and refinement too."""
+        """The teacher as it labels: its dilation and refinement too; otherwise run like its student."""
         part, data = run.recipe.teacher, run.recipe.data.val
         assert data is not None
-        settings = {"preset": part.preset, "refine": part.refine, "ks_norm": part.ks_norm}
+        settings = {
+            **run.recipe.evaluation.model_dump(exclude_none=True),
+            **{"preset": part.preset, "refine": part.refine, "ks_norm": part.ks_norm},
+        }
         place = (part.model, run.row.data, run.row.method)
         row = Row(part.model, part.model, data, Method(run.row.method, settings), place)
         return self._bench(run).run(row, self._counting(run))
