@@ -50,6 +50,3 @@ def distill(
     outcome = run(recipe, out, root=None, device=device)
     report = write_report(recipe, outcome.checkpoint, outcome.skipped)
     o.console.print(f"report: {report}", soft_wrap=True, highlight=False)
-    o.console.print(
-        f"use it: denseclip segment PICTURES --model {outcome.checkpoint}", soft_wrap=True, highlight=False
-    )

@@ -97,6 +97,9 @@ def run(
             o.console.print(f"[yellow]warning[/yellow] {line}", soft_wrap=True, highlight=False)
         done = f"{outcome.steps} steps" if outcome.steps else "nothing was left to do"
         o.console.print(f"{done}, {_time(outcome.seconds)} in all: {outcome.checkpoint}", highlight=False)
+        use = "detect" if recipe.system == "detection" else "segment"
+        told = f"use it: denseclip {use} PICTURES --model {outcome.checkpoint}"
+        o.console.print(told, soft_wrap=True, highlight=False)
     return outcome
 
 
