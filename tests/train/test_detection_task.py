@@ -147,6 +147,10 @@ def test_commands(trained, tmp_path, capsys):
     assert "box AP50" in ran.out
     assert json.loads((tmp_path / "evaluated" / "result.json").read_text())["images"] == 2
     assert (tmp_path / "evaluated" / "detections.json").exists()
+    with Image.open(tmp_path / "evaluated" / "examples.png") as examples:
+        assert examples.size == (2 * 320 + 6, 2 * (22 + 320) + 6), (
+            "not two pictures, truth above what was found"
+        )
     ran = run(capsys, "evaluate", folder / LAST, "stickers20", "--preset", "sclip")
     assert ran.code == 2 and "--preset goes with models that segment" in ran.err
     ran = run(capsys, "segment", tmp_path / "in", "--model", folder / LAST, "--out", tmp_path / "s")

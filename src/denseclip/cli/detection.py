@@ -33,6 +33,8 @@ def evaluate(
     from denseclip.cli.detect import load
     from denseclip.data.open_things import open_things
     from denseclip.evaluate.detection import evaluate_detector
+    from denseclip.evaluate.detection_examples import draw_detections
+    from denseclip.evaluate.report import EXAMPLES
 
     strange = [name for name in given if name != "resize"]
     if strange:
@@ -56,6 +58,7 @@ def evaluate(
     show(run.result)
     if out is not None:
         run.result.write(out, run.found)
+        draw_detections(detector, dataset, out / EXAMPLES, images=len(dataset.first(limit)))
         o.console.print(f"written to {out}")
     return run.result
 
