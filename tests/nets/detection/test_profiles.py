@@ -37,6 +37,19 @@ def test_single_details_can_be_changed():
     assert DetectorConfig.from_dict(config.to_dict()) == config
 
 
+def test_group_norms_in_retinas_head():
+    plain, normed = small_detector(), small_detector(detector={"changes": {"norm_groups": 4}})
+    norms = [m for m in normed.modules() if isinstance(m, nn.GroupNorm)]
+    assert len(norms) == 8 and {norm.num_groups for norm in norms} == {4}
+    assert not [m for m in plain.modules() if isinstance(m, nn.GroupNorm)]
+    with torch.no_grad():
+        assert normed(images())[0].scores.isfinite().all()
+    with pytest.raises(UserError, match="norm_groups = 7 does not divide"):
+        small_detector(detector={"changes": {"norm_groups": 7}})
+    with pytest.raises(UserError, match="for RetinaNet's head"):
+        small_detector("maskrcnn", detector={"changes": {"norm_groups": 4}})
+
+
 def test_relu_in_front_of_p7():
     for profile in ("torchvision", "mmdet"):
         model = small_detector(detector={"profile": profile})

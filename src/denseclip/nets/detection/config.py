@@ -19,7 +19,8 @@ class Profile:
     detections: the most of them in an image. aligned_rois: RoIAlign shifted by half a pixel with as many samples as a
     bin has pixels, also for the masks to be learned; else unshifted with 2 x 2. smooth_beta: where the L1 of boxes in
     Mask R-CNN becomes quadratic; 0 for never. train_proposals: kept after NMS in training. frozen_norms: the batch
-    norms of the backbone keep CLIP's statistics and weights; else they are trained.
+    norms of the backbone keep CLIP's statistics and weights; else they are trained. norm_groups: of group norms
+    behind the convolutions of RetinaNet's head, 32 in torchvision's second version; 0 for none.
     """
 
     relu_before_p7: bool = True
@@ -30,6 +31,7 @@ class Profile:
     smooth_beta: float = 1 / 9
     train_proposals: int = 2000
     frozen_norms: bool = True
+    norm_groups: int = 0
 
 
 MMDET = Profile(
@@ -75,6 +77,9 @@ class DetectorConfig:
         unknown = sorted(set(self.changes) - set(known))
         if unknown:
             raise UserError(f"a profile has no {unknown[0]!r}; its fields are {', '.join(known)}")
+
+        if self.kind != "retinanet" and self.changes.get("norm_groups"):
+            raise UserError("norm_groups is for RetinaNet's head; leave it out, or take kind = retinanet")
 
     @property
     def details(self) -> Profile:

@@ -1,13 +1,15 @@
 """RetinaNet's head on torchvision's, for features that come from elsewhere."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.retinanet import RetinaNet, RetinaNetHead
 
+from denseclip.errors import UserError
 from denseclip.nets.detection.anchors import RATIOS, retina_anchors
 from denseclip.nets.detection.config import Profile
 from denseclip.nets.detection.instances import Detections, Instances
@@ -53,7 +55,7 @@ class RetinaHead(RetinaNet):
     def __init__(self, channels: int, classes: int, profile: Profile, *, prior: bool) -> None:
         anchors = retina_anchors(rounded=profile.rounded_anchors)
         kind = RetinaNetHead if profile.per_image_loss else _OverBatch
-        head = kind(channels, ANCHORS, classes)
+        head = kind(channels, ANCHORS, classes, norm_layer=_norm(channels, profile.norm_groups))
         super().__init__(
             _Nothing(channels), anchor_generator=anchors, num_classes=classes, head=head,
             detections_per_img=profile.detections,
@@ -81,6 +83,13 @@ class RetinaHead(RetinaNet):
         outputs = {name: list(v.split(lengths, dim=1)) for name, v in self.outputs(features).items()}
         found = self.postprocess_detections(outputs, anchors, images.image_sizes)
         return [Detections(one["boxes"], one["scores"], one["labels"]) for one in found]
+
+
+def _norm(channels: int, groups: int) -> Callable[..., nn.Module] | None:
+    """Group norm as a layer to build; UserError if the channels do not divide."""
+    if groups and channels % groups:
+        raise UserError(f"norm_groups = {groups} does not divide fpn_channels = {channels}; take a divisor")
+    return partial(nn.GroupNorm, groups) if groups else None
 
 
 def reset(module: nn.Module) -> None:
