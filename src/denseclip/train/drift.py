@@ -1,6 +1,6 @@
 """Noticing, without ground truth, that self-training runs away (the paper stops such runs: section 4.2)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -9,16 +9,20 @@ FEWER_CLASSES = 0.7  # of the effective number at the end of guidance
 LESS_AGREEMENT = 0.7  # of the agreement at the end of guidance
 
 
-def watch(predicted: Tensor, believed: Tensor, hidden: Tensor, classes: int) -> dict[str, float]:
+def watch(
+    predicted: Tensor, believed: Tensor, hidden: Tensor, classes: int, candidates: Sequence[int]
+) -> dict[str, float]:
     """Figures of predictions on pictures set aside.
 
     predicted: (N, H, W) classes. believed: (N, H, W), the annotation where there is one, the teacher's labels where
-    it is hidden, outside 0..classes-1 where nothing is known. hidden: (N, H, W) bool.
+    it is hidden, outside 0..classes-1 where nothing is known. hidden: (N, H, W) bool. candidates: the classes that
+    hidden pixels can be of.
     Returns score: mean IoU of predicted and believed; agreement: the same where hidden; classes: effective number
-    of classes predicted where hidden, the exponential of their entropy.
+    of candidates predicted where hidden, the exponential of their entropy; that other classes die out there is no
+    drift.
     """
     known = (believed >= 0) & (believed < classes)
-    counts = torch.bincount(predicted[hidden & known], minlength=classes).double()
+    counts = torch.bincount(predicted[hidden & known], minlength=classes).double()[list(candidates)]
     shares = counts[counts > 0] / counts.sum().clamp_min(1)
     return {
         "score": _mean_iou(predicted[known], believed[known], classes),

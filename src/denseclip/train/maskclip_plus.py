@@ -111,7 +111,8 @@ class MaskClipPlus(Task):
                 for part in batch.split(PANEL)
             ]
         )
-        return watch(predicted, believed, batch.labels < 0, len(self.dataset.spec.classes))
+        classes = len(self.dataset.spec.classes)
+        return watch(predicted, believed, batch.labels < 0, classes, self.hidden)
 
     def contents(self) -> Mapping[str, Any]:
         """See `TrainedStudent.of`."""
