@@ -26,7 +26,7 @@ def draw_detections(
     *,
     images: int,
     count: int = 4,
-    threshold: float = 0.5,
+    threshold: float = 0.3,
 ) -> None:
     """Write a grid: up to `count` of the first `images`, evenly spread; the truth above what was found.
 
