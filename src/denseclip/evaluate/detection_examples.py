@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from denseclip.data.things import ThingsDataset, ThingsSample
 from denseclip.errors import UserError
-from denseclip.evaluate.examples import GAP, HEADER
+from denseclip.evaluate.examples import GAP, HEADER, spread
 from denseclip.files import atomic_path
 from denseclip.nets.detection.draw import draw_things
 from denseclip.nets.detection.trained import TrainedDetector
@@ -32,8 +32,7 @@ def draw_detections(
 
     threshold: lowest score that is drawn. Images that cannot be used are left out.
     """
-    chosen = np.linspace(0, images - 1, min(count, images)).astype(int).tolist()
-    pairs = list(_pairs(detector, dataset, chosen, threshold))
+    pairs = list(_pairs(detector, dataset, spread(images, count), threshold))
     with atomic_path(path) as temporary:
         _grid(pairs, ("truth", f"found, scores from {threshold:g}")).save(temporary)
 

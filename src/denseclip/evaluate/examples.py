@@ -27,12 +27,15 @@ def draw_examples(
 
     Images that cannot be used are left out; what is not counted stays unpainted.
     """
-    rows = list(
-        _rows(segmenter, dataset, np.linspace(0, images - 1, min(count, images)).astype(int).tolist())
-    )
+    rows = list(_rows(segmenter, dataset, spread(images, count)))
     spec = dataset.spec
     with atomic_path(path) as temporary:
         paint.with_legend(_grid(rows, spec), _legend(rows, spec)).save(temporary)
+
+
+def spread(images: int, count: int) -> list[int]:
+    """Up to `count` of the first `images` numbers, evenly spread."""
+    return np.linspace(0, images - 1, min(count, images)).astype(int).tolist()
 
 
 def _rows(segmenter: Segmenter, dataset: SegmentationDataset, indices: list[int]) -> Iterator[Row]:

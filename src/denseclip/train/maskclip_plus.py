@@ -23,7 +23,7 @@ from denseclip.train.losses import SegmentationSums, feature_distillation, segme
 from denseclip.train.panels import draw_panel
 from denseclip.train.phases import Labeller, Phases
 from denseclip.train.pseudo_labels import Evidence, LabelRule, select
-from denseclip.train.recipe import CLIP_START, TrainRecipe
+from denseclip.train.recipe import TrainRecipe
 from denseclip.train.samples import Batch, Share, TrainingBatches, normalised
 from denseclip.train.task import Task
 from denseclip.train.teacher import Teacher
@@ -193,7 +193,7 @@ def build_maskclip_plus(
         words = select(words, range(1, len(words.classes)))
     config = StudentConfig(
         dim=words.matrix.shape[1],
-        backbone="clip" if part.backbone.startswith(CLIP_START) else part.backbone,
+        backbone="clip" if part.from_clip else part.backbone,
         head=part.head,
         output_stride=part.output_stride,
         background=part.background,
@@ -201,7 +201,7 @@ def build_maskclip_plus(
         temperature=part.temperature,
         classifier=part.classifier,
     )
-    tower = _tower(recipe, teacher) if config.backbone == "clip" else None
+    tower = _tower(recipe, teacher) if part.from_clip else None
     student = build_student(config, words, pretrained=part.pretrained, tower=tower).to(device)
     return MaskClipPlus(student, teacher, recipe, dataset)
 

@@ -27,6 +27,9 @@ def _to_the_end(phase: object) -> object:
     return (*phase, None) if isinstance(phase, list | tuple) and len(phase) == 1 else phase
 
 
+CLIP_START = "clip:"
+"""A student's backbone that starts from a CLIP by name."""
+
 Phase = Annotated[tuple[int, int | None] | None, BeforeValidator(_to_the_end)]
 """First and last optimiser step (from 1) of a phase; [n] for from n to the end, "none" for no such phase."""
 
@@ -83,6 +86,11 @@ class StudentPart(Part):
     normalise: bool = False
     temperature: float = Field(1.0, gt=0)
     classifier: Literal["text", "mapped"] = "text"
+
+    @property
+    def from_clip(self) -> bool:
+        """Whether the backbone is a CLIP's image tower."""
+        return self.backbone == "clip" or self.backbone.startswith(CLIP_START)
 
 
 class TeacherPart(Part):
@@ -244,8 +252,6 @@ class TrainRecipe(Part):
 
 
 FOLDER = "training"
-CLIP_START = "clip:"
-"""A student's backbone that starts from a CLIP by name."""
 
 
 def recipe_names() -> tuple[str, ...]:

@@ -115,11 +115,7 @@ def _planned(
 
 
 def _starts_from_imagenet(recipe: TrainRecipe) -> bool:
-    return (
-        recipe.system == "maskclip+"
-        and recipe.student.pretrained
-        and not recipe.student.backbone.startswith("clip")
-    )
+    return recipe.system == "maskclip+" and recipe.student.pretrained and not recipe.student.from_clip
 
 
 def _check_models(

@@ -70,7 +70,7 @@ class TrainedLine:
         if self.recipe.system == "denseclip":
             weights = "" if other.weights == "clip" else " from random weights"
             return f"{_name(other.clip)}{weights}, Semantic FPN"
-        backbone = _name(self.recipe.clips[-1]) if part.backbone.startswith("clip") else part.backbone
+        backbone = _name(self.recipe.clips[-1]) if part.from_clip else part.backbone
         return f"{backbone.removeprefix('timm:')}, {part.head}, stride {part.output_stride}"
 
     def values(self, metric: str) -> list[float]:
