@@ -79,7 +79,7 @@ def make_optimizer(task: Task, part: OptimiserPart) -> torch.optim.Optimizer:
     groups = [{"rate": 1.0, **group} for group in task.parameter_groups()]
     if part.name == "sgd":
         return torch.optim.SGD(groups, part.lr, momentum=part.momentum, weight_decay=part.weight_decay)
-    return torch.optim.AdamW(groups, part.lr, weight_decay=part.weight_decay)
+    return torch.optim.AdamW(groups, part.lr, weight_decay=part.weight_decay, fused=True)
 
 
 class Loop:
