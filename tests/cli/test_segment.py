@@ -77,6 +77,7 @@ def test_pictures_of_one_name_in_two_folders_do_not_collide(capsys, model, pictu
 
 BAD = [
     ((), "no words are given; add --classes"),
+    (("--model", "nothing-here.pt"), "there is no file nothing-here.pt; check the path"),
     (("--classes", " , ,"), ""),
     (("--classes", "cat, cat"), "twice"),
     (("--classes", "missing.json"), "missing.json"),

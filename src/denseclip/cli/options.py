@@ -96,9 +96,11 @@ class ModelOptions:
     def load(self) -> "Segmenter":
         """The Segmenter they describe."""
         import denseclip
-        from denseclip.nets.saved import trained_kind
+        from denseclip.nets.saved import SUFFIXES, trained_kind
 
         if self.classes is None and not trained_kind(self.model):
+            if Path(self.model).suffix in SUFFIXES and not Path(self.model).is_file():
+                raise UserError(f"there is no file {self.model}; check the path")
             raise UserError('no words are given; add --classes "cat, sofa, grass"')
         with console.status(f"loading {self.model}"):
             return denseclip.load(
