@@ -57,7 +57,7 @@ def test_watch_and_verdict():
     assert "against the teacher" in verdict(good, watch(other, believed, hidden, 4, range(4)))
     assert verdict(good, good) is None
     assert "from 0.49 to 0.44" in verdict(good | {"agreement": 0.49}, good | {"agreement": 0.44})
-    assert verdict(good | {"agreement": 0.49}, good | {"agreement": 0.45}) is None  # one probe is not the next
+    assert verdict(good | {"agreement": 0.49}, good | {"agreement": 0.45}) is None
     guided = watch(
         believed, believed // 2, hidden, 4, (0, 1)
     )  # some labelled classes are seen where there are none
