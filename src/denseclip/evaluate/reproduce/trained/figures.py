@@ -44,7 +44,9 @@ def _draw_rows(panel: "Axes", lines: list[TrainedLine], report: TrainedReport) -
             if metric in line.published
         ]
         panel.plot(*zip(*beside, strict=True), "o", mfc="none", mec="black", ms=4) if beside else None
-    panel.set_yticks([row + (1 - height) / 2 for row in range(len(lines))], [_label(line) for line in lines])
+    panel.set_yticks(
+        [row + (1 - height) / 2 for row in range(len(lines))], [_label(line, lines) for line in lines]
+    )
     panel.tick_params(labelsize=8)
     panel.invert_yaxis()
     panel.set_xlim(0, 100)
@@ -62,8 +64,10 @@ def _ranges(lines: list[TrainedLine], metric: str) -> list[list[float]]:
     ]
 
 
-def _label(line: TrainedLine) -> str:
-    parts = [line.row.method, line.teacher if line.row.teacher else line.row.name]
-    text = ": ".join(dict.fromkeys(part for part in parts if part))
+def _label(line: TrainedLine, lines: list[TrainedLine]) -> str:
+    """The row's method, and what tells it from the data set's other rows of the method."""
+    text = line.row.method
+    if sum(other.row.method == text for other in lines) > 1:
+        text += f": {line.teacher if line.row.teacher else line.row.name}"
     text = text if len(text) <= _LABEL else f"{text[: _LABEL - 1]}…"
     return f"{text} ({line.missing})" if line.missing else text
