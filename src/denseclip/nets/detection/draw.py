@@ -43,21 +43,23 @@ def draw_things(
         box = [float(side) for side in boxes[i]]
         draw.rectangle(box, outline=colour, width=line)
         text = classes[labels[i]] + ("" if scores is None else f" {scores[i]:.2f}")
-        _tag(draw, (box[0], box[1]), text, colour, font)
+        _tag(draw, (box[0], box[1]), canvas.width, text, colour, font)
     return np.asarray(canvas)
 
 
 def _tag(
     draw: ImageDraw.ImageDraw,
     corner: tuple[float, float],
+    width: int,
     text: str,
     colour: tuple[int, ...],
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
 ) -> None:
-    """A name on its colour, above the corner or, at the picture's edge, below."""
+    """A name on its colour, above the corner; at an edge of the picture, `width` across, below or further left."""
     left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
-    x, y = max(0.0, corner[0]), corner[1] - (bottom - top) - 4
+    across, down = right - left + 4, bottom - top + 4
+    x, y = max(0.0, min(corner[0], width - 1 - across)), corner[1] - down
     y = corner[1] if y < 0 else y
-    draw.rectangle((x, y, x + right - left + 4, y + bottom - top + 4), fill=colour)
+    draw.rectangle((x, y, x + across, y + down), fill=colour)
     dark = sum(colour) > 380
     draw.text((x + 2 - left, y + 2 - top), text, fill="black" if dark else "white", font=font)
