@@ -59,9 +59,13 @@ def read_saved(path: str | Path) -> dict[str, Any]:
         raise UserError(f"there is no checkpoint {path}; give the .pt file that training wrote")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
-    except Exception as error:  # torn zip, foreign pickle: torch raises half a dozen kinds
-        reason = " ".join(str(error).split())[:100] or type(error).__name__
-        raise UserError(f"{path} cannot be read ({reason}); give a checkpoint of denseclip train") from None
+    except (
+        Exception
+    ) as error:  # torn zip, foreign pickle: torch raises half a dozen kinds, none for users to read
+        size = f"{path.stat().st_size:,} bytes"
+        raise UserError(
+            f"{path} is no checkpoint, or damaged ({size}); give one of denseclip train"
+        ) from error
     if not _is_ours(state):
         raise UserError(f"{path} is no checkpoint of denseclip train; give its last.pt or best.pt")
     if state["format"] != FORMAT:
