@@ -59,9 +59,7 @@ def read_saved(path: str | Path) -> dict[str, Any]:
         raise UserError(f"there is no checkpoint {path}; give the .pt file that training wrote")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
-    except (
-        Exception
-    ) as error:  # torn zip, foreign pickle: torch raises half a dozen kinds, none for users to read
+    except Exception as error:  # torn zip, foreign pickle: half a dozen kinds, in words for programmers
         size = f"{path.stat().st_size:,} bytes"
         raise UserError(
             f"{path} is no checkpoint, or damaged ({size}); give one of denseclip train"
