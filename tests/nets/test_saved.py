@@ -34,3 +34,13 @@ def test_a_checkpoint_of_something_else(tmp_path):
     torch.save({"weights": torch.zeros(3)}, tmp_path / "other.pt")
     with pytest.raises(UserError, match=r"is no checkpoint of denseclip train; give its last\.pt"):
         read_saved(tmp_path / "other.pt")
+
+
+def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    torch.save({}, tmp_path / "file.pt")
+    monkeypatch.setattr(torch, "load", refuse)
+    with pytest.raises(UserError, match=r"file\.pt cannot be read \(Permission denied\); check it$"):
+        read_saved(tmp_path / "file.pt")

@@ -59,6 +59,8 @@ def read_saved(path: str | Path) -> dict[str, Any]:
         raise UserError(f"there is no checkpoint {path}; give the .pt file that training wrote")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); check it") from None
     except Exception as error:  # torn zip, foreign pickle: half a dozen kinds, in words for programmers
         size = f"{path.stat().st_size:,} bytes"
         raise UserError(
