@@ -5,10 +5,11 @@ from pathlib import Path
 
 import open_clip
 import pytest
+import torch
 
 from clip_support import put_in_hub_cache, write_embedded
-from denseclip.clip import folder, hub, towers
-from denseclip.clip.catalog import catalog, parameter_count
+from denseclip.clip import folder, hub
+from denseclip.clip.catalog import catalog
 
 
 @pytest.fixture
@@ -40,11 +41,13 @@ def test_openais_models_come_first_with_their_facts(machine: Path) -> None:
     assert not any("SigLIP" in name or "coca" in name or "quickgelu" in name for name in by_name)
 
 
-@pytest.mark.parametrize("name", ["RN50", "RN50x4", "ViT-B-16", "ViT-H-14-CLIPA", "ViT-g-14", "ViT-M-16-alt"])
-def test_parameters_are_counted_right(name: str) -> None:
+@pytest.mark.parametrize("name", ["RN50", "ViT-B-16", "ViT-H-14-CLIPA"])
+def test_parameters_are_counted_right(machine: Path, name: str) -> None:
     config = open_clip.get_model_config(name)
-    model = towers.skeleton({"quick_gelu": False, **config}, name)
-    assert parameter_count(config) == sum(p.numel() for p in model.parameters()) - 1  # less logit_scale
+    with torch.device("meta"):
+        model = open_clip.CLIP(**{key: config[key] for key in ("embed_dim", "vision_cfg", "text_cfg")})
+    row = next(row for row in catalog() if row.model.startswith(f"{name}:"))
+    assert row.parameters == sum(p.numel() for p in model.parameters()) - 1  # less logit_scale
 
 
 def test_what_is_on_this_machine(machine: Path) -> None:

@@ -233,7 +233,7 @@ TABLE: dict[str, tuple[Callable[[Path], str | Path | Arguments], str]] = {
     ),
     "impossible value": (
         lambda tmp: (pt(tmp, changed()), {"config": {"text_cfg": {"pool_type": "best"}}}),
-        r".*clip\.pt: open_clip cannot build this model config \(.*\); mend it",
+        r".*clip\.pt: this model config cannot be built \(.*\); mend it",
     ),
     "folder without weights": (
         lambda tmp: folder_with(tmp, config={}),

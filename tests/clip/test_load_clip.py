@@ -19,7 +19,7 @@ from clip_support import (
     write_embedded,
     write_openai_checkpoint,
 )
-from denseclip.clip import Clip, ResNetTower, ViTTower, folder, load_clip
+from denseclip.clip import Clip, ResNet, VisionTransformer, folder, load_clip
 from fixtures_support import maskclip_weights
 
 KINDS = ["rn", "vit"]
@@ -51,14 +51,18 @@ def test_architecture_and_facts_come_from_the_weights(tmp_path: Path, kind: str)
     clip = load_clip(
         write_openai_checkpoint(tmp_path / "clip.pt", ARCHITECTURES[kind], 11), config=config_of(kind)
     )
-    assert isinstance(clip.image, ResNetTower if kind == "rn" else ViTTower)
+    assert isinstance(clip.visual, ResNet if kind == "rn" else VisionTransformer)
     assert (clip.image_size, clip.embed_dim, clip.quick_gelu) == (64, 32, True)
     assert clip.stats.mean == pytest.approx((0.48145466, 0.4578275, 0.40821073))
-    assert (clip.text.context_length, clip.text.vocab_size, clip.text.heads) == (77, 49408, 1)
-    assert clip.image.grid == ((2, 2) if kind == "rn" else (4, 4))
+    assert (clip.text.context_length, clip.text.token_embedding.num_embeddings, clip.text.heads) == (
+        77,
+        49408,
+        1,
+    )
+    assert clip.visual.grid == ((2, 2) if kind == "rn" else (4, 4))
     assert clip.name == str(tmp_path / "clip.pt")
     if kind == "vit":
-        assert (clip.image.patch_size, clip.image.heads, len(clip.image.blocks)) == (16, 2, 3)
+        assert (clip.visual.patch_size, clip.visual.heads, len(clip.visual.transformer.blocks)) == (16, 2, 3)
 
 
 def test_released_shapes_are_recognised() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from denseclip.clip import ViTTower, load_clip
+from denseclip.clip import VisionTransformer, load_clip
 
 transformers = pytest.importorskip("transformers")
 
@@ -59,8 +59,8 @@ def test_embeddings_are_those_of_transformers(tmp_path: Path, activation: str, p
     torch.testing.assert_close(clip.encode_text(WORDS), their_text, atol=1e-5, rtol=1e-4)
     assert clip.quick_gelu == (activation == "quick_gelu")
     assert clip.logit_scale == pytest.approx(54.598, rel=1e-4)
-    assert isinstance(clip.image, ViTTower)
-    assert clip.image.heads == 3
+    assert isinstance(clip.visual, VisionTransformer)
+    assert clip.visual.heads == 3
 
 
 def test_statistics_come_from_the_preprocessor(tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ def deep():
 def test_every_second_cell_of_the_finer_map_is_the_native_map_of_a_shifted_picture(deep):
     images = torch.randn(1, 3, 112, 144, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        fine = deep.image.trunk(images, stride=16)
-        native = deep.image.trunk(F.pad(images, (8, 8, 8, 8), mode="replicate"))
+        fine = deep.visual.last_map(images, stride=16)
+        native = deep.visual.last_map(F.pad(images, (8, 8, 8, 8), mode="replicate"))
     assert fine.shape[-2:] == (7, 9)
     assert native.shape[-2:] == (4, 5)
     scale = native.abs().max().item()
@@ -51,8 +51,8 @@ def test_folded_batch_norms_change_nothing_but_rounding(deep, name):
     folded = deep.folded()
     expected, found = (DenseEncoder(clip, preset(name)).encode(images).map for clip in (deep, folded))
     torch.testing.assert_close(found, expected, atol=2e-5, rtol=0)
-    assert not any(isinstance(part, nn.BatchNorm2d) for part in folded.image.modules())
-    assert any(isinstance(part, nn.BatchNorm2d) for part in deep.image.modules())
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in folded.visual.modules())
+    assert any(isinstance(part, nn.BatchNorm2d) for part in deep.visual.modules())
     assert folded.fingerprint == deep.fingerprint
     assert tiny_clip("vit").folded() is tiny_clip("vit")
 

@@ -5,9 +5,10 @@ import torch
 import torch.nn.functional as F
 
 from clip_support import tiny_clip
+from denseclip.clip.transformer import resize_positions
+from denseclip.dense.attention import dense_block, mix_values, neighborhood
 from denseclip.dense.features import DenseEncoder
 from denseclip.dense.options import PRESETS, Compat, DenseOptions, Refinement, preset
-from denseclip.dense.vit import DenseViT, attend, neighbourhood, resize_position
 from denseclip.errors import UserError
 
 
@@ -15,21 +16,24 @@ def images(side=(64, 64), seed=0):
     return torch.randn(2, 3, *side, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize(
-    ("kind", "name"),
-    [
-        (kind, name)
-        for name in PRESETS
-        for kind in ("rn", "vit")
-        if (kind, name) != ("vit", "maskclip-dilated")
-    ],
-)
-def test_fused_and_explicit_attention_agree(kind, name):
-    fused, explicit = (
-        DenseEncoder(tiny_clip(kind), preset(name), fused=way).encode(images((96, 128)))
-        for way in (True, False)
-    )
-    torch.testing.assert_close(fused.map, explicit.map, atol=2e-6, rtol=0)
+def attend(q, k, v, bias=0.0):
+    """Soft-max attention written out."""
+    return (q @ k.mT / q.shape[-1] ** 0.5 + bias).softmax(-1) @ v
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_values_are_mixed_as_the_papers_write_it(name):
+    q, k, v = torch.randn(3, 2, 4, 13, 8).unbind(0)
+    options = preset(name)
+    bias = neighborhood((3, 4), options.sigma, v) if options.sigma else 0.0
+    expected = {
+        "identity": lambda: v,
+        "qk": lambda: attend(q, k, v, bias),
+        "qq": lambda: attend(q, q, v, bias),
+        "kk": lambda: attend(k, k, v, bias),
+        "qq+kk": lambda: attend(q, q, v, bias) + attend(k, k, v, bias),
+    }[options.mix]()
+    torch.testing.assert_close(mix_values(q, k, v, options, (3, 4)), expected, atol=1e-5, rtol=0)
 
 
 def test_whole_picture_vector_is_open_clips_own():
@@ -60,27 +64,19 @@ def test_any_size(kind, size, grid):
 
 
 def test_values_path_sees_only_its_own_position():
-    clip = tiny_clip("vit")
-    encoder = DenseViT(clip.image, DenseOptions(), Compat())
-    x = torch.randn(1, 17, clip.image.width)
+    vit = tiny_clip("vit").visual
+    block = vit.transformer.blocks[-1]
+    x = torch.randn(1, 17, vit.width)
     y = x.clone()
     y[:, 5] += 1
-    block = clip.image.blocks[-1]
-    moved = (encoder.dense_block(x, block, (4, 4)) - encoder.dense_block(y, block, (4, 4))).abs().amax(-1)[0]
+    one, other = (dense_block(block, z, DenseOptions(), (4, 4)) for z in (x, y))
+    moved = (one - other).abs().amax(-1)[0]
     assert moved[5] > 0.1
     assert moved[[i for i in range(17) if i != 5]].max() < 1e-6
 
 
-def test_qq_plus_kk_is_the_sum_of_both():
-    q, k, v = torch.randn(3, 2, 4, 9, 8).unbind(0)
-    from denseclip.dense.vit import mix_values
-
-    both = mix_values(q, k, v, DenseOptions(mix="qq+kk"), None, fused=True)
-    torch.testing.assert_close(both, attend(q, q, v) + attend(k, k, v), atol=1e-5, rtol=0)
-
-
 def test_neighbourhood_is_naclips_gaussian():
-    w = neighbourhood((2, 3), 5.0, torch.zeros(()))
+    w = neighborhood((2, 3), 5.0, torch.zeros(()))
     assert w.shape == (7, 7)
     assert w[0].eq(0).all()
     assert w[:, 0].eq(0).all()
@@ -89,11 +85,15 @@ def test_neighbourhood_is_naclips_gaussian():
 
 
 def test_position_table_follows_shape_unless_the_official_rule_is_asked_for():
+    clip, wide = tiny_clip("vit"), images((32, 128))  # 2 x 8 patches, as many as the table's 4 x 4
+    own, official = (
+        DenseEncoder(clip, compat=compat).encode(wide).map for compat in (None, Compat(count_rule=True))
+    )
+    assert not torch.allclose(own, official, atol=1e-3)
     table = torch.randn(1 + 16, 8)
-    assert resize_position(table, (4, 4), (2, 8), count_rule=True) is table
-    assert resize_position(table, (4, 4), (2, 8), count_rule=False).shape == table.shape
-    assert not torch.equal(resize_position(table, (4, 4), (2, 8), count_rule=False), table)
-    assert resize_position(table, (4, 4), (4, 4), count_rule=False) is table
+    assert resize_positions(table, (2, 8)).shape == table.shape
+    assert not torch.equal(resize_positions(table, (2, 8)), table)
+    assert resize_positions(table, (4, 4)) is table
 
 
 @pytest.mark.parametrize(

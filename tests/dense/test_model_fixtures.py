@@ -70,7 +70,7 @@ def test_resnet_trunk_and_attention_pool_baseline(case):
         pytest.skip("not a ResNet")
     layer4 = case.tensor("layer4")
     with torch.inference_mode():
-        trunk = case.clip.image.trunk(case.images)
+        trunk = case.clip.visual.last_map(case.images)
     case.close("layer4", trunk[:, : layer4.shape[1]], case.atol)
     encoder = DenseEncoder(case.clip, DenseOptions(mix="qk"), OFFICIAL)
     case.close("logits_attnpool", encoder.scores(encoder.encode(case.images), case.text), case.atol)
@@ -81,7 +81,7 @@ def test_vit_last_block(case):
         pytest.skip("no intermediate maps in this case")
     for suffix in variants(case):
         ordinary = DenseEncoder(case.clip, DenseOptions(mix="qk"), VARIANTS[suffix]).encode(case.images)
-        theirs = torch.einsum("bchw,cd->bdhw", case.tensor(f"x_map{suffix}"), case.clip.image.proj)
+        theirs = torch.einsum("bchw,cd->bdhw", case.tensor(f"x_map{suffix}"), case.clip.visual.proj)
         np.testing.assert_allclose(ordinary.map, F.normalize(theirs, dim=1), atol=2e-5)
 
 

@@ -4,14 +4,14 @@ import pytest
 import torch
 
 from clip_support import load_openai_checkpoint
-from denseclip.nets.clip_resnet import ClipResNet, tower_shape
+from denseclip.nets.student import ClipBackbone
 
 ARCH = {"type": "rn", "layers": [1, 2, 2, 2], "width": 16, "out": 32, "image_size": 64}
 
 
 @pytest.fixture(scope="module")
 def tower():
-    return load_openai_checkpoint(ARCH, 5).image
+    return load_openai_checkpoint(ARCH, 5).visual
 
 
 @pytest.fixture(scope="module")
@@ -20,14 +20,14 @@ def images():
 
 
 def backbone(tower, output_stride):
-    net = ClipResNet(tower_shape(tower), output_stride)
-    net.load_tower(tower)
+    net = ClipBackbone(tower.layers, tower.width, output_stride=output_stride)
+    net.load_state_dict({n: t for n, t in tower.state_dict().items() if not n.startswith("attnpool.")})
     return net.eval()
 
 
 def test_at_stride_32_it_is_the_tower(tower, images):
     with torch.no_grad():
-        for ours, theirs in zip(backbone(tower, 32)(images), tower.stages(images), strict=True):
+        for ours, theirs in zip(backbone(tower, 32)(images), tower.maps(images), strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
@@ -36,7 +36,7 @@ def test_dilated_it_computes_the_same_on_a_finer_grid(tower, images, stride):
     net = backbone(tower, stride)
     step = 32 // stride
     with torch.no_grad():
-        fine, coarse = net(images)[-1], tower.stages(images)[-1]
+        fine, coarse = net(images)[-1], tower.maps(images)[-1]
     assert fine.shape[2:] == (64 // stride, 96 // stride)
     assert net.reductions[-1] == stride
     torch.testing.assert_close(fine[..., ::step, ::step], coarse, rtol=1e-4, atol=1e-4)
@@ -45,7 +45,7 @@ def test_dilated_it_computes_the_same_on_a_finer_grid(tower, images, stride):
 def test_all_of_it_can_be_trained(tower, images):
     net = backbone(tower, 8)
     assert all(p.requires_grad for p in net.parameters())
-    before = tower.visual.conv1.weight.clone()
+    before = tower.conv1.weight.clone()
     with torch.no_grad():
         net.conv1.weight.zero_()
-    assert torch.equal(tower.visual.conv1.weight, before)
+    assert torch.equal(tower.conv1.weight, before)

@@ -107,9 +107,9 @@ def test_on_any_timm_backbone(name, head):
 
 def test_clip_tower_as_the_start():
     clip = load_openai_checkpoint(ARCHITECTURES["rn"], 3)
-    net = build_student(StudentConfig(16, "clip", classifier="mapped"), words([0, 1]), tower=clip.image)
+    net = build_student(StudentConfig(16, "clip", classifier="mapped"), words([0, 1]), tower=clip.visual)
     assert net(IMAGES).shape == (2, 2, 8, 12)
-    torch.testing.assert_close(net.backbone.conv1.weight.data, clip.image.visual.conv1.weight)
+    torch.testing.assert_close(net.backbone.conv1.weight.data, clip.visual.conv1.weight)
     again = build_student(StudentConfig.from_dict(net.config.to_dict()), words([0, 1]))
     again.load_state_dict(net.state_dict())
     torch.testing.assert_close(again.eval()(IMAGES), net.eval()(IMAGES))

@@ -2,23 +2,6 @@
 
 from denseclip.clip.clip import Clip, ImageStats
 from denseclip.clip.load import load_clip
-from denseclip.clip.towers import (
-    AttentionPoolWeights,
-    BlockWeights,
-    NormWeights,
-    ResNetTower,
-    TextTower,
-    ViTTower,
-)
+from denseclip.clip.model import ResNet, TextTransformer, VisionTransformer
 
-__all__ = [
-    "AttentionPoolWeights",
-    "BlockWeights",
-    "Clip",
-    "ImageStats",
-    "NormWeights",
-    "ResNetTower",
-    "TextTower",
-    "ViTTower",
-    "load_clip",
-]
+__all__ = ["Clip", "ImageStats", "ResNet", "TextTransformer", "VisionTransformer", "load_clip"]

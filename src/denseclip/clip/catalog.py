@@ -3,11 +3,13 @@
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from denseclip.clip import folder, hub
+from denseclip.clip.model import build_towers, without_values
 from denseclip.errors import UserError
 
 
@@ -15,9 +17,9 @@ from denseclip.errors import UserError
 class CatalogRow:
     """One CLIP that `load_clip(row.model)` takes.
 
-    model: name, NAME:TAG or path. origin: "embedded", "openai", "open_clip" or "transformers". tower:
-    "ResNet" or "ViT". cell: pixels on the side of one cell of its map (stride or patch). parameters: of both
-    towers. local: its file on this machine, None if it must be fetched.
+    model: name, NAME:TAG or path. origin: "embedded", "openai", "open_clip" or "transformers". tower: "ResNet" or
+    "ViT". cell: pixels on the side of one cell of its map (stride or patch). local: its file on this machine, None
+    if it must be fetched. config: in open_clip's form.
     """
 
     model: str
@@ -27,8 +29,14 @@ class CatalogRow:
     image_size: int
     embed_dim: int
     quick_gelu: bool
-    parameters: int
     local: Path | None
+    config: Mapping[str, Any] = field(repr=False)
+
+    @cached_property
+    def parameters(self) -> int:
+        """Of both towers, counted on networks without values."""
+        towers = without_values(lambda: build_towers(self.config))
+        return sum(tensor.numel() for part in (towers.visual, towers.text) for tensor in part.parameters())
 
     @property
     def float32_bytes(self) -> int:
@@ -52,48 +60,6 @@ def catalog() -> list[CatalogRow]:
     return [*_embedded(), *rows, *_transformers_cache()]
 
 
-def parameter_count(config: Mapping[str, Any]) -> int:
-    """Parameters of both towers of an open_clip model configuration, counted without building it."""
-    vision, text = config["vision_cfg"], config["text_cfg"]
-    width, embed = text.get("width", 512), config["embed_dim"]
-    words = width * (text.get("vocab_size", 49408) + text.get("context_length", 77) + 2 + embed)
-    is_resnet = isinstance(vision["layers"], list | tuple)
-    image = _resnet_parameters(vision, embed) if is_resnet else _vit_parameters(vision, embed)
-    return image + words + text.get("layers", 12) * _block_parameters(text, width)
-
-
-def _vit_parameters(vision: Mapping[str, Any], embed: int) -> int:
-    width, patch = vision.get("width", 768), vision.get("patch_size", 16)
-    tokens = (
-        vision.get("image_size", 224) // patch
-    ) ** 2 + 2  # positions, their class token's, the token itself
-    norms = 2 if vision.get("no_ln_pre") else 4
-    return width * (3 * patch**2 + tokens + norms + embed) + vision["layers"] * _block_parameters(
-        vision, width
-    )
-
-
-def _block_parameters(part: Mapping[str, Any], width: int) -> int:
-    hidden = int(width * part.get("mlp_ratio", 4.0))
-    scales = 2 * width if part.get("ls_init_value") is not None else 0
-    return 4 * width * (width + 1) + 2 * width * hidden + hidden + width + 4 * width + scales
-
-
-def _resnet_parameters(vision: Mapping[str, Any], embed: int) -> int:
-    width = vision["width"]
-    half, incoming = width // 2, width
-    total = 27 * half + 9 * half**2 + 9 * half * width + 2 * (2 * half + width)  # the stem and its norms
-    for stage, blocks in enumerate(vision["layers"]):
-        planes = width * 2**stage
-        total += incoming * planes * 4 + 8 * planes  # the shortcut
-        for _ in range(blocks):
-            total += incoming * planes + 9 * planes**2 + 4 * planes**2 + 12 * planes
-            incoming = 4 * planes
-    channels = 32 * width
-    positions = (vision.get("image_size", 224) // 32) ** 2 + 1
-    return total + 3 * channels * (channels + 1) + embed * (channels + 1) + positions * channels
-
-
 def _row(model: str, origin: str, config: Mapping[str, Any], local: Path | None) -> CatalogRow:
     vision = config["vision_cfg"]
     is_resnet = isinstance(vision["layers"], list | tuple)
@@ -105,8 +71,8 @@ def _row(model: str, origin: str, config: Mapping[str, Any], local: Path | None)
         image_size=vision.get("image_size", 224),
         embed_dim=config["embed_dim"],
         quick_gelu=bool(config.get("quick_gelu", False)),
-        parameters=parameter_count(config),
         local=local,
+        config=config,
     )
 
 

@@ -2,16 +2,17 @@
 
 import copy
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Self
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from denseclip.clip.tokens import Tokenizer
-from denseclip.clip.towers import ResNetTower, TextTower, ViTTower, cast
+from denseclip.clip.model import ResNet, TextTransformer, VisionTransformer
+from denseclip.clip.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -25,19 +26,18 @@ class ImageStats:
 OPENAI_STATS = ImageStats((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 
 
-class Clip:
+class Clip(nn.Module):
     """A CLIP with weights, frozen and in eval mode. Made by `load_clip`, never with random weights.
 
-    name: what the user asked for. image, text: the towers. stats: how pixels are normalised. image_size:
-    native side in pixels. embed_dim: D. logit_scale: factor on cosines, e.g. 100.0. quick_gelu: both towers
-    use QuickGELU (OpenAI's weights do), else exact GELU.
+    name: what the user asked for. visual, text: the towers. stats: how pixels are normalized. image_size:
+    native side in pixels. embed_dim: D. logit_scale: factor on cosines, e.g. 100.0.
     """
 
     def __init__(
         self,
         name: str,
-        image: ViTTower | ResNetTower,
-        text: TextTower,
+        visual: VisionTransformer | ResNet,
+        text: TextTransformer,
         tokenizer: Tokenizer,
         *,
         stats: ImageStats,
@@ -45,15 +45,21 @@ class Clip:
         embed_dim: int,
         logit_scale: float,
     ) -> None:
+        super().__init__()
         self.name = name
-        self.image = image
+        self.visual = visual
         self.text = text
         self.tokenizer = tokenizer
         self.stats = stats
         self.image_size = image_size
         self.embed_dim = embed_dim
         self.logit_scale = logit_scale
-        self.quick_gelu = text.quick_gelu
+        self.requires_grad_(False).eval()
+
+    @property
+    def quick_gelu(self) -> bool:
+        """Whether both towers use QuickGELU (OpenAI's weights do), else exact GELU."""
+        return self.text.quick_gelu
 
     @property
     def device(self) -> torch.device:
@@ -71,42 +77,33 @@ class Clip:
 
         The same for the same weights from any file format, device and (after `to`) precision: it keys caches.
         """
-        image_heads = self.image.pool.heads if isinstance(self.image, ResNetTower) else self.image.heads
-        used = (self.quick_gelu, image_heads, self.text.heads, self.text.pool, self.text.causal)
+        visual, text = self.visual, self.text
+        image_heads = visual.pool.heads if isinstance(visual, ResNet) else visual.heads
+        used = (self.quick_gelu, image_heads, text.heads, text.pool, text.causal)
         digest = hashlib.sha256(repr(used).encode())
-        for tower in (self.image, self.text):
-            for name, tensor in sorted(tower.state_dict().items()):
-                if tensor.is_floating_point():
+        for part in ("visual.", "text."):
+            for name, tensor in sorted(self.state_dict().items()):
+                if name.startswith(part) and tensor.is_floating_point():
                     digest.update(f"{name} {tuple(tensor.shape)}".encode())
                     digest.update(_bytes(tensor))
         return digest.hexdigest()
 
-    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> "Clip":
-        """This CLIP on another device or in another precision; itself if nothing changes, else a copy."""
-        device = torch.device(device) if device is not None else self.device
-        dtype = dtype or self.dtype
-        if (device.type, device.index or 0, dtype) == (self.device.type, self.device.index or 0, self.dtype):
-            return self
-        fingerprint = self.fingerprint  # before any rounding
-        moved = copy.copy(self)
-        moved.image, moved.text = copy.deepcopy(self.image), copy.deepcopy(self.text)
-        for tower in (moved.image, moved.text):
-            cast(tower, device, dtype)
-        moved.__dict__["fingerprint"] = fingerprint
-        return moved
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        if fn(torch.empty(0, dtype=self.dtype, device=self.device)).dtype != self.dtype:
+            _ = self.fingerprint  # before any rounding
+        return super()._apply(fn, recurse)
 
     def folded(self) -> "Clip":
         """A copy for inference only whose batch norms are part of the convolutions; itself for ViTs.
 
         Equal up to rounding. Fold before going to bfloat16: the products are then rounded once.
         """
-        if not isinstance(self.image, ResNetTower):
+        if not isinstance(self.visual, ResNet):
             return self
-        fingerprint = self.fingerprint
-        copied = copy.copy(self)
-        copied.image = self.image.folded()
-        copied.__dict__["fingerprint"] = fingerprint
-        return copied
+        _ = self.fingerprint  # of the weights as they were given
+        folded = copy.copy(self)
+        folded._modules = {**self._modules, "visual": self.visual.folded()}
+        return folded
 
     def token_lengths(self, sentences: Sequence[str]) -> list[int]:
         """Tokens of each sentence, start and end included, before the cut at `text.context_length`."""
@@ -125,15 +122,16 @@ class Clip:
     def encode_image(self, images: Tensor) -> Tensor:
         """Plain CLIP: images (B, 3, S, S), S = `image_size`, `stats` applied -> (B, D), not normalised."""
         assert images.shape[-2:] == (self.image_size, self.image_size), tuple(images.shape)
-        return self.image(images.to(self.device, self.dtype))
+        return self.visual(images.to(self.device, self.dtype))
 
     def describe(self) -> str:
         """One line: towers, sizes, activation, statistics, precision."""
-        millions = sum(p.numel() for tower in (self.image, self.text) for p in tower.parameters()) / 1e6
-        shape = f"patch {self.image.patch_size}" if isinstance(self.image, ViTTower) else "stride 32"
+        millions = sum(p.numel() for p in self.parameters()) / 1e6
+        vit = isinstance(self.visual, VisionTransformer)
+        kind, shape = ("ViT", f"patch {self.visual.patch_size}") if vit else ("ResNet", "stride 32")
         mean = ", ".join(f"{value:.4g}" for value in self.stats.mean)
         return (
-            f"{self.name}: {self.image.kind}, {shape}, {self.image_size} px, embedding {self.embed_dim}, "
+            f"{self.name}: {kind}, {shape}, {self.image_size} px, embedding {self.embed_dim}, "
             f"{'QuickGELU' if self.quick_gelu else 'GELU'}, mean {mean}, {millions:.1f} M parameters, "
             f"{str(self.dtype).removeprefix('torch.')} on {self.device}"
         )

@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import Tensor
 
-from denseclip.clip import towers
 from denseclip.errors import UserError
 
 Config = dict[str, Any]
@@ -16,7 +15,17 @@ SECTIONS = ("vision_cfg", "text_cfg")
 REQUIRED = ("embed_dim", *SECTIONS)
 LOSS_KEYS = {"init_logit_scale", "init_logit_bias", "nonscalar_logit_scale"}  # nothing to the towers
 KNOWN = {*REQUIRED, *LOSS_KEYS, "quick_gelu", "custom_text", "multimodal_cfg"}
+SHARED_KEYS = {"width", "layers", "mlp_ratio", "ls_init_value", "pool_type", "final_ln_after_pool", "output_tokens",
+               "act_kwargs", "norm_kwargs", "block_type"}  # fmt: skip
 BLOCK_OPTIONS = ("qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc")
+VISION_KEYS = SHARED_KEYS | {*BLOCK_OPTIONS, "head_width", "patch_size", "image_size", "patch_dropout",
+                             "attentional_pool", "attn_pooler_queries", "attn_pooler_heads", "no_ln_pre",
+                             "pos_embed_type", "timm_model_name", "timm_model_pretrained", "timm_pool", "timm_proj",
+                             "timm_proj_bias", "timm_drop", "timm_drop_path"}  # fmt: skip
+TEXT_KEYS = SHARED_KEYS | {*BLOCK_OPTIONS, "context_length", "vocab_size", "hf_tokenizer_name", "tokenizer_mode",
+                           "tokenizer_kwargs", "heads", "embed_cls", "pad_id", "eos_id", "no_causal_mask",
+                           "proj_bias", "proj_type", "hf_model_name", "hf_model_pretrained", "hf_proj_type",
+                           "hf_pooler_type"}  # fmt: skip
 
 
 def unsupported(config: Mapping[str, Any]) -> str | None:
@@ -152,11 +161,10 @@ def _is_oblong(side: object) -> bool:
 
 
 def _known_keys(config: Mapping[str, Any], source: str) -> None:
-    vision, text = towers.config_fields()
     for section, keys, known in (
         ("the configuration", config.keys(), KNOWN),
-        ("vision_cfg", config["vision_cfg"].keys(), vision),
-        ("text_cfg", config["text_cfg"].keys(), text),
+        ("vision_cfg", config["vision_cfg"].keys(), VISION_KEYS),
+        ("text_cfg", config["text_cfg"].keys(), TEXT_KEYS),
     ):
         strange = sorted(set(keys) - known)
         if strange:

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from denseclip.clip import towers
 from denseclip.clip.checkpoint import Checkpoint, read_checkpoint
 from denseclip.clip.clip import OPENAI_STATS, Clip, ImageStats
 from denseclip.clip.config import REQUIRED, Config, check, infer, merge
 from denseclip.clip.folder import embedded_folder, settings_beside, stats_of, weights_in
 from denseclip.clip.hub import EMBEDDED, fetch, find_pretrained, is_known
+from denseclip.clip.model import Towers, build_towers, without_values
 from denseclip.clip.naming import State, is_hugging_face, to_open_clip
-from denseclip.clip.tokens import tokenizer_for
+from denseclip.clip.tokenizer import tokenizer_for
 from denseclip.errors import UserError
 
 WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".ckpt")
@@ -55,11 +55,13 @@ def load_clip(
     Raises UserError for whatever cannot be found, read, understood or used; weights are never random.
     """
     recipe = _recipe(source, pretrained, config)
-    model = towers.skeleton(recipe.config, recipe.source)
-    state = complete(recipe.state, model.state_dict(), recipe.source)
+    towers = _skeleton(recipe.config, recipe.source)
+    state = complete(recipe.state, towers.state_dict(), recipe.source)
+    towers.load_state_dict(state, assign=True)
     clip = Clip(
         recipe.name,
-        *towers.fill(model, state, quick_gelu=recipe.config["quick_gelu"]),
+        towers.visual.to(memory_format=torch.channels_last),
+        towers.text,
         tokenizer_for(recipe.config["text_cfg"], recipe.source),
         stats=recipe.stats,
         image_size=recipe.config["vision_cfg"].get("image_size", 224),
@@ -67,6 +69,15 @@ def load_clip(
         logit_scale=float(state["logit_scale"].exp()),
     )
     return clip.to(device, dtype)
+
+
+def _skeleton(config: Config, source: str) -> Towers:
+    """Towers without values (meta tensors): nothing can run until every weight is there."""
+    try:
+        return without_values(lambda: build_towers(config))
+    except (TypeError, ValueError, AssertionError, RuntimeError, ZeroDivisionError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{source}: this model config cannot be built ({reason}); mend it") from error
 
 
 def complete(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str) -> State:

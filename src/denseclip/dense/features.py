@@ -7,11 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from denseclip.clip import Clip, ImageStats
-from denseclip.clip.towers import ResNetTower
+from denseclip.clip.model import ResNet
 from denseclip.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from denseclip.dense.attention import Dense, dense_resnet, dense_vit
 from denseclip.dense.options import Compat, DenseOptions
-from denseclip.dense.resnet import DenseResNet
-from denseclip.dense.vit import DenseViT
 from denseclip.errors import UserError
 
 
@@ -37,22 +36,20 @@ class DenseEncoder:
         clip: Clip,
         options: DenseOptions | None = None,
         compat: Compat | None = None,
-        *,
-        fused: bool = True,
     ) -> None:
         self.clip = clip
         self.options = options or DenseOptions()
         self.compat = compat or Compat()
-        if isinstance(clip.image, ResNetTower):
-            self._run = DenseResNet(clip.image, self.options, fused=fused)
+        if isinstance(clip.visual, ResNet):
             self.stride: int = self.options.stride
-        else:
-            if self.options.stride != 32:
-                raise UserError(
-                    f"{clip.name} is a ViT, its map has one cell a patch; leave out stride, or take a ResNet"
-                )
-            self._run = DenseViT(clip.image, self.options, self.compat, fused=fused)  # type: ignore[assignment]
-            self.stride = clip.image.patch_size
+            return
+        if self.options.stride != 32:
+            raise UserError(
+                f"{clip.name} is a ViT, its map has one cell a patch; leave out stride, or take a ResNet"
+            )
+        self.stride = clip.visual.patch_size
+        quick = clip.quick_gelu and not self.compat.exact_gelu
+        self._vit = clip.visual.variant(quick_gelu=quick, eps=self.compat.eps)
 
     @property
     def stats(self) -> ImageStats:
@@ -84,3 +81,9 @@ class DenseEncoder:
             own = features.whole @ matrix.T  # (B, P)
             scores = scores - self.options.cls_bias * own[:, :, None, None]
         return scores
+
+    def _run(self, images: Tensor, *, keys: bool) -> Dense:
+        if isinstance(self.clip.visual, ResNet):
+            images = images.contiguous(memory_format=torch.channels_last)
+            return dense_resnet(self.clip.visual, images, self.options, keys=keys)
+        return dense_vit(self._vit, images, self.options, self.compat, keys=keys)

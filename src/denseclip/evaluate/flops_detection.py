@@ -6,7 +6,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from denseclip.clip.tokens import tokenizer_for
+from denseclip.clip.tokenizer import tokenizer_for
 from denseclip.evaluate.flops import Subject
 from denseclip.nets.denseclip import Shapes
 from denseclip.nets.denseclip.shapes import ResNetShape, TextShape

@@ -9,16 +9,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from denseclip.clip import Clip, ResNetTower, TextTower, ViTTower, load_clip, towers
+from denseclip.clip import Clip, load_clip
 from denseclip.clip.clip import OPENAI_STATS
 from denseclip.clip.config import check
 from denseclip.clip.hub import EMBEDDED, find_pretrained, is_known
-from denseclip.clip.tokens import tokenizer_for
+from denseclip.clip.model import build_towers, without_values
+from denseclip.clip.tokenizer import tokenizer_for
 from denseclip.dense.features import DenseEncoder
 from denseclip.evaluate.flops import Cost, Size, Subject, count
 from denseclip.evaluate.flops_detection import detector, subject_of_detector
 from denseclip.nets.denseclip import DenseClipConfig, Shapes, build_denseclip
-from denseclip.nets.denseclip.shapes import BackboneShape, ResNetShape, TextShape, VitShape, default_taps
+from denseclip.nets.denseclip.shapes import (
+    BackboneShape,
+    ResNetShape,
+    TextShape,
+    VitShape,
+    default_out_indices,
+)
 from denseclip.nets.denseclip.trained import TrainedDenseClip
 from denseclip.nets.detection.config import Kind
 from denseclip.nets.saved import DETECTORS, load_detector, load_trained, trained_kind
@@ -69,7 +76,7 @@ SCORES = (
     MASKS + "; the rest results if the score map is computed at stride 4 too, probably in an earlier version"
 )
 RN50, RN101 = _resnet((3, 4, 6, 3)), _resnet((3, 4, 23, 3))
-VIT_B = VitShape(16, 768, 12, 12, 3072, grid=40, taps=default_taps(12))
+VIT_B = VitShape(16, 768, 12, 12, 3072, grid=40, out_indices=default_out_indices(12))
 
 SEGMENTERS = {  # Semantic FPN on ADE20K, 1024 x 1024, 150 classes
     "fpn-rn50": Published(_fpn(RN50, 1024, language=False), 248.8, 31.0),
@@ -162,7 +169,7 @@ class _DenseClip(nn.Module):
 
     def __init__(self, clip: Clip) -> None:
         super().__init__()
-        self.image, self.text = clip.image, clip.text
+        self.image, self.text = clip.visual, clip.text
         self._encode = DenseEncoder(clip).encode
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -179,20 +186,14 @@ def _dense_clip(clip: Clip) -> Subject:
 def _on_meta(model: str) -> Clip:
     """A CLIP without values: by its configuration if it has a name, else as its file says."""
     if model in EMBEDDED or not is_known(model):
-        clip = copy.copy(load_clip(model))
-        clip.image, clip.text = copy.deepcopy(clip.image).to("meta"), copy.deepcopy(clip.text).to("meta")
-        return clip
+        return copy.deepcopy(load_clip(model)).to("meta")
     entry = find_pretrained(model, None)
     config = check(entry.config, entry.label)
-    net = towers.skeleton(config, entry.label)
-    quick = config["quick_gelu"]
-    image = (
-        ResNetTower(net.visual) if hasattr(net.visual, "attnpool") else ViTTower(net.visual, quick_gelu=quick)
-    )
+    towers = without_values(lambda: build_towers(config))
     return Clip(
         model,
-        image.eval(),
-        TextTower(net.text, quick_gelu=quick).eval(),
+        towers.visual,
+        towers.text,
         tokenizer_for({}, model),
         stats=OPENAI_STATS,
         image_size=config["vision_cfg"].get("image_size", 224),

@@ -5,9 +5,10 @@ from typing import Any, TypeAlias
 
 from torch import Tensor
 
+from denseclip.clip.model import stage_rates
 from denseclip.errors import UserError
 from denseclip.nets.layers import Backbone
-from denseclip.nets.resnet import RESNETS, ResNet, stage_rates
+from denseclip.nets.resnet import RESNETS, ResNet
 
 Untyped: TypeAlias = Any  # a timm model: the package has no types
 TIMM = "timm:"

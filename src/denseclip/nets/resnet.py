@@ -3,20 +3,13 @@
 Names of parameters are mmsegmentation's, so that the published MaskCLIP+ weights fit.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from denseclip.errors import UserError
+from denseclip.clip.model import stage_rates
 from denseclip.nets.layers import Backbone, init_kaiming
-
-OUTPUT_STRIDES = {  # output stride: (strides, dilations) of the four stages
-    8: ((1, 2, 1, 1), (1, 1, 2, 4)),
-    16: ((1, 2, 2, 1), (1, 1, 1, 2)),
-    32: ((1, 2, 2, 2), (1, 1, 1, 1)),
-}
 
 
 @dataclass(frozen=True)
@@ -79,13 +72,6 @@ class ResNet(Backbone):
             x = self.get_submodule(f"layer{i + 1}")(x)
             maps.append(x)
         return maps
-
-
-def stage_rates(output_stride: int) -> tuple[Sequence[int], Sequence[int]]:
-    """Strides and dilations of the four stages; UserError for an output stride that there is not."""
-    if output_stride not in OUTPUT_STRIDES:
-        raise UserError(f"output stride {output_stride} is not possible; choose 8, 16 or 32")
-    return OUTPUT_STRIDES[output_stride]
 
 
 class BasicBlock(nn.Module):

@@ -8,10 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from denseclip.clip.towers import ResNetTower
+from denseclip.clip.model import ResNet as ClipResNet
 from denseclip.errors import UserError
 from denseclip.nets.backbones import build_backbone
-from denseclip.nets.clip_resnet import ClipResNet, tower_shape
 from denseclip.nets.heads import build_head
 from denseclip.nets.layers import Backbone
 from denseclip.nets.resnet import ResNet, ResNetShape
@@ -159,7 +158,7 @@ def build_student(
     embeddings: ClassEmbeddings,
     *,
     pretrained: bool = False,
-    tower: ResNetTower | None = None,
+    tower: ClipResNet | None = None,
 ) -> Student:
     """A student with new weights; load a state dict into it to get a trained one.
 
@@ -174,15 +173,26 @@ def build_student(
     if pretrained:
         raise UserError(f"backbone {config.backbone!r} has no ImageNet weights; leave out pretrained")
     if config.backbone == "clip" and config.shape is None and tower is not None:
-        config = replace(config, shape=tower_shape(tower))
+        first, second, third, fourth = tower.layers
+        shape = ResNetShape((first, second, third, fourth), stem=tower.width, base=tower.width)
+        config = replace(config, shape=shape)
     if config.shape is None:
         raise UserError(f"backbone {config.backbone!r} needs a shape; give its blocks and widths")
     if config.backbone == "resnet":
         return Student(config, ResNet(config.shape, config.output_stride), embeddings)
-    clip_backbone = ClipResNet(config.shape, config.output_stride)
-    if tower is not None:
-        clip_backbone.load_tower(tower)
+    clip_backbone = ClipBackbone(config.shape.blocks, config.shape.base, output_stride=config.output_stride)
+    if tower is not None:  # all of its weights but those of the attention pool
+        state = {n: t for n, t in tower.state_dict().items() if not n.startswith("attnpool.")}
+        clip_backbone.load_state_dict(state)
     return Student(config, clip_backbone, embeddings)
+
+
+class ClipBackbone(ClipResNet, Backbone):
+    """CLIP's own ResNet as a trainable backbone: the conventional fine-tuning of MaskCLIP, section 3.2."""
+
+    def forward(self, images: Tensor) -> list[Tensor]:  # type: ignore[override]
+        """Images (B, 3, H, W) -> four maps, the sizes rounded down."""
+        return self.maps(images)
 
 
 def _mapper(dim: int) -> nn.Module:

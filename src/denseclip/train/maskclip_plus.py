@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from denseclip.clip import ImageStats, load_clip
-from denseclip.clip.towers import ResNetTower
+from denseclip.clip.model import ResNet
 from denseclip.data.augment import Augmentation
 from denseclip.data.datasets import SegmentationDataset
 from denseclip.data.transforms import IMAGENET_MEAN, IMAGENET_STD
@@ -206,13 +206,13 @@ def build_maskclip_plus(
     return MaskClipPlus(student, teacher, recipe, dataset)
 
 
-def _tower(recipe: TrainRecipe, teacher: Teacher) -> ResNetTower:
+def _tower(recipe: TrainRecipe, teacher: Teacher) -> ResNet:
     """Where the student's backbone starts from; UserError if it is a ViT."""
     name = recipe.clips[-1]
     clip = teacher.whole if name == recipe.teacher.model else load_clip(name)
-    if not isinstance(clip.image, ResNetTower):
+    if not isinstance(clip.visual, ResNet):
         raise UserError(f"{name} is a ViT; student.backbone = clip needs a CLIP with a ResNet")
-    return clip.image
+    return clip.visual
 
 
 def _rule(recipe: TrainRecipe, hidden: tuple[int, ...], *, guided: bool, temperature: float) -> LabelRule:

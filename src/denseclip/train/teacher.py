@@ -1,5 +1,6 @@
 """The frozen training-free model that labels what no annotation does."""
 
+import copy
 from pathlib import Path
 
 import torch
@@ -35,7 +36,7 @@ class Teacher:
             resize=dataset.spec.resize,
         )
         self.whole = load_clip(part.model, device=device)
-        clip = self.whole.folded().to(dtype=pick_dtype("auto", device))
+        clip = copy.deepcopy(self.whole).folded().to(dtype=pick_dtype("auto", device))
         self.encoder = DenseEncoder(clip, settings.dense, settings.compat)
         self.segmenter = Segmenter(clip, settings=settings, cache=EmbeddingCache())
         set_dataset_classes(self.segmenter, dataset.spec)

@@ -8,7 +8,7 @@ import torch
 
 from denseclip.clip import Clip
 from denseclip.clip.hub import EMBEDDED
-from denseclip.clip.towers import ResNetTower
+from denseclip.clip.model import ResNet
 from denseclip.dense.load import load
 from denseclip.dense.model import Model
 from denseclip.errors import UserError
@@ -76,7 +76,7 @@ def presets(model: Model) -> dict[str, str]:
     """Presets that differ on this model, the first choice first, with a line on each."""
     if not isinstance(model, Clip):
         return {"maskclip": "the network as it was trained; it has no last block to vary"}
-    resnet = isinstance(model.image, ResNetTower)
+    resnet = isinstance(model.visual, ResNet)
     return {
         name: text
         for name, (text, on_resnet) in PRESETS.items()
@@ -85,8 +85,8 @@ def presets(model: Model) -> dict[str, str]:
 
 
 def _clip_line(clip: Clip) -> str:
-    towers: list[torch.nn.Module] = [clip.image, clip.text]
+    towers: list[torch.nn.Module] = [clip.visual, clip.text]
     count = sum(weights.numel() for tower in towers for weights in tower.parameters())
-    kind = "ResNet" if isinstance(clip.image, ResNetTower) else "ViT"
+    kind = "ResNet" if isinstance(clip.visual, ResNet) else "ViT"
     dtype = str(clip.dtype).removeprefix("torch.")
     return f"{kind}, {count / 1e6:.1f} M parameters, {clip.device} {dtype}"

@@ -82,7 +82,7 @@ def test_class_embedding_once_or_twice():
 
 @pytest.mark.parametrize("by_position", [False, True])
 def test_dropped_paths(by_position):
-    from denseclip.nets.denseclip.blocks import DropPath
+    from denseclip.clip.transformer import DropPath
 
     torch.manual_seed(0)
     drop = DropPath(0.5, by_position=by_position).train()
@@ -168,7 +168,7 @@ def test_starts_from_a_clip_as_the_clip_is(kind):
     pictures = images(height=64, width=64)
     with torch.no_grad():
         torch.testing.assert_close(
-            model.backbone(pictures).whole, clip.encode_image(pictures), rtol=1e-4, atol=1e-5
+            model.backbone(pictures).global_feature, clip.encode_image(pictures), rtol=1e-4, atol=1e-5
         )
         tokens = clip.tokenizer(["a red car"])
         torch.testing.assert_close(

@@ -68,7 +68,7 @@ def test_longer_names_with_the_clip_it_came_from():
     state = from_clip("rn", official=True).state_dict()
     name = "text_encoder.positional_embedding"
     state[name] = state[name][:9]  # 5 tokens of text and 4 contexts, as the official code has it
-    heads = Heads(pool=clip.image.pool.heads, text=clip.text.heads, decoder=2)
+    heads = Heads(pool=clip.visual.pool.heads, text=clip.text.heads, decoder=2)
     long = ["cat", "tree", "a rather long name of a bus"]
     with pytest.raises(UserError, match="load the checkpoint together with its CLIP"):
         load_official(state, long, heads=heads)

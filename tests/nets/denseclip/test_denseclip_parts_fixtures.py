@@ -8,15 +8,14 @@ import torch
 import torch.nn.functional as F
 from denseclip_cases import GRADIENT, Case, deviation, state_of
 
-from denseclip.clip.tokens import tokenizer_for
+from denseclip.clip.tokenizer import tokenizer_for
+from denseclip.clip.transformer import resize_positions
 from denseclip.nets.denseclip import DenseClipConfig, Shapes
 from denseclip.nets.denseclip.context_decoder import ContextDecoder
+from denseclip.nets.denseclip.encoders import VitEncoder
 from denseclip.nets.denseclip.fpn import Fpn
-from denseclip.nets.denseclip.guidance import LanguageGuided
-from denseclip.nets.denseclip.positions import resize_table
-from denseclip.nets.denseclip.shapes import TextShape, VitShape, default_taps, infer_shapes
-from denseclip.nets.denseclip.text import TextEncoder
-from denseclip.nets.denseclip.vit import VitTrunk
+from denseclip.nets.denseclip.guidance import LanguageGuided, text_encoder
+from denseclip.nets.denseclip.shapes import TextShape, VitShape, default_out_indices, infer_shapes
 from fixtures_support import cases, denseclip_weights
 
 pytestmark = pytest.mark.fixtures
@@ -37,7 +36,7 @@ def test_text_encoders(path):
         (c["total_with_contexts"], "manifest_context_encoder", "context_embeddings", arrays["contexts"]),
     ):
         shape = TextShape(c["width"], c["layers"], c["heads"], 4 * c["width"], rows, c["vocab"])
-        encoder = TextEncoder(shape, c["embed"]).eval()
+        encoder = text_encoder(shape, c["embed"]).eval()
         encoder.load_state_dict(state_of(meta[manifest], meta["seed"]), strict=True)
         with torch.no_grad():
             assert deviation(encoder(arrays["texts"], contexts), arrays[wanted]) < FORWARD
@@ -50,7 +49,7 @@ def test_position_tables_at_load_time(path):
     assert tables
     for name in tables:
         side = int(name.removeprefix("pos"))
-        assert deviation(resize_table(arrays["pos7"], (side, side)), arrays[name]) < FORWARD
+        assert deviation(resize_positions(arrays["pos7"], (side, side), "bilinear"), arrays[name]) < FORWARD
 
 
 @pytest.mark.parametrize("path", cases("denseclip", "misc_*.json"), ids=lambda p: p.stem)
@@ -74,9 +73,13 @@ def test_pyramid_of_patches_of_8(path):
     heads = [h for h in (4, 2, 3) if shapes.backbone.width % h == 0]  # not in the case's description
     for h in heads:
         shape = VitShape(
-            **{**vars(shapes.backbone), "heads": h, "taps": default_taps(shapes.backbone.layers)}
+            **{
+                **vars(shapes.backbone),
+                "heads": h,
+                "out_indices": default_out_indices(shapes.backbone.layers),
+            }
         )
-        trunk = VitTrunk(shape, state["proj"].shape[1], DenseClipConfig(official=True)).eval()
+        trunk = VitEncoder(shape, state["proj"].shape[1], DenseClipConfig(official=True)).eval()
         trunk.load_state_dict(state, strict=True)
         height, width = (8 * side for side in arrays["vit8_local"].shape[-2:])
         batch = len(arrays["vit8_local"])
@@ -84,7 +87,7 @@ def test_pyramid_of_patches_of_8(path):
         with torch.no_grad():
             out = trunk(torch.from_numpy(image))
         ours = {f"vit8_feat{i}": one for i, one in enumerate(out.maps)}
-        ours |= {"vit8_global": out.whole, "vit8_local": out.local}
+        ours |= {"vit8_global": out.global_feature, "vit8_local": out.dense_feature}
         errors[h] = max(deviation(one, arrays[name]) for name, one in ours.items())
     assert min(errors.values()) < FORWARD, errors
 

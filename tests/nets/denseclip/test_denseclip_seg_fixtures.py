@@ -27,8 +27,8 @@ def test_trunk_and_its_embeddings(case):
         trunk = case.model.backbone(case.images)
     for i, one in enumerate(trunk.maps):
         case.close(f"feat{i}", one)
-    case.close("global_embedding", trunk.whole)
-    case.close("local_embedding", trunk.local)
+    case.close("global_embedding", trunk.global_feature)
+    case.close("local_embedding", trunk.dense_feature)
 
 
 def test_words_prompting_and_score_map(case, output):

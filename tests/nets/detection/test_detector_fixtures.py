@@ -69,8 +69,8 @@ def test_trunk_words_and_score_map(case, model, output):
         plain = model.words.embeddings(model.text_encoder, model.contexts)
     for i, one in enumerate(trunk.maps):
         case.close(f"feat{i}", one)
-    case.close("global_embedding", trunk.whole)
-    case.close("local_embedding", trunk.local)
+    case.close("global_embedding", trunk.global_feature)
+    case.close("local_embedding", trunk.dense_feature)
     case.close("text_embeddings", plain)
     case.close("text_diff", (output.guidance.text - plain) / model.gamma)
     scores = output.guidance.scores / model.config.tau

@@ -41,7 +41,7 @@ def test_any_clip_learns_and_finds(kind, tower, language):
 def test_vit_has_a_simple_pyramid():
     """All four maps are made of its last block."""
     model = detector_from_clip("retinanet", "vit")
-    assert model.backbone.taps == (2, 2, 2, 2)
+    assert model.backbone.out_indices == (2, 2, 2, 2)
     sides = [(8, 12), (4, 6), (2, 3)]
     assert [tuple(one.shape[2:]) for one in model.backbone(images()).maps[1:]] == sides
     finest = detector_from_clip("maskrcnn", "vit").backbone(images()).maps[0]

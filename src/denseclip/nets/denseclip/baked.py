@@ -6,8 +6,8 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
+from denseclip.clip.model import TextTransformer
 from denseclip.nets.denseclip.segmenter import DenseClipSegmenter
-from denseclip.nets.denseclip.text import TextEncoder
 
 
 class FixedWords(nn.Module):
@@ -19,7 +19,7 @@ class FixedWords(nn.Module):
         super().__init__()
         self.register_buffer("kept", kept)  # (1, K, D)
 
-    def embeddings(self, encoder: TextEncoder, contexts: Tensor) -> Tensor:
+    def embeddings(self, encoder: TextTransformer, contexts: Tensor) -> Tensor:
         """(1, K, D), not normalised."""
         del encoder, contexts
         return self.kept

@@ -7,11 +7,11 @@ from math import isqrt
 from torch import Tensor, nn
 
 from denseclip.clip import Clip
-from denseclip.clip.tokens import tokenizer_for
+from denseclip.clip.tokenizer import Tokenize, tokenizer_for
+from denseclip.clip.transformer import resize_positions
 from denseclip.errors import UserError
 from denseclip.nets.denseclip.config import DenseClipConfig
-from denseclip.nets.denseclip.guidance import LanguageGuided, Tokenize
-from denseclip.nets.denseclip.positions import resize_table
+from denseclip.nets.denseclip.guidance import LanguageGuided
 from denseclip.nets.denseclip.segmenter import DenseClipSegmenter
 from denseclip.nets.denseclip.shapes import Shapes, TextShape, TimmShape, with_resolution
 
@@ -58,13 +58,13 @@ def tokenizer_of(shape: TextShape) -> Tokenize:
 def start_from(model: LanguageGuided, clip: Clip) -> None:
     """Load the CLIP's weights, every one accounted for; what it lacks keeps its initial values."""
     if model.config.backbone == "clip":
-        image = _without_prefix(clip.image.state_dict(), "visual.")
+        image = _floats(clip.visual)
         if "bn1.running_mean" not in image and "layer1.0.conv1.weight" in image:
             raise UserError(f"{clip.name}: its batch norms are folded; pass the CLIP as load_clip returns it")
         unused = () if model.config.language else ("attnpool.", "ln_post.", "proj")
-        _load(model.backbone, image, fresh=model.backbone.fresh, unused=unused)
+        _load(model.backbone, image, fresh=model.backbone.new_parameters, unused=unused)
     if model.config.language:
-        text = _without_prefix(clip.text.state_dict(), "text.")
+        text = _floats(clip.text)
         if "text_projection" not in text:
             raise UserError(
                 f"{clip.name}: its text tower does not end with a plain matrix; take another CLIP"
@@ -90,8 +90,8 @@ def _fitted(tensor: Tensor, own: Tensor | None) -> Tensor:
     if own is None or tensor.ndim != 2 or tensor.shape == own.shape:
         return tensor
     side = isqrt(len(own) - 1)
-    return resize_table(tensor, (side, side)) if tensor.shape[1] == own.shape[1] else tensor
+    return resize_positions(tensor, (side, side), "bilinear") if tensor.shape[1] == own.shape[1] else tensor
 
 
-def _without_prefix(state: Mapping[str, Tensor], prefix: str) -> State:
-    return {name.removeprefix(prefix): tensor.float() for name, tensor in state.items()}
+def _floats(tower: nn.Module) -> State:
+    return {n: t.float() if t.is_floating_point() else t for n, t in tower.state_dict().items()}

@@ -8,15 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from denseclip.clip.model import TextTransformer
+from denseclip.clip.tokenizer import Tokenize
 from denseclip.errors import UserError
 from denseclip.nets.denseclip.config import DenseClipConfig
 from denseclip.nets.denseclip.context_decoder import ContextDecoder
-from denseclip.nets.denseclip.shapes import Shapes
-from denseclip.nets.denseclip.text import TextEncoder
-from denseclip.nets.denseclip.trunk import Trunk, TrunkOutput
-from denseclip.nets.denseclip.trunks import make_trunk
-
-Tokenize = Callable[[Sequence[str]], Tensor]  # names -> (K, L) int64, padded with zeros
+from denseclip.nets.denseclip.encoders import Encoded, Encoder, make_encoder
+from denseclip.nets.denseclip.shapes import Shapes, TextShape
 
 
 class Words(nn.Module):
@@ -35,7 +33,7 @@ class Words(nn.Module):
         self.register_buffer("tokens", tokens, persistent=False)  # (K, L)
         self._kept: tuple[Any, Tensor] | None = None
 
-    def embeddings(self, encoder: TextEncoder, contexts: Tensor) -> Tensor:
+    def embeddings(self, encoder: TextTransformer, contexts: Tensor) -> Tensor:
         """(B, K, D) from contexts (B, N, W), not normalised."""
         if self.training or torch.is_grad_enabled():
             return encoder(self.tokens, contexts)
@@ -52,6 +50,23 @@ class Words(nn.Module):
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "Words":
         self._kept = None  # a new device or precision
         return super()._apply(fn, recurse)
+
+
+def text_encoder(shape: TextShape, embed_dim: int) -> TextTransformer:
+    """A CLIP text transformer of this shape, with initial weights."""
+    return TextTransformer(
+        vocabulary=shape.vocabulary,
+        context_length=shape.rows,
+        width=shape.width,
+        layers=shape.layers,
+        heads=shape.heads,
+        hidden=shape.hidden,
+        embed_dim=embed_dim,
+        quick_gelu=shape.quick_gelu,
+        layer_scale=shape.layer_scale,
+        pool="argmax" if shape.end is None else "eos",
+        eos=shape.end,
+    )
 
 
 @dataclass(frozen=True)
@@ -86,7 +101,7 @@ class LanguageGuided(nn.Module):
         if not classes:
             raise UserError("no classes are given; name at least one")
         self.config, self.shapes, self.classes = config, shapes, tuple(classes)
-        self.backbone: Trunk = make_trunk(shapes, config)
+        self.backbone: Encoder = make_encoder(shapes, config)
         self.level = self.backbone.score_level if config.score_level is None else config.score_level
         if config.language:
             assert shapes.text is not None and tokenize is not None
@@ -97,7 +112,7 @@ class LanguageGuided(nn.Module):
     def _add_text(self) -> None:
         config, shape, embed_dim = self.config, self.shapes.text, self.shapes.embed_dim
         assert shape is not None
-        self.text_encoder = TextEncoder(shape, embed_dim)
+        self.text_encoder = text_encoder(shape, embed_dim)
         self.contexts = nn.Parameter(torch.empty(1, config.contexts, shape.width))
         std = 1.0 if config.official else 0.02
         nn.init.trunc_normal_(self.contexts, std=std, a=-2 * std, b=2 * std)
@@ -133,7 +148,7 @@ class LanguageGuided(nn.Module):
             raise UserError("this model was made without language; words mean nothing to it")
         tokens = self.tokenize(list(names))  # (K, L)
         length = int(tokens.ne(0).nonzero()[:, 1].max()) + 1 if tokens.numel() else 0
-        limit = self.text_encoder.rows - self.config.contexts
+        limit = self.text_encoder.context_length - self.config.contexts
         if length > limit:
             lengths = tokens.ne(0).sum(dim=1)
             raise UserError(
@@ -147,43 +162,45 @@ class LanguageGuided(nn.Module):
         """Images (B, 3, H, W), normalised as for the CLIP -> maps for the neck, score map, embeddings."""
         return self.guided(self.backbone(images))
 
-    def guided(self, trunk: TrunkOutput) -> Guidance:
+    def guided(self, encoded: Encoded) -> Guidance:
         """The same from what the backbone gave."""
         if not self.config.language:
-            return Guidance(trunk.maps)
-        scores, text = self.scores(trunk, self.words)
+            return Guidance(encoded.maps)
+        scores, text = self.scores(encoded, self.words)
         joined = scores / self.config.tau if self.config.score_logits else scores
-        maps = list(trunk.maps)
+        maps = list(encoded.maps)
         maps[self.level] = torch.cat([maps[self.level], joined.to(maps[self.level].dtype)], dim=1)
         return Guidance(tuple(maps), scores, text)
 
-    def scores(self, trunk: TrunkOutput, words: Words) -> tuple[Tensor, Tensor]:
+    def scores(self, encoded: Encoded, words: Words) -> tuple[Tensor, Tensor]:
         """Cosines (B, K, h, w) of z and the words' embeddings (B, K, D), and those (equation 2)."""
         if self.config.prompting != "pre":
-            return self.scores_of(trunk, words.embeddings(self.text_encoder, self.contexts))
-        context = _tokens(trunk)
+            return self.scores_of(encoded, words.embeddings(self.text_encoder, self.contexts))
+        context = _tokens(encoded)
         contexts = self.context_decoder(self.contexts.expand(context.shape[0], -1, -1), context)  # (B, N, W)
         text = self.text_encoder(words.tokens, contexts)  # (B, K, D)
-        return _cosines(trunk, text), text
+        return _cosines(encoded, text), text
 
-    def scores_of(self, trunk: TrunkOutput, text: Tensor) -> tuple[Tensor, Tensor]:
+    def scores_of(self, encoded: Encoded, text: Tensor) -> tuple[Tensor, Tensor]:
         """The same from embeddings (1, K, D) before post-model prompting."""
-        context = _tokens(trunk)
+        context = _tokens(encoded)
         text = text.expand(context.shape[0], -1, -1)  # (B, K, D)
         if self.config.prompting == "post":
             text = text + self.gamma * self.context_decoder(text, context)
-        return _cosines(trunk, text), text
+        return _cosines(encoded, text), text
 
 
-def _tokens(trunk: TrunkOutput) -> Tensor:
+def _tokens(encoded: Encoded) -> Tensor:
     """[g; z] as (B, 1 + hw, D)."""
-    assert trunk.whole is not None and trunk.local is not None
-    return torch.cat([trunk.whole[:, :, None], trunk.local.flatten(2)], dim=2).transpose(1, 2)
+    assert encoded.global_feature is not None and encoded.dense_feature is not None
+    return torch.cat([encoded.global_feature[:, :, None], encoded.dense_feature.flatten(2)], dim=2).transpose(
+        1, 2
+    )
 
 
-def _cosines(trunk: TrunkOutput, text: Tensor) -> Tensor:
-    assert trunk.local is not None
-    local, unit = F.normalize(trunk.local.float(), dim=1), F.normalize(text.float(), dim=2)
+def _cosines(encoded: Encoded, text: Tensor) -> Tensor:
+    assert encoded.dense_feature is not None
+    local, unit = F.normalize(encoded.dense_feature.float(), dim=1), F.normalize(text.float(), dim=2)
     return torch.einsum("bdhw,bkd->bkhw", local, unit)
 
 

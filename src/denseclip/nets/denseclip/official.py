@@ -9,10 +9,10 @@ from torch import Tensor
 
 from denseclip.clip import Clip
 from denseclip.clip.checkpoint import read_checkpoint
+from denseclip.clip.tokenizer import Tokenize
 from denseclip.errors import UserError
 from denseclip.nets.denseclip.build import build_denseclip
 from denseclip.nets.denseclip.config import DenseClipConfig
-from denseclip.nets.denseclip.guidance import Tokenize
 from denseclip.nets.denseclip.segmenter import DenseClipSegmenter
 from denseclip.nets.denseclip.shapes import Heads, Shapes, infer_shapes
 

@@ -30,7 +30,11 @@ def treatments(model: LanguageGuided) -> dict[str, Treatment]:
     tenth of the rate, all others at the full one; vectors (norms, biases, gamma) do not decay.
     """
     rule = _official if model.config.official else _ours
-    return {n: rule(n, p.ndim, model.backbone.fresh) for n, p in model.named_parameters() if p.requires_grad}
+    return {
+        n: rule(n, p.ndim, model.backbone.new_parameters)
+        for n, p in model.named_parameters()
+        if p.requires_grad
+    }
 
 
 def param_groups(

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from denseclip.clip.tokenizer import Tokenize
 from denseclip.nets.denseclip.config import DenseClipConfig
 from denseclip.nets.denseclip.fpn import Fpn, SemanticFpnHead
-from denseclip.nets.denseclip.guidance import Guidance, LanguageGuided, Tokenize
+from denseclip.nets.denseclip.guidance import Guidance, LanguageGuided
 from denseclip.nets.denseclip.losses import pixel_cross_entropy
 from denseclip.nets.denseclip.shapes import Shapes
 

@@ -5,9 +5,10 @@ from dataclasses import asdict, dataclass, replace
 from math import isqrt
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from denseclip.clip import Clip, ResNetTower, TextTower, ViTTower
+from denseclip.clip import Clip, ResNet, TextTransformer, VisionTransformer
+from denseclip.clip.transformer import LayerScale
 from denseclip.errors import UserError
 
 
@@ -23,7 +24,8 @@ class ResNetShape:
 
 @dataclass(frozen=True)
 class VitShape:
-    """A CLIP ViT. hidden: width of the MLPs. taps: blocks (from 0) whose outputs become the four maps.
+    """A CLIP ViT. hidden: width of the MLPs. out_indices: blocks (from 0) whose outputs become
+    the four maps.
 
     norm_first: a norm before the first block. pool: the picture's own vector, "tok" (class token) or "avg".
     """
@@ -34,7 +36,7 @@ class VitShape:
     heads: int
     hidden: int
     grid: int
-    taps: tuple[int, ...]
+    out_indices: tuple[int, ...]
     quick_gelu: bool = True
     norm_first: bool = True
     layer_scale: bool = False
@@ -83,8 +85,8 @@ class Shapes:
     @classmethod
     def of_clip(cls, clip: Clip, *, language: bool = True) -> "Shapes":
         """The sizes of a CLIP; UserError for text towers that contexts cannot be put into."""
-        tower = clip.image
-        backbone = _resnet(tower) if isinstance(tower, ResNetTower) else _vit(tower)
+        tower = clip.visual
+        backbone = _resnet(tower) if isinstance(tower, ResNet) else _vit(tower)
         return cls(backbone, _text(clip.text, clip.name) if language else None, clip.embed_dim)
 
     def to_dict(self) -> dict[str, Any]:
@@ -108,55 +110,52 @@ class Shapes:
         return cls(shape, text, values["embed_dim"])
 
 
-def default_taps(layers: int) -> tuple[int, ...]:
+def default_out_indices(layers: int) -> tuple[int, ...]:
     """Blocks 3, 5, 7, 11 of twelve, and in the same proportion of any other number."""
     return tuple(max(1, round(layers * part / 12)) - 1 for part in (4, 6, 8, 12))
 
 
-def _resnet(tower: ResNetTower) -> ResNetShape:
-    state = tower.state_dict()
+def _resnet(tower: ResNet) -> ResNetShape:
+    first, second, third, fourth = tower.layers
     return ResNetShape(
-        layers=_stages(state, "visual."),
-        width=state["visual.conv3.weight"].shape[0],
-        heads=tower.pool.heads,
-        grid=tower.grid[0],
+        (first, second, third, fourth), tower.width, heads=tower.pool.heads, grid=tower.grid[0]
     )
 
 
-def _vit(tower: ViTTower) -> VitShape:
-    blocks = tower.blocks
+def _vit(tower: VisionTransformer) -> VitShape:
+    blocks = tower.transformer.blocks
     return VitShape(
         patch=tower.patch_size,
         width=tower.width,
         layers=len(blocks),
         heads=tower.heads,
-        hidden=len(blocks[0].fc_bias),
+        hidden=blocks[0].mlp.c_fc.out_features,
         grid=tower.grid[0],
-        taps=default_taps(len(blocks)),
+        out_indices=default_out_indices(len(blocks)),
         quick_gelu=tower.quick_gelu,
-        norm_first=tower.ln_pre is not None,
-        layer_scale=blocks[0].ls_1 is not None,
+        norm_first=isinstance(tower.ln_pre, nn.LayerNorm),
+        layer_scale=isinstance(blocks[0].ls_1, LayerScale),
         pool=tower.pool,
     )
 
 
-def _text(tower: TextTower, name: str) -> TextShape:
+def _text(tower: TextTransformer, name: str) -> TextShape:
     if not tower.causal or tower.pool not in ("argmax", "eos"):
         raise UserError(
             f"{name}: its text tower is not CLIP's (read at the end, each token sees those before it), so contexts "
             "cannot be learned for it; take another CLIP, such as RN50 or ViT-B-16"
         )
-    blocks = tower.blocks
+    blocks = tower.transformer.blocks
     return TextShape(
         width=tower.width,
         layers=len(blocks),
         heads=tower.heads,
-        hidden=len(blocks[0].fc_bias),
-        rows=len(tower.positional_embedding),
-        vocabulary=len(tower.token_embedding),
+        hidden=blocks[0].mlp.c_fc.out_features,
+        rows=tower.context_length,
+        vocabulary=tower.token_embedding.num_embeddings,
         quick_gelu=tower.quick_gelu,
-        layer_scale=blocks[0].ls_1 is not None,
-        end=tower.eos_id if tower.pool == "eos" else None,
+        layer_scale=isinstance(blocks[0].ls_1, LayerScale),
+        end=tower.eos if tower.pool == "eos" else None,
     )
 
 
@@ -204,7 +203,7 @@ def _vit_in(state: Mapping[str, Tensor], heads: Heads) -> VitShape:
         heads=heads.vit or width // 64,
         hidden=len(state["backbone.transformer.resblocks.0.mlp.c_fc.bias"]),
         grid=isqrt(len(state["backbone.positional_embedding"]) - 1),
-        taps=default_taps(layers),
+        out_indices=default_out_indices(layers),
     )
 
 

@@ -16,10 +16,10 @@ from denseclip.errors import UserError
 from denseclip.nets.denseclip.baked import baked
 from denseclip.nets.denseclip.build import build_denseclip
 from denseclip.nets.denseclip.config import DenseClipConfig
+from denseclip.nets.denseclip.encoders import Encoded
 from denseclip.nets.denseclip.official import load_official
 from denseclip.nets.denseclip.segmenter import DenseClipSegmenter
 from denseclip.nets.denseclip.shapes import Shapes, VitShape
-from denseclip.nets.denseclip.trunk import TrunkOutput
 from denseclip.nets.saved import fingerprint_of, restore
 from denseclip.vocabulary import ClassEmbeddings, EmbeddingCache, Ontology, class_set
 from denseclip.vocabulary.words import LITERAL, key
@@ -142,11 +142,11 @@ class DenseClipEncoder:
     def encode(self, images: Tensor, *, keys: bool = False) -> DenseFeatures:
         """Images (B, 3, H, W), normalised -> features for `scores`."""
         assert not keys
-        trunk = self.model.backbone(images.to(self.model.decode_head.conv_seg.weight))
-        guidance = self.model.guided(trunk)
+        encoded = self.model.backbone(images.to(self.model.decode_head.conv_seg.weight))
+        guidance = self.model.guided(encoded)
         logits = self.model.decode_head(self.model.neck(guidance.maps)).float()  # (B, K, H / 4, W / 4)
-        local = logits if trunk.local is None else trunk.local
-        return DenseFeatures(local, whole=trunk.whole, logits=logits)
+        local = logits if encoded.dense_feature is None else encoded.dense_feature
+        return DenseFeatures(local, whole=encoded.global_feature, logits=logits)
 
     @torch.inference_mode()
     def scores(self, features: DenseFeatures, matrix: Tensor) -> Tensor:
@@ -156,7 +156,7 @@ class DenseClipEncoder:
             assert features.logits is not None
             return features.logits[:, matrix[:, :classes].argmax(dim=1)]
         text = matrix[:, classes:].to(features.map)[None]  # (1, P, D)
-        scores, _ = self.model.scores_of(TrunkOutput((), features.whole, features.map), text)
+        scores, _ = self.model.scores_of(Encoded((), features.whole, features.map), text)
         return scores / self.model.config.tau
 
 

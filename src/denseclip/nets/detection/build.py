@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from denseclip.clip import Clip
+from denseclip.clip.tokenizer import Tokenize
 from denseclip.nets.denseclip.build import shapes_for, start_from, tokenizer_of
 from denseclip.nets.denseclip.config import DenseClipConfig
-from denseclip.nets.denseclip.guidance import Tokenize
 from denseclip.nets.denseclip.shapes import Shapes, VitShape
 from denseclip.nets.detection.config import DetectorConfig
 from denseclip.nets.detection.detector import Detector
@@ -42,4 +42,4 @@ def _shapes(config: DenseClipConfig, clip: Clip) -> Shapes:
     backbone = shapes.backbone
     if not isinstance(backbone, VitShape):
         return shapes
-    return replace(shapes, backbone=replace(backbone, taps=(backbone.layers - 1,) * 4))
+    return replace(shapes, backbone=replace(backbone, out_indices=(backbone.layers - 1,) * 4))

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from denseclip.clip.tokenizer import Tokenize
 from denseclip.nets.denseclip.config import DenseClipConfig
+from denseclip.nets.denseclip.encoders import VitEncoder
 from denseclip.nets.denseclip.fpn import Fpn
-from denseclip.nets.denseclip.guidance import Guidance, LanguageGuided, Tokenize
+from denseclip.nets.denseclip.guidance import Guidance, LanguageGuided
 from denseclip.nets.denseclip.shapes import Shapes
-from denseclip.nets.denseclip.vit import VitTrunk
 from denseclip.nets.detection.config import DetectorConfig
 from denseclip.nets.detection.instances import Detections, Instances
 from denseclip.nets.detection.regions import RegionHead
@@ -41,7 +42,7 @@ class Detector(LanguageGuided):
         super().__init__(config, shapes, classes, tokenize)
         self.detector, details, channels = detector, detector.details, config.fpn_channels
         retina = detector.kind == "retinanet"
-        if retina and isinstance(self.backbone, VitTrunk):
+        if retina and isinstance(self.backbone, VitEncoder):
             self.backbone.fpn1 = nn.Identity()  # nobody looks at its finest map
         self.neck = Fpn(
             self.map_channels,
@@ -93,7 +94,7 @@ class Detector(LanguageGuided):
         """Batch norms of the backbone that come with CLIP's weights; looked up anew, as training replaces modules."""
         if self.config.backbone != "clip" or not self.detector.details.frozen_norms:
             return []
-        fresh = self.backbone.fresh
+        fresh = self.backbone.new_parameters
         return [
             module
             for name, module in self.backbone.named_modules()

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from denseclip.clip.checkpoint import read_checkpoint
+from denseclip.clip.tokenizer import Tokenize
 from denseclip.errors import UserError
 from denseclip.nets.denseclip.config import DenseClipConfig
-from denseclip.nets.denseclip.guidance import Tokenize
 from denseclip.nets.denseclip.official import load_exactly, official_config
 from denseclip.nets.denseclip.shapes import Heads, Shapes, infer_shapes
 from denseclip.nets.detection.build import build_detector

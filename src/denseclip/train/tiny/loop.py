@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from denseclip.clip.clip import OPENAI_STATS
 from denseclip.clip.device import has_bf16
 from denseclip.clip.folder import ASSETS
-from denseclip.clip.tokens import Tokenizer, tokenizer_for
-from denseclip.clip.towers import TextTower, untrained
+from denseclip.clip.model import ResNet, build_towers
+from denseclip.clip.tokenizer import Tokenizer, tokenizer_for
 from denseclip.data.stickers import COLOURS, TEXTURES, sprite_names
 from denseclip.data.stickers.sprites import RECOLOURABLE
 from denseclip.files import atomic_path
@@ -41,12 +41,8 @@ class Trainee(nn.Module):
     def __init__(self, recipe: TinyRecipe) -> None:
         super().__init__()
         config = dict(recipe.config)
-        if recipe.patch_dropout:
-            config["vision_cfg"] = {**config["vision_cfg"], "patch_dropout": recipe.patch_dropout}
-        self.model: Untyped = untrained(config)
-        for name, weight in self.model.visual.named_parameters():
-            if name.endswith("bn3.weight"):
-                nn.init.ones_(weight)  # zeros keep the 3x3 convolutions asleep for most of a run this short
+        self.model = build_towers(config)
+        self.patch_dropout = recipe.patch_dropout
         self.model.visual.to(memory_format=torch.channels_last)
         nn.init.constant_(self.model.logit_scale, math.log(recipe.first_scale))
         self.register_buffer("bank", torch.zeros(len(WORDS), config["embed_dim"]))
@@ -60,23 +56,24 @@ class Trainee(nn.Module):
         """(B, 3, S, S) uint8 -> unit rows (B, D) of pictures and (B, P, D) of the places that were pooled."""
         x = ((images.float() - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         visual = self.model.visual
-        if hasattr(visual, "attnpool"):
-            x = visual.layer4(visual.layer3(visual.layer2(visual.layer1(visual.stem(x)))))  # (B, 32w, h, w)
-            pool = visual.attnpool
-            position = resize_grid(pool.positional_embedding, x.shape[-1])
-            pooled = torch.func.functional_call(pool, {"positional_embedding": position}, (x,))
+        if isinstance(visual, ResNet):
+            x, pool = visual.last_map(x), visual.pool  # (B, 32w, h, w)
+            pooled = pool(x)[0]
             places = pool.c_proj(pool.v_proj(x.flatten(2).mT))  # (B, P, D), the value path
         else:
-            visual.output_tokens = True
-            pooled, places = visual(x)
-            places = places @ visual.proj  # (B, P, D)
+            x, _ = visual.embed(x)  # (B, 1 + P, W)
+            if self.training and self.patch_dropout:
+                kept = torch.rand(x.shape[1] - 1, device=x.device) >= self.patch_dropout
+                x = torch.cat([x[:, :1], x[:, 1:][:, kept]], dim=1)
+            x = visual.transformer(x)
+            pooled, places = visual.pooled(x), visual.project(x[:, 1:])  # (B, P, D)
         return F.normalize(pooled, dim=-1), F.normalize(places, dim=-1)
 
     def sentences(self, texts: list[str]) -> Tensor:
         """N sentences -> (N, D) unit rows."""
         tokens = self.tokenizer(texts).to(self.mean.device)
         tokens = tokens[:, : int((tokens != 0).sum(1).max())]
-        return F.normalize(TextTower(self.model.text, quick_gelu=False)(tokens), dim=-1)
+        return F.normalize(self.model.text(tokens), dim=-1)
 
     @torch.no_grad()
     def word_bank(self) -> Tensor:
@@ -100,16 +97,6 @@ class Trainee(nn.Module):
             by_place = places @ bank.T  # (B, P, W)
             loss = loss + place_contrast(by_place, known) + 0.5 * bank_contrast(by_place.amax(1), known)
         return loss + 0.25 * pair_contrast(images[:some], whole, scale) + 2 * spread(phrases)
-
-
-def resize_grid(embedding: Tensor, side: int) -> Tensor:
-    """Positional embedding (1 + g*g, C) of an attention pool -> (1 + side*side, C), bilinear."""
-    grid = round((len(embedding) - 1) ** 0.5)
-    if grid == side:
-        return embedding
-    spatial = embedding[1:].T.reshape(1, -1, grid, grid)
-    spatial = F.interpolate(spatial, (side, side), mode="bilinear", align_corners=False)
-    return torch.cat([embedding[:1], spatial.flatten(2)[0].T])
 
 
 def optimizer_for(trainee: Trainee, recipe: TinyRecipe) -> torch.optim.AdamW:

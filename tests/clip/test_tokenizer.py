@@ -1,5 +1,6 @@
 """Tokens: CLIP's own vocabulary, the short one of the embedded models, and what cannot be had."""
 
+import random
 import re
 from pathlib import Path
 
@@ -7,8 +8,8 @@ import open_clip
 import pytest
 import torch
 
-from denseclip.clip import tokens
-from denseclip.clip.tokens import CLIP_VOCABULARY, SHORT_VOCABULARY, tokenizer_for
+from denseclip.clip import tokenizer as module
+from denseclip.clip.tokenizer import CLIP_VOCABULARY, SHORT_VOCABULARY, tokenizer_for
 from denseclip.errors import UserError
 
 SENTENCES = ["a photo of a cat", "Two RED cars, seen from above!", "naïve café 猫 🐈", ""]
@@ -16,7 +17,28 @@ SENTENCES = ["a photo of a cat", "Two RED cars, seen from above!", "naïve café
 
 def test_clips_own_tokens() -> None:
     tokenizer = tokenizer_for({}, "clip")
-    assert torch.equal(tokenizer(SENTENCES), open_clip.tokenizer.tokenize(SENTENCES))
+    rng = random.Random(0)
+    words = [
+        "a",
+        "Cat's",
+        "don't",
+        "naïve",
+        "日本語",
+        "123",
+        "C++",
+        "&amp;lt;",
+        "<end_of_text>",
+        "aaaa",
+        "bananana",
+    ]
+    words += ["hello-world", "ﬁ", "🐕\u200d🦺", "we'll", "\t", "x"]
+    mixed = [" ".join(rng.choices(words, k=rng.randint(1, 40))) for _ in range(100)]
+    sentences = [
+        *SENTENCES,
+        *mixed,
+        *("".join(map(chr, rng.sample(range(32, 12000), 9))) for _ in range(100)),
+    ]
+    assert torch.equal(tokenizer(sentences), open_clip.tokenizer.tokenize(sentences))
     assert tokenizer([]).shape == (0, 77)
 
 
@@ -53,8 +75,8 @@ def test_a_tokenizer_that_needs_transformers(monkeypatch: pytest.MonkeyPatch) ->
         tokenizer_for({"hf_tokenizer_name": "mt5"}, "x")
 
 
-def test_only_the_clip_package_knows_open_clip_and_only_towers_its_layout() -> None:
-    package = Path(tokens.__file__).parents[1]
+def test_only_the_catalog_and_the_tokenizers_of_others_need_open_clip() -> None:
+    package = Path(module.__file__).parents[1]
     imports = {
         path.relative_to(package).as_posix(): re.findall(
             r"(?:import|from) (open_clip[\w.]*)", path.read_text()
@@ -62,6 +84,6 @@ def test_only_the_clip_package_knows_open_clip_and_only_towers_its_layout() -> N
         for path in package.rglob("*.py")
     }
     users = {name: found for name, found in imports.items() if found}
-    assert set(users) == {"clip/towers.py", "clip/hub.py", "clip/tokens.py"}
+    assert set(users) == {"clip/hub.py", "clip/tokenizer.py"}
     assert set(users["clip/hub.py"]) <= {"open_clip", "open_clip.pretrained"}
-    assert set(users["clip/tokens.py"]) == {"open_clip.tokenizer"}
+    assert set(users["clip/tokenizer.py"]) == {"open_clip.tokenizer"}

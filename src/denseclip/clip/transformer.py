@@ -1,0 +1,191 @@
+"""CLIP's pre-norm transformer, for pictures and words, under the names of its weights."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from denseclip.errors import UserError
+
+Grid = tuple[int, int]
+Positions = Literal["bicubic", "bilinear", "crop"]
+
+
+class QuickGELU(nn.Module):
+    """x * sigmoid(1.702 x), as in OpenAI's weights."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Elementwise."""
+        return x * torch.sigmoid(1.702 * x)
+
+
+class DropPath(nn.Module):
+    """A residual branch left out at random in training (Huang et al., 2016), of each picture by itself.
+
+    by_position: the official quirk of DenseCLIP, one draw for each token position, shared by the whole batch.
+    """
+
+    def __init__(self, rate: float, *, by_position: bool = False) -> None:
+        super().__init__()
+        self.rate, self.by_position = rate, by_position
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Tokens (B, N, W)."""
+        if not self.training or self.rate == 0:
+            return x
+        shape = (1, x.shape[1], 1) if self.by_position else (len(x), 1, 1)
+        return x * x.new_empty(shape).bernoulli_(1 - self.rate).div_(1 - self.rate)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with packed projections; `causal`: tokens see only those before."""
+
+    def __init__(self, width: int, heads: int, *, causal: bool = False) -> None:
+        super().__init__()
+        self.heads, self.causal = heads, causal
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
+        self.out_proj = nn.Linear(width, width)
+        nn.init.normal_(self.in_proj_weight, std=width**-0.5)
+
+    def qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens (B, N, W) -> queries, keys and values, each (B, heads, N, W / heads)."""
+        y = F.linear(x, self.in_proj_weight, self.in_proj_bias)  # (B, N, 3W)
+        q, k, v = y.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        return q, k, v
+
+    def keys(self, x: Tensor) -> Tensor:
+        """Tokens (B, N, W) -> keys (B, N, W), the heads side by side."""
+        width = x.shape[-1]
+        return F.linear(x, self.in_proj_weight[width : 2 * width], self.in_proj_bias[width : 2 * width])
+
+    def project(self, y: Tensor) -> Tensor:
+        """What the heads attended to, (B, heads, N, W / heads) -> (B, N, W)."""
+        return self.out_proj(y.transpose(1, 2).flatten(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Tokens (B, N, W) -> (B, N, W)."""
+        return self.project(F.scaled_dot_product_attention(*self.qkv(x), is_causal=self.causal))
+
+
+class Mlp(nn.Module):
+    """Two linear layers with QuickGELU or exact GELU between them."""
+
+    def __init__(self, width: int, hidden: int, *, quick_gelu: bool) -> None:
+        super().__init__()
+        self.c_fc = nn.Linear(width, hidden)
+        self.gelu = QuickGELU() if quick_gelu else nn.GELU()
+        self.c_proj = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., W) -> (..., W)."""
+        return self.c_proj(self.gelu(self.c_fc(x)))
+
+
+class LayerScale(nn.Module):
+    """A learned factor per channel, which a few CLIPs have."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., W)."""
+        return x * self.gamma
+
+
+class Block(nn.Module):
+    """x += attention(norm x); x += mlp(norm x)."""
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        hidden: int,
+        *,
+        quick_gelu: bool,
+        causal: bool = False,
+        layer_scale: bool = False,
+        eps: float = 1e-5,
+        drop_path: DropPath | None = None,
+    ) -> None:
+        super().__init__()
+        self.attn = Attention(width, heads, causal=causal)
+        self.ln_1 = nn.LayerNorm(width, eps)
+        self.mlp = Mlp(width, hidden, quick_gelu=quick_gelu)
+        self.ln_2 = nn.LayerNorm(width, eps)
+        self.ls_1 = LayerScale(width) if layer_scale else nn.Identity()
+        self.ls_2 = LayerScale(width) if layer_scale else nn.Identity()
+        self.drop_path = drop_path or nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Tokens (B, N, W) -> (B, N, W)."""
+        x = x + self.drop_path(self.ls_1(self.attn(self.ln_1(x))))
+        return x + self.drop_path(self.ls_2(self.mlp(self.ln_2(x))))
+
+
+class Transformer(nn.Module):
+    """A stack of blocks."""
+
+    def __init__(self, blocks: list[Block]) -> None:
+        super().__init__()
+        self.resblocks = nn.ModuleList(blocks)
+
+    @property
+    def blocks(self) -> list[Block]:
+        """First to last."""
+        return list(self.resblocks)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Tokens (B, N, W) -> (B, N, W)."""
+        for block in self.resblocks:
+            x = block(x)
+        return x
+
+
+def resize_positions(
+    table: Tensor,
+    grid: Grid,
+    how: Positions = "bicubic",
+    *,
+    antialias: bool = True,
+    native: Grid | None = None,
+) -> Tensor:
+    """A position table for another grid, its first row (the whole picture's) kept.
+
+    Args:
+        table: (1 + g * g, W), row 0 for the class or mean token, then the grid row by row.
+        grid: (h, w) of the map.
+        how: interpolate ("bicubic" in CLIP's ViTs, "bilinear" in DenseCLIP), or take the top left corner ("crop",
+            the official detectors).
+        antialias: for "bicubic"; the official MaskCLIP code has none.
+        native: the table's own grid, if it is not square.
+
+    Returns:
+        (1 + h * w, W); the table itself where the grid is its own.
+
+    Raises:
+        UserError: "crop" for a grid larger than the table's.
+    """
+    side = round((len(table) - 1) ** 0.5)
+    native = native or (side, side)
+    if not torch.compiler.is_exporting() and grid == native:  # an exported model takes any size
+        return table
+    if how == "crop":
+        if grid[0] > native[0] or grid[1] > native[1]:
+            raise UserError(
+                f"a map of {grid[0]}x{grid[1]} cells is larger than the {native[0]}x{native[1]} positions that are "
+                "cropped; use smaller pictures, or positions='interpolate'"
+            )
+        corner = table[1:].view(*native, -1)[: grid[0], : grid[1]]  # (h, w, W)
+        return torch.cat([table[:1], corner.reshape(grid[0] * grid[1], -1)])
+    spatial = table[1:].float().T.reshape(1, -1, *native)  # (1, W, g, g)
+    smooth = antialias and how == "bicubic"
+    spatial = F.interpolate(spatial, grid, mode=how, align_corners=False, antialias=smooth)
+    return torch.cat([table[:1].float(), spatial.flatten(2)[0].T])
+
+
+def to_map(tokens: Tensor, grid: Grid) -> Tensor:
+    """(B, hw, C) -> (B, C, h, w)."""
+    return tokens.transpose(1, 2).unflatten(2, grid)
