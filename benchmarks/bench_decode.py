@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from denseclip.dense.candidates import candidates
-from denseclip.dense.decode import decode
 from denseclip.errors import UserError
+from denseclip.segment.candidates import candidates
+from denseclip.segment.decode import decode
 
 CLASSES, SIDE, SIZE = 171, 32, (512, 512)
 ROUNDS, REPEATS = 7, 3

@@ -18,10 +18,10 @@ from benchmarks.bench_segment import embeddings_near, loaded, random_rn50, smoot
 from denseclip.data.datasets import SegmentationDataset
 from denseclip.data.opening import open_dataset
 from denseclip.data.transforms import normalise
-from denseclip.dense.load import make_settings
-from denseclip.dense.segmenter import Segmenter
 from denseclip.evaluate.runner import evaluate
-from denseclip.vocabulary import ClassEmbeddings, Ontology
+from denseclip.segment.load import make_settings
+from denseclip.segment.segmenter import Segmenter
+from denseclip.text import ClassEmbeddings, ClassPrompts
 
 IMAGES, ROUNDS, FEW, MANY = 4, 3, 21, 171
 
@@ -68,7 +68,7 @@ def peak(segmenter: Segmenter, embeddings: ClassEmbeddings, dataset: Segmentatio
     count = len(dataset.spec.classes)
     rows = ClassEmbeddings(embeddings.matrix[:count], embeddings.owner[:count], embeddings.classes[:count])
     segmenter._embeddings = rows  # what set_classes would have computed
-    segmenter._ontology = Ontology(rows.classes, tuple((name,) for name in rows.classes))
+    segmenter._ontology = ClassPrompts(rows.classes, tuple((name,) for name in rows.classes))
     evaluate(segmenter, dataset, limit=1)  # buffers that are made once
     ctypes.CDLL(None).malloc_trim(0)  # hand back what is free, so that all that is used now counts as new
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far

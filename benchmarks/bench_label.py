@@ -22,12 +22,12 @@ from PIL import Image
 from benchmarks.bench_segment import _ontology, embeddings_near, loaded, random_rn50, smooth_picture
 from denseclip.clip.device import pick_dtype
 from denseclip.data.transforms import normalise
-from denseclip.dense.load import load, make_settings
-from denseclip.dense.segmenter import Segmenter
 from denseclip.label.engines import LocalEngine
 from denseclip.label.job import JobOptions, run_job
 from denseclip.label.sources import list_items
 from denseclip.label.words import WordLabeller
+from denseclip.segment.load import load, make_settings
+from denseclip.segment.segmenter import Segmenter
 
 IMAGES, MANY, ROUNDS = 12, 300, 3
 MEMORY_IMAGES, MEMORY_FROM = 2000, 200

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 
 from denseclip.clip import Clip, load_clip
 from denseclip.clip.device import pick_dtype
-from denseclip.dense.load import make_settings
-from denseclip.dense.segmenter import Segmenter
-from denseclip.vocabulary import ClassEmbeddings
+from denseclip.segment.load import make_settings
+from denseclip.segment.segmenter import Segmenter
+from denseclip.text import ClassEmbeddings
 
 SIDE, CLASSES, ROUNDS = 512, 171, 5
 
@@ -108,9 +108,9 @@ def normalised(segmenter: Segmenter, image: np.ndarray) -> torch.Tensor:
 
 
 def _ontology(embeddings: ClassEmbeddings):
-    from denseclip.vocabulary import Ontology
+    from denseclip.text import ClassPrompts
 
-    return Ontology(embeddings.classes, tuple((name,) for name in embeddings.classes))
+    return ClassPrompts(embeddings.classes, tuple((name,) for name in embeddings.classes))
 
 
 if __name__ == "__main__":

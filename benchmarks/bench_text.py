@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from denseclip.clip import Clip, load_clip
-from denseclip.vocabulary import TEMPLATES_85, EmbeddingCache, Ontology, class_set, embed_classes
+from denseclip.text import TEMPLATES_85, ClassPrompts, EmbeddingCache, class_set, embed_classes
 
 ROUNDS, WORDS = 3, 8
 
@@ -27,12 +27,12 @@ def run() -> dict[str, float]:
         clip = clip_sized_text(Path(folder))
         rounds = []
         for i in range(ROUNDS):
-            ontology = Ontology.parse(words[i * WORDS : (i + 1) * WORDS])
+            ontology = ClassPrompts.parse(words[i * WORDS : (i + 1) * WORDS])
             rounds.append(measure(clip, ontology, EmbeddingCache(Path(folder) / str(i))))
     return {name: statistics.median(values[name] for values in rounds) for name in rounds[0]}
 
 
-def measure(clip: Clip, ontology: Ontology, cache: EmbeddingCache) -> dict[str, float]:
+def measure(clip: Clip, ontology: ClassPrompts, cache: EmbeddingCache) -> dict[str, float]:
     """One round: the loop for the first word, ours for all, ours again from the cache; they must agree."""
 
     def ours() -> Tensor:

@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-from denseclip.dense.segmentation import Segmentation
-from denseclip.dense.segmenter import Segmenter
-from denseclip.dense.settings import Settings
 from denseclip.label.engines import LocalEngine
 from denseclip.label.job import WORK, JobOptions, run_job
 from denseclip.label.sources import list_items
 from denseclip.label.things import ThingLabeller
 from denseclip.label.words import WordLabeller
-from denseclip.vocabulary import Ontology
+from denseclip.segment.segmentation import Segmentation
+from denseclip.segment.segmenter import Segmenter
+from denseclip.segment.settings import Settings
+from denseclip.text import ClassPrompts
 
 CLASSES = ("cat", "red car", "gräs", "sky")
 ALL = ("png", "coco", "coco-polygons", "yolo", "voc", "cvat", "label-studio")
@@ -29,7 +29,7 @@ class Stub(Segmenter):
 
     def __init__(self, classes=CLASSES, *, background=False, seconds=0.0):
         self._names = ("background", *classes) if background else tuple(classes)
-        self._ontology = Ontology.parse(list(self._names))
+        self._ontology = ClassPrompts.parse(list(self._names))
         self.settings = Settings()
         self.clip = SimpleNamespace(
             name="stub",

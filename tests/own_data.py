@@ -6,9 +6,9 @@ import numpy as np
 from PIL import Image
 
 from clip_support import tiny_clip
-from denseclip.dense.dataset_words import set_dataset_classes
-from denseclip.dense.load import make_settings
-from denseclip.dense.segmenter import Segmenter
+from denseclip.segment.dataset_words import set_dataset_classes
+from denseclip.segment.load import make_settings
+from denseclip.segment.segmenter import Segmenter
 
 CLASSES = {"0": "sky", "1": "cat", "4": "dog"}
 

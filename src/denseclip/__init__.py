@@ -11,22 +11,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from denseclip.dense.load import load, make_settings
-    from denseclip.dense.segmentation import Segmentation
-    from denseclip.dense.segmenter import Encoded, Segmenter
     from denseclip.errors import UserError
-    from denseclip.vocabulary import Ontology
+    from denseclip.segment.load import load, make_settings
+    from denseclip.segment.segmentation import Segmentation
+    from denseclip.segment.segmenter import Encoded, Segmenter
+    from denseclip.text import ClassPrompts
 
 _HOMES = {  # loaded on first use, so that `import denseclip` does not wait for torch
-    "load": "denseclip.dense.load",
-    "make_settings": "denseclip.dense.load",
-    "Segmentation": "denseclip.dense.segmentation",
-    "Segmenter": "denseclip.dense.segmenter",
-    "Encoded": "denseclip.dense.segmenter",
+    "load": "denseclip.segment.load",
+    "make_settings": "denseclip.segment.load",
+    "Segmentation": "denseclip.segment.segmentation",
+    "Segmenter": "denseclip.segment.segmenter",
+    "Encoded": "denseclip.segment.segmenter",
     "UserError": "denseclip.errors",
-    "Ontology": "denseclip.vocabulary",
+    "ClassPrompts": "denseclip.text",
 }
-__all__ = ["Encoded", "Ontology", "Segmentation", "Segmenter", "UserError", "load", "make_settings"]
+__all__ = ["ClassPrompts", "Encoded", "Segmentation", "Segmenter", "UserError", "load", "make_settings"]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401

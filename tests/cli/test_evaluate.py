@@ -47,7 +47,7 @@ def test_tables_and_files(capsys, model, data, tmp_path):
 def test_an_interrupted_evaluation_is_resumed_to_the_same_files(capsys, model, data, tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert run(capsys, "evaluate", model, data, *FAST, "-o", whole).code == 0
-    from denseclip.dense.segmenter import Segmenter
+    from denseclip.segment.segmenter import Segmenter
 
     segment, calls = Segmenter.segment, []
 

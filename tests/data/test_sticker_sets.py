@@ -9,8 +9,8 @@ from denseclip.data.published import dataset_spec
 from denseclip.data.sticker_sets import SIDE, StickerDataset, open_stickers
 from denseclip.data.stickers import TEXTURES, sprite_names
 from denseclip.errors import UserError
+from denseclip.text import ClassPrompts
 from denseclip.train.tiny.recipes import RECIPES
-from denseclip.vocabulary import Ontology
 
 NAMES = {"stickers20": 20, "stickers21": 21, "stickers59": 59, "stickers135": 135}
 
@@ -22,7 +22,7 @@ def test_classes_are_common_stickers_and_textures(name):
     words = set(spec.classes) - {"background"}
     assert words <= {*sprite_names(common=True), *TEXTURES}
     assert len(set(spec.palette)) == len(spec.classes)
-    assert Ontology(spec.classes, spec.prompts).classes == spec.classes  # no word serves two classes
+    assert ClassPrompts(spec.classes, spec.prompts).classes == spec.classes  # no word serves two classes
     assert len(set(spec.scenes.things) & words) == len(spec.scenes.things)
 
 

@@ -11,10 +11,10 @@ from cli_support import run
 from clip_support import write_embedded
 from denseclip.data.published import dataset_spec
 from denseclip.data.sticker_sets import open_stickers
-from denseclip.dense.segmenter import Segmenter
 from denseclip.errors import UserError
 from denseclip.evaluate.reproduce import MissingError, bench, needs, reproduce, table
 from denseclip.recipes import Method, recipe
+from denseclip.segment.segmenter import Segmenter
 
 FILES = ("md", "csv", "json", "png")
 

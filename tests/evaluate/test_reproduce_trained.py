@@ -186,7 +186,7 @@ def test_rows_that_differ_in_their_test_share_their_trainings(whole):
 def test_a_second_call_trains_and_counts_nothing(whole, monkeypatch):
     before = read(whole)
     monkeypatch.setattr(workshop, "train", None)
-    monkeypatch.setattr("denseclip.dense.segmenter.Segmenter.segment", None)
+    monkeypatch.setattr("denseclip.segment.segmenter.Segmenter.segment", None)
     make(whole)
     assert read(whole) == before
 

@@ -12,12 +12,12 @@ from denseclip.data.corruptions import KINDS, corrupt, corruption_seed
 from denseclip.data.opening import open_dataset
 from denseclip.data.published import dataset_spec
 from denseclip.data.sticker_sets import open_stickers
-from denseclip.dense.dataset_words import set_dataset_classes
-from denseclip.dense.load import make_settings
-from denseclip.dense.segmenter import Segmenter
 from denseclip.errors import UserError
 from denseclip.evaluate.robustness import Grid, check_grid, corrupted, robustness, write_grid
 from denseclip.evaluate.runner import evaluate
+from denseclip.segment.dataset_words import set_dataset_classes
+from denseclip.segment.load import make_settings
+from denseclip.segment.segmenter import Segmenter
 
 SPEC = dataset_spec("stickers20")
 

@@ -10,7 +10,7 @@ from PIL import Image
 from denseclip.data.images import list_images
 from denseclip.errors import UserError
 from denseclip.label.labelled import Labels
-from denseclip.vocabulary import Ontology
+from denseclip.text import ClassPrompts
 from label_support import blobs, label
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -105,7 +105,7 @@ def test_a_hundred_mutated_vocabularies(tmp_path):
         path.write_bytes(content)
         for source in (path, content.decode("utf-8", "replace")):
             try:
-                ontology = Ontology.parse(source)
+                ontology = ClassPrompts.parse(source)
             except UserError as error:
                 bad += 1
                 messages.append(str(error))

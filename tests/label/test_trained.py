@@ -9,7 +9,6 @@ from PIL import Image
 
 from clip_support import tiny_clip
 from denseclip.clip.clip import OPENAI_STATS
-from denseclip.dense.load import load, make_settings
 from denseclip.errors import UserError
 from denseclip.label.engines import LocalEngine
 from denseclip.label.job import JobOptions, run_job
@@ -17,6 +16,7 @@ from denseclip.label.sources import list_items
 from denseclip.label.words import WordLabeller
 from denseclip.nets.denseclip import DenseClipConfig, build_denseclip
 from denseclip.nets.denseclip.trained import contents_of
+from denseclip.segment.load import load, make_settings
 from label_support import blobs
 
 OWN = ("cat", "dog", "sky")

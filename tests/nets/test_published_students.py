@@ -13,7 +13,7 @@ from denseclip.errors import UserError
 from denseclip.nets.published import load_published
 from denseclip.nets.resnet import ResNetShape
 from denseclip.nets.student import StudentConfig, build_student
-from denseclip.vocabulary import ClassEmbeddings, class_set
+from denseclip.text import ClassEmbeddings, class_set
 
 SHAPE = ResNetShape((1, 2, 1, 1), stem=8, base=4)
 RESNET_TEACHER = {

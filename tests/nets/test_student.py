@@ -8,7 +8,7 @@ from clip_support import ARCHITECTURES, load_openai_checkpoint
 from denseclip.errors import UserError
 from denseclip.nets.resnet import ResNetShape
 from denseclip.nets.student import StudentConfig, build_student
-from denseclip.vocabulary import ClassEmbeddings
+from denseclip.text import ClassEmbeddings
 
 SHAPE = ResNetShape((1, 1, 1, 1), stem=8, base=4)
 IMAGES = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(1))

@@ -5,15 +5,15 @@ import pytest
 import torch
 
 from clip_support import load_openai_checkpoint
-from denseclip.dense.features import DenseEncoder
-from denseclip.dense.options import Compat
 from denseclip.errors import UserError
 from denseclip.nets.layers import Backbone
 from denseclip.nets.student import Student, StudentConfig
+from denseclip.segment.features import DenseEncoder
+from denseclip.segment.options import Compat
+from denseclip.text import ClassEmbeddings
 from denseclip.train.losses import segmentation_sums
 from denseclip.train.phases import Labeller, Phases
 from denseclip.train.pseudo_labels import Evidence, LabelRule
-from denseclip.vocabulary import ClassEmbeddings
 from fixtures_support import cases
 from nets_support import load_official, tensor
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from denseclip.dense.options import Refinement
 from denseclip.errors import UserError
+from denseclip.segment.options import Refinement
+from denseclip.text import ClassEmbeddings
 from denseclip.train.pseudo_labels import Evidence, LabelRule, assign_labels, select
-from denseclip.vocabulary import ClassEmbeddings
 from fixtures_support import cases
 
 

@@ -4,14 +4,14 @@ import pytest
 
 from denseclip.data.stickers import render
 from denseclip.errors import UserError
-from denseclip.vocabulary import Ontology
+from denseclip.text import ClassPrompts
 from denseclip.web.examples import SCENES, SIDE, SPLIT, example, thumbnail
 
 
 @pytest.mark.parametrize("index", range(len(SCENES)))
 def test_words_name_what_is_there(index):
     shown = example(index)
-    classes = Ontology.parse(shown.words).classes
+    classes = ClassPrompts.parse(shown.words).classes
     assert set(render(SPLIT, SCENES[index], side=64).names) <= set(classes)
     assert shown.image.shape == (SIDE, SIDE, 3)
     assert thumbnail(index).shape == (128, 128, 3)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from clip_support import tiny_clip
-from denseclip.vocabulary import TEMPLATES_1, Ontology, embed_classes
+from denseclip.text import TEMPLATES_1, ClassPrompts, embed_classes
 from denseclip.web.memory import MemoryCache
 
 
@@ -34,11 +34,11 @@ def test_the_oldest_rows_go_first():
 def test_words_are_embedded_once(monkeypatch, tmp_path):
     monkeypatch.setenv("DENSECLIP_CACHE", str(tmp_path / "disk"))
     clip, cache = tiny_clip("rn"), MemoryCache(100)
-    first = embed_classes(clip, Ontology.parse("cat, dog"), TEMPLATES_1, cache=cache)
+    first = embed_classes(clip, ClassPrompts.parse("cat, dog"), TEMPLATES_1, cache=cache)
     asked = []
     encode = clip.encode_text
     monkeypatch.setattr(type(clip), "encode_text", lambda self, s: asked.extend(s) or encode(s))
-    again = embed_classes(clip, Ontology.parse("dog, cow, cat"), TEMPLATES_1, cache=cache)
+    again = embed_classes(clip, ClassPrompts.parse("dog, cow, cat"), TEMPLATES_1, cache=cache)
     assert asked == ["a photo of a cow."]
     assert (again.matrix[0] == first.matrix[1]).all()
     assert not (tmp_path / "disk").exists()

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from denseclip.dense.features import DenseEncoder
-from denseclip.dense.load import make_settings
-from denseclip.dense.segmenter import Segmenter
 from denseclip.errors import UserError
+from denseclip.segment.features import DenseEncoder
+from denseclip.segment.load import make_settings
+from denseclip.segment.segmenter import Segmenter
 from denseclip.web.holder import Holder, presets
 from denseclip.web.limits import Limits
 from denseclip.web.memory import MemoryCache

@@ -30,7 +30,7 @@ def export(
 
     from denseclip.nets.export import export as write
     from denseclip.nets.saved import DETECTORS, load_trained, trained_kind
-    from denseclip.vocabulary import Ontology, templates
+    from denseclip.text import ClassPrompts, templates
 
     path = out or checkpoint.with_suffix(".onnx" if kind == "onnx" else ".pt2")
     if path.suffix != (".onnx" if kind == "onnx" else ".pt2"):
@@ -41,7 +41,7 @@ def export(
         _export_detector(checkpoint, path, kind)
         return
     model = load_trained(checkpoint, torch.device("cpu"), torch.float32)
-    words = None if classes is None else Ontology.parse(classes)
+    words = None if classes is None else ClassPrompts.parse(classes)
     network, names = model.network(words, templates("85"))
     with o.console.status("exporting"):
         write(network, model.stats, names, path, kind=kind, argmax=not scores)

@@ -21,7 +21,7 @@ from rich.text import Text
 from denseclip.errors import UserError
 
 if TYPE_CHECKING:
-    from denseclip.dense.segmenter import Segmenter
+    from denseclip.segment.segmenter import Segmenter
 
 console = Console()
 

@@ -11,7 +11,7 @@ from denseclip.cli import options as o
 from denseclip.errors import UserError
 
 if TYPE_CHECKING:
-    from denseclip.dense.segmenter import Segmenter
+    from denseclip.segment.segmenter import Segmenter
 
 Pictures = Annotated[
     list[str], typer.Argument(help="Files, folders (searched in depth) or globs.", show_default=False)

@@ -12,7 +12,7 @@ from denseclip.data.published import dataset_spec
 from denseclip.data.specs import DatasetSpec
 from denseclip.errors import UserError
 from denseclip.files import write_text
-from denseclip.vocabulary.facts import facts
+from denseclip.text.facts import facts
 
 Progress = Callable[[int, int], None]  # done, total
 _CITY_IDS = (

@@ -9,11 +9,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 from denseclip.data.datasets import SegmentationDataset
 from denseclip.data.specs import DatasetSpec
-from denseclip.dense import paint
-from denseclip.dense.dataset_words import class_ids
-from denseclip.dense.segmenter import Segmenter
 from denseclip.errors import UserError
 from denseclip.files import atomic_path
+from denseclip.segment import paint
+from denseclip.segment.dataset_words import class_ids
+from denseclip.segment.segmenter import Segmenter
 
 WIDTH, GAP, HEADER = 240, 6, 22  # pixels
 

@@ -15,7 +15,6 @@ from denseclip.clip.config import check
 from denseclip.clip.hub import EMBEDDED, find_pretrained, is_known
 from denseclip.clip.model import build_towers, without_values
 from denseclip.clip.tokenizer import tokenizer_for
-from denseclip.dense.features import DenseEncoder
 from denseclip.evaluate.flops import Cost, Size, Subject, count
 from denseclip.evaluate.flops_detection import detector, subject_of_detector
 from denseclip.nets.denseclip import DenseClipConfig, Shapes, build_denseclip
@@ -29,7 +28,8 @@ from denseclip.nets.denseclip.shapes import (
 from denseclip.nets.denseclip.trained import TrainedDenseClip
 from denseclip.nets.detection.config import Kind
 from denseclip.nets.saved import DETECTORS, load_detector, load_trained, trained_kind
-from denseclip.vocabulary import class_set
+from denseclip.segment.features import DenseEncoder
+from denseclip.text import class_set
 
 DEFAULT_SIZE = (1024, 1024)
 OFFICIAL_TOKENS, CONTEXTS = 5, 8

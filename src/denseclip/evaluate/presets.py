@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from denseclip.data.specs import DatasetSpec
-from denseclip.dense.dataset_words import set_dataset_classes
-from denseclip.dense.load import load
-from denseclip.dense.segmenter import Segmenter
 from denseclip.errors import UserError
+from denseclip.segment.dataset_words import set_dataset_classes
+from denseclip.segment.load import load
+from denseclip.segment.segmenter import Segmenter
 
 PROTOCOLS: dict[str, dict[str, Any]] = {
     "ours": {},  # whole pictures at the data set's size, CLIP's own arithmetic, 85 templates

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from typing import Any, Self
 
 from denseclip.data.datasets import SegmentationDataset
-from denseclip.dense.segmenter import Segmenter
+from denseclip.segment.segmenter import Segmenter
 
 Corruption = tuple[str, int]  # kind and level
 

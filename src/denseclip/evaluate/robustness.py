@@ -12,13 +12,13 @@ import numpy as np
 
 from denseclip.data.corruptions import KINDS, LEVELS, Kind, corrupt, corruption_seed
 from denseclip.data.datasets import Sample, SegmentationDataset
-from denseclip.dense.segmenter import Segmenter
 from denseclip.errors import UserError
 from denseclip.evaluate.curves import draw_curves
 from denseclip.evaluate.protocol import Corruption
 from denseclip.evaluate.result import Result
 from denseclip.evaluate.runner import Change, evaluate
 from denseclip.files import write_text
+from denseclip.segment.segmenter import Segmenter
 
 CellProgress = Callable[[str, int, int], None]
 """Name of the cell at work, pictures done and to do in the whole grid."""

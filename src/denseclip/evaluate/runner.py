@@ -12,13 +12,13 @@ import torch
 
 from denseclip.ahead import work_ahead
 from denseclip.data.datasets import Sample, SegmentationDataset
-from denseclip.dense.dataset_words import class_ids
-from denseclip.dense.segmenter import Encoded, Segmenter
 from denseclip.errors import UserError
 from denseclip.evaluate.metrics import ConfusionMatrix
 from denseclip.evaluate.protocol import Corruption, Protocol
 from denseclip.evaluate.result import Result
 from denseclip.evaluate.state import Tally
+from denseclip.segment.dataset_words import class_ids
+from denseclip.segment.segmenter import Encoded, Segmenter
 
 S = TypeVar("S")
 T = TypeVar("T")

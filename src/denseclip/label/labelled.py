@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from denseclip.data.masks import ignore_index
-from denseclip.dense.segmentation import Segmentation
 from denseclip.errors import UserError
 from denseclip.label.items import Item
 from denseclip.label.regions import Regions
-from denseclip.vocabulary import BACKGROUND
+from denseclip.segment.segmentation import Segmentation
+from denseclip.text import BACKGROUND
 
 Confidence = Literal["regions", "pixels"]
 

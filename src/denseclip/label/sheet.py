@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from denseclip.dense import paint
 from denseclip.label.formats.base import below, save
 from denseclip.label.journal import Record
 from denseclip.label.labelled import Labelled, Labels
+from denseclip.segment import paint
 
 TILES, COLUMNS, SIDE, CAPTION, GAP = 24, 6, 240, 18, 6  # pixels
 OVERLAY_SIDE = 1600

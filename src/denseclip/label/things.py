@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from denseclip.dense.segmentation import Segmentation
 from denseclip.errors import UserError
 from denseclip.label.items import Item
 from denseclip.label.labelled import Labelled, Labels, Rules
 from denseclip.label.regions import Regions, stack_regions
-from denseclip.vocabulary import BACKGROUND
+from denseclip.segment.segmentation import Segmentation
+from denseclip.text import BACKGROUND
 
 if TYPE_CHECKING:
     from denseclip.nets.detection.detected import Detected

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from denseclip.dense.segmentation import Segmentation
-from denseclip.dense.segmenter import Encoded, Segmenter
 from denseclip.label.items import Item
 from denseclip.label.labelled import Labelled, Labels, Rules
 from denseclip.label.regions import find_regions
+from denseclip.segment.segmentation import Segmentation
+from denseclip.segment.segmenter import Encoded, Segmenter
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from denseclip.errors import UserError
 from denseclip.nets.heads import HeadKind
 from denseclip.nets.resnet import RESNETS, ResNetShape
 from denseclip.nets.student import Student, StudentConfig, build_student
-from denseclip.vocabulary import ClassEmbeddings, class_set
+from denseclip.text import ClassEmbeddings, class_set
 
 HEAD = "decode_head."
 TEXT = HEAD + "text_embeddings"

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from denseclip.errors import UserError
 
 if TYPE_CHECKING:
-    from denseclip.dense.model import TrainedModel
     from denseclip.nets.detection.trained import TrainedDetector
+    from denseclip.segment.model import TrainedModel
 
 FORMAT = 1
 KIND = "denseclip"

@@ -14,7 +14,7 @@ from denseclip.nets.backbones import build_backbone
 from denseclip.nets.heads import build_head
 from denseclip.nets.layers import Backbone
 from denseclip.nets.resnet import ResNet, ResNetShape
-from denseclip.vocabulary import BACKGROUND, ClassEmbeddings
+from denseclip.text import BACKGROUND, ClassEmbeddings
 
 Classifier = Literal["text", "mapped"]
 OWN_SHAPE = ("resnet", "clip")  # backbones that `shape` describes

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from denseclip.clip import Clip, ImageStats, load_clip
 from denseclip.data.transforms import IMAGENET_MEAN, IMAGENET_STD
-from denseclip.dense.features import DenseFeatures
 from denseclip.errors import UserError
 from denseclip.nets.published import load_published
 from denseclip.nets.saved import fingerprint_of, restore
 from denseclip.nets.student import Student, StudentConfig, build_student
-from denseclip.vocabulary import TEMPLATES_85, ClassEmbeddings, EmbeddingCache, Ontology, embed_classes
+from denseclip.segment.features import DenseFeatures
+from denseclip.text import TEMPLATES_85, ClassEmbeddings, ClassPrompts, EmbeddingCache, embed_classes
 
 OF_LENGTH = {1024: ("RN50",), 512: ("ViT-B-16", "RN101"), 640: ("RN50x4",), 768: ("RN50x16",)}
 SAME_WORDS = 0.99  # mean cosine
@@ -25,7 +25,7 @@ SAME_WORDS = 0.99  # mean cosine
 class TrainedStudent:
     """A MaskCLIP+ student: its own classes from stored vectors, other words from the CLIP it learned from."""
 
-    def __init__(self, name: str, student: Student, ontology: Ontology, text: Mapping[str, str]) -> None:
+    def __init__(self, name: str, student: Student, ontology: ClassPrompts, text: Mapping[str, str]) -> None:
         """ontology: of all channels, background first if there is one. text: see `Teacher.source`."""
         self.name, self.student, self.ontology, self.text = name, student.eval(), ontology, dict(text)
         self.logit_scale = student.config.temperature
@@ -38,7 +38,7 @@ class TrainedStudent:
         student = build_student(StudentConfig.from_dict(contents["config"]), embeddings)
         restore(student, saved, name)
         prompts = tuple(tuple(words) for words in contents["prompts"])
-        ontology = Ontology(
+        ontology = ClassPrompts(
             student.classes, (("background",), *prompts) if student.config.background else prompts
         )
         student.requires_grad_(False).to(device, dtype)
@@ -50,7 +50,7 @@ class TrainedStudent:
         student = load_published(path)
         prompts = tuple((name,) for name in student.classes)
         student.requires_grad_(False).to(device, dtype)
-        return cls(str(path), student, Ontology(student.classes, prompts), {})
+        return cls(str(path), student, ClassPrompts(student.classes, prompts), {})
 
     @cached_property
     def fingerprint(self) -> str:
@@ -82,13 +82,13 @@ class TrainedStudent:
         return StudentEncoder(self.student)
 
     def embed(
-        self, ontology: Ontology, templates: Sequence[str], cache: EmbeddingCache | None
+        self, ontology: ClassPrompts, templates: Sequence[str], cache: EmbeddingCache | None
     ) -> ClassEmbeddings:
         """Its own words from what it was trained with, others through the text tower of its CLIP."""
         known = dict(zip(self.ontology.words, self._own_rows(), strict=True))
         new = [word for word in ontology.words if word not in known]
         if new:
-            flat = Ontology(tuple(new), tuple((word,) for word in new))
+            flat = ClassPrompts(tuple(new), tuple((word,) for word in new))
             rows = embed_classes(self._clip, flat, templates, cache=cache).matrix.to(self.device, self.dtype)
             if self.student.mapper is not None:
                 rows = self.student.mapper(rows)
@@ -103,7 +103,7 @@ class TrainedStudent:
         return StudentEncoder.stats
 
     def network(
-        self, ontology: Ontology | None, templates: Sequence[str]
+        self, ontology: ClassPrompts | None, templates: Sequence[str]
     ) -> tuple[nn.Module, tuple[str, ...]]:
         """A network from normalised images (B, 3, H, W) to logits (B, K, h, w), and its K class names.
 
@@ -133,7 +133,7 @@ class TrainedStudent:
         """The file does not say which CLIP: the one of this length that gives its words the file's vectors."""
         names = OF_LENGTH.get(self.student.config.dim, ())
         rows = self.student.embeddings.matrix.float()  # (K, D)
-        words = Ontology.parse(list(self.student.embeddings.classes))
+        words = ClassPrompts.parse(list(self.student.embeddings.classes))
         for name in names:
             clip = self._load_clip(name)
             found = embed_classes(clip, words, TEMPLATES_85, cache=None).matrix

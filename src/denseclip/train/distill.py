@@ -11,14 +11,14 @@ from PIL import Image
 
 from denseclip.data.specs import DatasetSpec
 from denseclip.data.transforms import ResizeRule, resize_image
-from denseclip.dense.load import load
-from denseclip.dense.segmentation import Segmentation
-from denseclip.dense.segmenter import Segmenter
 from denseclip.errors import UserError
 from denseclip.files import atomic_path, write_text
+from denseclip.segment.load import load
+from denseclip.segment.segmentation import Segmentation
+from denseclip.segment.segmenter import Segmenter
+from denseclip.text import ClassPrompts
 from denseclip.train.recipe import TrainRecipe, laid_over, make_recipe
 from denseclip.train.run import open_training_data
-from denseclip.vocabulary import Ontology
 
 SHOWN = 8  # pictures in the report
 WIDTH = 360  # of a picture in it, in pixels
@@ -96,7 +96,7 @@ def _teacher(recipe: TrainRecipe, spec: DatasetSpec, rule: ResizeRule) -> Segmen
     part = recipe.teacher
     return load(
         part.model,
-        Ontology(spec.classes, spec.prompts),
+        ClassPrompts(spec.classes, spec.prompts),
         preset=part.preset,
         refine=part.refine,
         ks_norm=part.ks_norm,

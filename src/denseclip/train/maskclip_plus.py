@@ -15,9 +15,9 @@ from denseclip.clip.model import ResNet
 from denseclip.data.augment import Augmentation
 from denseclip.data.datasets import SegmentationDataset
 from denseclip.data.transforms import IMAGENET_MEAN, IMAGENET_STD
-from denseclip.dense.options import Refinement
 from denseclip.errors import UserError
 from denseclip.nets.student import Student, StudentConfig, build_student
+from denseclip.segment.options import Refinement
 from denseclip.train.drift import watch
 from denseclip.train.losses import SegmentationSums, feature_distillation, segmentation_sums
 from denseclip.train.panels import draw_panel

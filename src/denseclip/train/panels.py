@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from denseclip.data.specs import DatasetSpec
-from denseclip.dense import paint
+from denseclip.segment import paint
 from denseclip.train.samples import Batch
 
 GAP = 4  # pixels between pictures

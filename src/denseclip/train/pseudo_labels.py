@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from denseclip.data.labels import IGNORE, UNLABELLED
-from denseclip.dense.decode import decode
-from denseclip.dense.options import Refinement
-from denseclip.dense.pixels import Confidence
-from denseclip.dense.refine import key_smoothing, prompt_denoising
 from denseclip.errors import UserError
-from denseclip.vocabulary import ClassEmbeddings
+from denseclip.segment.decode import decode
+from denseclip.segment.options import Refinement
+from denseclip.segment.pixels import Confidence
+from denseclip.segment.refine import key_smoothing, prompt_denoising
+from denseclip.text import ClassEmbeddings
 
 Order = Literal["official", "v1"]
 

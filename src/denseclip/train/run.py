@@ -18,13 +18,13 @@ from denseclip.data.things import ThingsDataset
 from denseclip.errors import UserError
 from denseclip.files import write_text
 from denseclip.nets.saved import read_saved
+from denseclip.text import ClassPrompts
+from denseclip.text.facts import coco_things
 from denseclip.train.checkpoint import LAST, differences
 from denseclip.train.loop import Loop, Told, make_fabric
 from denseclip.train.recipe import DataPart, TrainRecipe
 from denseclip.train.samples import Share, load_batches
 from denseclip.train.systems import TrainingData, build_task, make_batches
-from denseclip.vocabulary import Ontology
-from denseclip.vocabulary.facts import coco_things
 
 RECIPE = "recipe.json"
 
@@ -54,7 +54,7 @@ class LimitedDataset(SegmentationDataset):
 def open_training_data(part: DataPart, root: Path | None) -> SegmentationDataset:
     """The images to train on; UserError for whatever is not there."""
     if part.classes is not None:
-        ontology = Ontology.parse(part.classes)
+        ontology = ClassPrompts.parse(part.classes)
         dataset = open_folder(Path(part.train), ontology.classes, ontology.prompts)
     elif part.side is not None:
         if not is_dataset(part.train) or dataset_spec(part.train).scenes is None:

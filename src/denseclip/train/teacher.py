@@ -11,14 +11,14 @@ from denseclip.clip import load_clip
 from denseclip.clip.clip import ImageStats
 from denseclip.clip.device import pick_dtype
 from denseclip.data.datasets import SegmentationDataset
-from denseclip.dense.dataset_words import set_dataset_classes
-from denseclip.dense.features import DenseEncoder, DenseFeatures
-from denseclip.dense.load import make_settings
-from denseclip.dense.refine import key_smoothing, prompt_denoising
-from denseclip.dense.segmenter import Segmenter
+from denseclip.segment.dataset_words import set_dataset_classes
+from denseclip.segment.features import DenseEncoder, DenseFeatures
+from denseclip.segment.load import make_settings
+from denseclip.segment.refine import key_smoothing, prompt_denoising
+from denseclip.segment.segmenter import Segmenter
+from denseclip.text import ClassEmbeddings, EmbeddingCache
 from denseclip.train.recipe import TeacherPart
 from denseclip.train.samples import Batch, normalised
-from denseclip.vocabulary import ClassEmbeddings, EmbeddingCache
 
 CHUNK = 1 << 24  # scores at crop size held together
 

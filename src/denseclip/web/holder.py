@@ -9,9 +9,9 @@ import torch
 from denseclip.clip import Clip
 from denseclip.clip.hub import EMBEDDED
 from denseclip.clip.model import ResNet
-from denseclip.dense.load import load
-from denseclip.dense.model import Model
 from denseclip.errors import UserError
+from denseclip.segment.load import load
+from denseclip.segment.model import Model
 from denseclip.web.limits import Limits
 from denseclip.web.memory import MemoryCache
 from denseclip.web.session import Held

@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import PurePath
 from typing import Any, Self
 
-from denseclip.dense.load import make_settings
-from denseclip.dense.settings import Settings
 from denseclip.errors import UserError
-from denseclip.vocabulary import Ontology
+from denseclip.segment.load import make_settings
+from denseclip.segment.settings import Settings
+from denseclip.text import ClassPrompts
 from denseclip.web.limits import Limits
 
 SIZES = (256, 384, 512, 768, 1024)
@@ -80,11 +80,11 @@ class Question:
         """The settings asked for. Raises UserError for a value that cannot be used."""
         return make_settings(**self.options)
 
-    def ontology(self, limits: Limits) -> Ontology:
+    def ontology(self, limits: Limits) -> ClassPrompts:
         """The classes asked for. Raises UserError for words that cannot be used, or too many."""
         if not self.words.strip():
             raise UserError('no words are given; write "cat, red car, grass"')
-        ontology = Ontology.parse(self.classes)
+        ontology = ClassPrompts.parse(self.classes)
         if len(ontology.words) > limits.words:
             raise UserError(
                 f"{len(ontology.words):,} words are more than the {limits.words:,} of this page; ask for fewer here, "

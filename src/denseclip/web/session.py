@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from denseclip.clip import Clip
-from denseclip.dense.background import Background
-from denseclip.dense.model import Model
-from denseclip.dense.options import Refinement
-from denseclip.dense.refine import REMOVED
-from denseclip.dense.segmentation import Segmentation
-from denseclip.dense.segmenter import Encoded, Segmenter
-from denseclip.dense.settings import Settings
 from denseclip.errors import UserError
-from denseclip.vocabulary import EmbeddingCache, Ontology
+from denseclip.segment.background import Background
+from denseclip.segment.model import Model
+from denseclip.segment.options import Refinement
+from denseclip.segment.refine import REMOVED
+from denseclip.segment.segmentation import Segmentation
+from denseclip.segment.segmenter import Encoded, Segmenter
+from denseclip.segment.settings import Settings
+from denseclip.text import ClassPrompts, EmbeddingCache
 from denseclip.web.limits import Limits
 from denseclip.web.question import Question
 
@@ -34,7 +34,7 @@ class Held:
     model: Model
     cache: EmbeddingCache
 
-    def segmenter(self, ontology: Ontology, settings: Settings) -> Segmenter:
+    def segmenter(self, ontology: ClassPrompts, settings: Settings) -> Segmenter:
         """The model under words and settings; nothing of another visitor's is in it."""
         return Segmenter(self.model, ontology, settings, cache=self.cache)
 
@@ -71,9 +71,9 @@ class Answer:
     encoded: bool
 
     @property
-    def ontology(self) -> Ontology:
+    def ontology(self) -> ClassPrompts:
         """The visitor's classes with their words, behind the background and its words if there are any."""
-        return self.segmenter.settings.background.prompts(Ontology.parse(self.question.classes))
+        return self.segmenter.settings.background.prompts(ClassPrompts.parse(self.question.classes))
 
     def words_at(self, row: int, column: int, count: int = 8) -> list[WordScore]:
         """The best words of one pixel, before refinement and thresholds, synonyms each by itself."""
@@ -82,7 +82,7 @@ class Answer:
             raise UserError(f"there is no pixel ({row}, {column}) in {height} x {width}; click inside")
         ontology = self.ontology
         each = self.held.segmenter(
-            Ontology(ontology.words, tuple((word,) for word in ontology.words)),
+            ClassPrompts(ontology.words, tuple((word,) for word in ontology.words)),
             replace(self.segmenter.settings, refine=Refinement(), background=Background()),
         )
         scores = each.decoding(fitting(self.view, each.settings)).at(row, column)  # (P,)

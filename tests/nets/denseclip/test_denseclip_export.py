@@ -10,7 +10,7 @@ from small_denseclip import CLASSES, from_clip
 from denseclip.clip.clip import OPENAI_STATS
 from denseclip.nets.denseclip.trained import TrainedDenseClip
 from denseclip.nets.export import Exported, export
-from denseclip.vocabulary import Ontology
+from denseclip.text import ClassPrompts
 
 SIZES = ((64, 64), (96, 128), (70, 93))  # 64: the grid of the position tables itself
 
@@ -31,7 +31,7 @@ def test_onnx_gives_the_same_masks(tmp_path, kind, words):
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     trained = TrainedDenseClip("run/last.pt", from_clip(kind), OPENAI_STATS)
-    network, names = trained.network(words and Ontology.parse(words), ())
+    network, names = trained.network(words and ClassPrompts.parse(words), ())
     export(network, trained.stats, names, tmp_path / "m.onnx")
     session = runtime.InferenceSession(str(tmp_path / "m.onnx"))
     assert json.loads(session.get_modelmeta().custom_metadata_map["classes"]) == list(words or CLASSES)

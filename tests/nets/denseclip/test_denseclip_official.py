@@ -12,7 +12,7 @@ from denseclip.data.transforms import normalise
 from denseclip.errors import UserError
 from denseclip.nets.denseclip import DenseClipConfig, Shapes, build_denseclip, load_official
 from denseclip.nets.denseclip.shapes import Heads, ResNetShape, TextShape
-from denseclip.vocabulary import class_set
+from denseclip.text import class_set
 
 HEADS = Heads(pool=4, vit=2, text=2, decoder=2)
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from denseclip_cases import GRADIENT, Case
 
-from denseclip.dense.views import Composer, Slide, windows
+from denseclip.segment.views import Composer, Slide, windows
 from fixtures_support import cases
 
 pytestmark = pytest.mark.fixtures

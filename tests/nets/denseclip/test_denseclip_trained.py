@@ -10,11 +10,11 @@ from small_denseclip import CLASSES, from_clip
 from clip_support import tiny_clip
 from denseclip.clip import ImageStats
 from denseclip.data.transforms import normalise
-from denseclip.dense.load import make_settings
-from denseclip.dense.segmenter import Segmenter
-from denseclip.dense.views import Slide
 from denseclip.errors import UserError
 from denseclip.nets.denseclip.trained import TrainedDenseClip, contents_of
+from denseclip.segment.load import make_settings
+from denseclip.segment.segmenter import Segmenter
+from denseclip.segment.views import Slide
 
 STATS = ImageStats((0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
 

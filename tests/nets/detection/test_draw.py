@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from denseclip.dense.paint import vivid_palette
 from denseclip.nets.detection.draw import draw_things
+from denseclip.segment.paint import vivid_palette
 
 
 def extent_of_a_name(x: float, y: float) -> int:

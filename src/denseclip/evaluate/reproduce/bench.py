@@ -12,20 +12,20 @@ from denseclip.clip import Clip, load_clip
 from denseclip.clip.device import pick_device, pick_dtype
 from denseclip.data.datasets import Sample, SegmentationDataset
 from denseclip.data.opening import open_dataset
-from denseclip.dense.dataset_words import set_dataset_classes
-from denseclip.dense.load import make_settings
-from denseclip.dense.segmenter import Segmenter
 from denseclip.evaluate.presets import protocol_settings
 from denseclip.evaluate.protocol import Corruption, Protocol
 from denseclip.evaluate.reproduce.grid import Row
 from denseclip.evaluate.result import Result
 from denseclip.evaluate.robustness import corrupted
 from denseclip.evaluate.runner import evaluate
-from denseclip.vocabulary import EmbeddingCache
+from denseclip.segment.dataset_words import set_dataset_classes
+from denseclip.segment.load import make_settings
+from denseclip.segment.segmenter import Segmenter
+from denseclip.text import EmbeddingCache
 
 REMEMBERED = 400  # a data set of no more images is kept in memory
 _DECISIVE = (  # the code that figures depend on
-    *(f"{package}/**/*.py" for package in ("clip", "vocabulary", "dense", "data", "nets")),
+    *(f"{package}/**/*.py" for package in ("clip", "text", "segment", "data", "nets")),
     *(f"evaluate/{module}.py" for module in ("metrics", "presets", "runner")),
     *("assets/*.json", "assets/*.gz", "assets/stickers/*"),
 )

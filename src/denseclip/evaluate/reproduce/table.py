@@ -14,7 +14,7 @@ from denseclip.evaluate.reproduce.report import Line, Report, common, model_deta
 from denseclip.evaluate.result import Result
 from denseclip.files import write_text
 from denseclip.recipes import Recipe, ScaleName, recipe
-from denseclip.vocabulary.cache import cache_folder
+from denseclip.text.cache import cache_folder
 
 RowProgress = Callable[[str, int, int, int], None]
 """Name of the row at work, its number from 0, images done and to do in it."""

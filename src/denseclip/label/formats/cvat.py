@@ -6,7 +6,6 @@ from typing import Any
 
 from PIL import Image
 
-from denseclip.dense.paint import voc_palette
 from denseclip.files import atomic_path
 from denseclip.label.formats.base import Entries, Target, Writer, png_bytes
 from denseclip.label.formats.voc import (
@@ -19,6 +18,7 @@ from denseclip.label.formats.voc import (
     painted,
 )
 from denseclip.label.labelled import Labelled
+from denseclip.segment.paint import voc_palette
 
 EPOCH = (1980, 1, 1, 0, 0, 0)
 

@@ -8,11 +8,11 @@ from xml.etree import ElementTree as Xml
 
 import numpy as np
 
-from denseclip.dense.paint import vivid_palette
 from denseclip.files import write_text
 from denseclip.label.formats.base import Entries, Entry, Writer, listed, write_lines
 from denseclip.label.formats.brush import encode_brush
 from denseclip.label.labelled import Labelled
+from denseclip.segment.paint import vivid_palette
 
 FROM, TO = "tag", "image"
 

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from denseclip.dense.paint import voc_palette
 from denseclip.errors import UserError
 from denseclip.files import write_text
 from denseclip.label.formats.base import (
@@ -22,6 +21,7 @@ from denseclip.label.formats.base import (
     write_lines,
 )
 from denseclip.label.labelled import Labelled, Labels
+from denseclip.segment.paint import voc_palette
 
 BACKGROUND, VOID, MOST = 0, 255, 254  # MOST: ids that a byte has besides these two
 

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from denseclip.clip import ImageStats
 from denseclip.clip.clip import OPENAI_STATS
-from denseclip.dense.features import DenseFeatures
 from denseclip.errors import UserError
 from denseclip.nets.denseclip.baked import baked
 from denseclip.nets.denseclip.build import build_denseclip
@@ -21,8 +20,9 @@ from denseclip.nets.denseclip.official import load_official
 from denseclip.nets.denseclip.segmenter import DenseClipSegmenter
 from denseclip.nets.denseclip.shapes import Shapes, VitShape
 from denseclip.nets.saved import fingerprint_of, restore
-from denseclip.vocabulary import ClassEmbeddings, EmbeddingCache, Ontology, class_set
-from denseclip.vocabulary.words import LITERAL, key
+from denseclip.segment.features import DenseFeatures
+from denseclip.text import ClassEmbeddings, ClassPrompts, EmbeddingCache, class_set
+from denseclip.text.words import LITERAL, key
 
 
 def contents_of(model: DenseClipSegmenter, stats: ImageStats) -> dict[str, Any]:
@@ -42,7 +42,7 @@ class TrainedDenseClip:
 
     def __init__(self, name: str, model: DenseClipSegmenter, stats: ImageStats) -> None:
         self.name, self.model, self.stats = name, model.eval(), stats
-        self.ontology = Ontology(model.classes, tuple((one.strip(),) for one in model.classes))
+        self.ontology = ClassPrompts(model.classes, tuple((one.strip(),) for one in model.classes))
 
     @classmethod
     def of(cls, name: str, saved: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -> Self:
@@ -91,7 +91,7 @@ class TrainedDenseClip:
         return DenseClipEncoder(self.model, self.stats)
 
     def embed(
-        self, ontology: Ontology, templates: Sequence[str], cache: EmbeddingCache | None
+        self, ontology: ClassPrompts, templates: Sequence[str], cache: EmbeddingCache | None
     ) -> ClassEmbeddings:
         """Rows (P, K + D): which of its own classes a word is; or, if one is not, the embeddings of all words.
 
@@ -109,7 +109,7 @@ class TrainedDenseClip:
         return ClassEmbeddings(rows, torch.tensor(ontology.owner, device=self.device), ontology.classes)
 
     def network(
-        self, ontology: Ontology | None, templates: Sequence[str]
+        self, ontology: ClassPrompts | None, templates: Sequence[str]
     ) -> tuple[nn.Module, tuple[str, ...]]:
         """Normalised images (B, 3, H, W) to logits (B, K, h, w) as one module, and its K class names."""
         del templates
@@ -120,7 +120,7 @@ class TrainedDenseClip:
         return baked(self.model, _bare(ontology)), ontology.classes
 
     @torch.no_grad()
-    def _embedded(self, ontology: Ontology) -> Tensor:
+    def _embedded(self, ontology: ClassPrompts) -> Tensor:
         words = self.model.words_for(_bare(ontology))
         if self.model.config.prompting == "pre":
             raise UserError(
@@ -160,5 +160,5 @@ class DenseClipEncoder:
         return scores / self.model.config.tau
 
 
-def _bare(ontology: Ontology) -> list[str]:
+def _bare(ontology: ClassPrompts) -> list[str]:
     return [word.removeprefix(LITERAL) for word in ontology.words]

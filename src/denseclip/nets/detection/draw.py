@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from denseclip.data.things import Runs, decode
-from denseclip.dense.paint import vivid_palette
+from denseclip.segment.paint import vivid_palette
 
 Array = NDArray[np.uint8]
 OPACITY = 0.5

@@ -20,10 +20,10 @@ from denseclip.clip.tokenizer import Tokenizer, tokenizer_for
 from denseclip.data.stickers import COLOURS, TEXTURES, sprite_names
 from denseclip.data.stickers.sprites import RECOLOURABLE
 from denseclip.files import atomic_path
+from denseclip.text import TEMPLATES_85
 from denseclip.train.tiny.losses import bank_contrast, pair_contrast, phrase_contrast, place_contrast, spread
 from denseclip.train.tiny.pairs import WORDS, Pairs, batches
 from denseclip.train.tiny.recipes import TinyRecipe
-from denseclip.vocabulary import TEMPLATES_85
 
 Untyped: TypeAlias = Any
 SAVE_EVERY = 240.0  # seconds

@@ -18,9 +18,9 @@ from denseclip.data.stickers import (
     sprite_names,
     window,
 )
+from denseclip.text import TEMPLATES_85
 from denseclip.train.tiny.recipes import Stage, TinyRecipe
 from denseclip.train.workers import in_order
-from denseclip.vocabulary import TEMPLATES_85
 
 
 @dataclass(frozen=True)

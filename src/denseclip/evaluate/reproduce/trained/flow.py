@@ -20,8 +20,8 @@ from denseclip.evaluate.reproduce.trained.verdicts import judge
 from denseclip.evaluate.reproduce.trained.workshop import Watch, Workshop
 from denseclip.recipes import ScaleName, recipe
 from denseclip.recipes.trained import TrainedTable, published_rows, trained_table
+from denseclip.text.cache import cache_folder
 from denseclip.train.recipe import TrainRecipe
-from denseclip.vocabulary.cache import cache_folder
 
 Say = Callable[[str], None]
 

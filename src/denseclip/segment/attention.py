@@ -1,0 +1,113 @@
+"""CLIP made dense: the last block of a ViT, or the attention pool of a ResNet, at every position.
+
+With `q, k, v` the queries, keys and values of the last block, the published methods differ in what mixes the values
+(`DenseOptions.mix`) and in whether the residual stream and the MLP are kept:
+
+    MaskCLIP    v itself (the value path)             Zhou et al., section 3.3
+    SCLIP       softmax(qq') v + softmax(kk') v       Wang et al., eq. 3
+    ClearCLIP   softmax(qq') v, no residual, no MLP   Lan et al.
+    NACLIP      softmax(kk' + Gaussian) v, likewise   Hajimiri et al., eq. 5
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from denseclip.clip.model import ResNet, VisionTransformer, with_mean
+from denseclip.clip.transformer import Block, Grid, resize_positions, to_map
+from denseclip.segment.options import Compat, DenseOptions
+
+
+class Dense(NamedTuple):
+    """What a tower says of images (B, 3, H, W).
+
+    features: (B, D, h, w), not normalised. keys: (B, hw, E) of key smoothing, if asked for. global_feature: the whole
+    pictures' (B, D), if the options need it.
+    """
+
+    features: Tensor
+    keys: Tensor | None
+    global_feature: Tensor | None
+
+
+def dense_vit(
+    vit: VisionTransformer, images: Tensor, options: DenseOptions, compat: Compat, *, keys: bool
+) -> Dense:
+    """A ViT on images (B, 3, H, W), normalised, of any size; h = ceil(H / patch)."""
+    height, width = images.shape[-2:]
+    images = F.pad(
+        images, (0, -width % vit.patch_size, 0, -height % vit.patch_size)
+    )  # zero is the mean color
+    x, grid = vit.embed(images, partial(_table, vit) if compat.count_rule else None)  # (B, 1 + hw, W)
+    *blocks, last = vit.transformer.blocks
+    for block in blocks:
+        x = block(x)
+    y = vit.project(dense_block(last, x, options, grid)[:, 1:])  # (B, hw, D)
+    asked = _keys(last, x[:, 1:], projected=compat.keys_projected) if keys else None
+    return Dense(to_map(y, grid), asked, vit.pooled(last(x)) if options.cls_bias else None)
+
+
+def dense_block(block: Block, x: Tensor, options: DenseOptions, grid: Grid) -> Tensor:
+    """The last block under the options, on tokens (B, 1 + hw, W)."""
+    mixed = mix_values(*block.attn.qkv(block.ln_1(x)), options, grid)  # (B, heads, N, W / heads)
+    y = block.ls_1(block.attn.project(mixed))  # (B, N, W)
+    y = x + y if options.residual else y
+    return y + block.ls_2(block.mlp(block.ln_2(y))) if options.mlp else y
+
+
+def dense_resnet(resnet: ResNet, images: Tensor, options: DenseOptions, *, keys: bool) -> Dense:
+    """A ResNet on images (B, 3, H, W), normalised, sides of at least 32; h = floor(H / stride).
+
+    There is no position table in any of it (paper, section 3.3); `residual` and `mlp` mean nothing here.
+    """
+    x = resnet.last_map(images, options.stride)  # (B, C, h, w)
+    grid = (x.shape[2], x.shape[3])
+    tokens, pool = x.flatten(2).transpose(1, 2), resnet.pool  # (B, hw, C)
+    if options.mix == "identity":
+        features = pool.c_proj(pool.v_proj(tokens))  # (B, hw, D)
+    else:
+        features = _mixed_pool(resnet, tokens, options, grid)[:, 1:]
+    asked = pool.k_proj(tokens) if keys else None
+    whole = _mixed_pool(resnet, tokens, DenseOptions(mix="qk"), grid)[:, 0] if options.cls_bias else None
+    return Dense(to_map(features, grid), asked, whole)
+
+
+def _mixed_pool(resnet: ResNet, tokens: Tensor, options: DenseOptions, grid: Grid) -> Tensor:
+    """[mean; cells] (B, hw, C) attend to each other -> (B, 1 + hw, D)."""
+    q, k, v = resnet.pool.qkv(with_mean(tokens))
+    return resnet.pool.project(mix_values(q, k, v, options, grid))
+
+
+def mix_values(q: Tensor, k: Tensor, v: Tensor, options: DenseOptions, grid: Grid) -> Tensor:
+    """Values (B, heads, 1 + hw, d) mixed over tokens as the options say; token 0 stands for the whole picture."""
+    if options.mix == "identity":
+        return v
+    bias = neighborhood(grid, options.sigma, v) if options.sigma else None
+    pairs = {"qk": [(q, k)], "qq": [(q, q)], "kk": [(k, k)], "qq+kk": [(q, q), (k, k)]}[options.mix]
+    parts = [F.scaled_dot_product_attention(a, b, v, attn_mask=bias) for a, b in pairs]
+    return parts[0] if len(parts) == 1 else parts[0] + parts[1]
+
+
+def neighborhood(grid: Grid, sigma: float, like: Tensor) -> Tensor:
+    """exp(-|p_i - p_j|^2 / (2 sigma^2)) between patches, 0 to and from token 0; (1 + hw, 1 + hw). NACLIP, eq. 5."""
+    y = torch.arange(grid[0], device=like.device, dtype=torch.float32)
+    x = torch.arange(grid[1], device=like.device, dtype=torch.float32)
+    down = torch.exp(-((y[:, None] - y) ** 2) / (2 * sigma**2))  # (h, h)
+    across = torch.exp(-((x[:, None] - x) ** 2) / (2 * sigma**2))  # (w, w)
+    return F.pad(torch.kron(down, across), (1, 0, 1, 0)).to(like.dtype)
+
+
+def _table(vit: VisionTransformer, grid: Grid) -> Tensor:
+    """The official MaskCLIP rule: the table as it is if the number of tokens agrees, whatever the shape."""
+    table, (height, width) = vit.positional_embedding, vit.grid
+    same = grid[0] * grid[1] == height * width
+    return table if same else resize_positions(table, grid, antialias=False)
+
+
+def _keys(block: Block, x: Tensor, *, projected: bool) -> Tensor:
+    """Keys of the last block for key smoothing, of its inputs (B, hw, W)."""
+    k = block.attn.keys(block.ln_1(x))
+    return block.attn.out_proj(k) if projected else k

@@ -1,0 +1,170 @@
+"""How a picture is cut into network inputs, and how their scores are put together again."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from math import log
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from denseclip.errors import UserError
+from denseclip.segment.resample import Size
+
+BAND_SCORES = 1 << 23  # full-size scores held together while several views are composed
+
+
+@dataclass(frozen=True)
+class Slide:
+    """Windows of `crop` x `crop` pixels every `stride` pixels; the last one is shifted inside the picture."""
+
+    crop: int
+    stride: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.stride <= self.crop:
+            raise UserError(
+                f"slide {self.crop}/{self.stride} is not possible; the stride must be 1 to {self.crop}"
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> "Slide":
+        """Read "224/112" (crop/stride)."""
+        crop, slash, stride = text.partition("/")
+        if not (slash and crop.strip().isdecimal() and stride.strip().isdecimal()):
+            raise UserError(f"slide {text!r} is not understood; write crop/stride in pixels, such as 224/112")
+        return cls(int(crop), int(stride))
+
+    def __str__(self) -> str:
+        return f"{self.crop}/{self.stride}"
+
+    def starts(self, length: int) -> list[int]:
+        """First pixels of the windows along an axis of `length` pixels."""
+        if length <= self.crop:
+            return [0]
+        count = -(-(length - self.crop) // self.stride) + 1
+        return [min(i * self.stride, length - self.crop) for i in range(count)]
+
+
+@dataclass(frozen=True)
+class Window:
+    """One network input: pixels [top, top + height) x [left, left + width) of the picture resized to `frame`."""
+
+    frame: Size
+    top: int
+    left: int
+    height: int
+    width: int
+    flip: bool = False
+
+    def cut(self, frame: Tensor) -> Tensor:
+        """The window of a resized picture (..., H, W)."""
+        piece = frame[..., self.top : self.top + self.height, self.left : self.left + self.width]
+        return piece.flip(-1) if self.flip else piece
+
+
+def windows(frame: Size, slide: Slide | None, flip: bool) -> list[Window]:
+    """The windows of one resized picture: all of it, or sliding; with `flip` also those of its mirror image."""
+    if slide is None:
+        boxes = [(0, 0, *frame)]
+    else:
+        h, w = min(slide.crop, frame[0]), min(slide.crop, frame[1])
+        boxes = [(top, left, h, w) for top in slide.starts(frame[0]) for left in slide.starts(frame[1])]
+    plain = [Window(frame, *box) for box in boxes]
+    mirrored = [Window(frame, top, frame[1] - left - w, h, w, flip=True) for top, left, h, w in boxes]
+    return plain + mirrored if flip else plain
+
+
+class Composer:
+    """Puts the scores of several windows together on one picture, in bands of rows.
+
+    Scores are upsampled bilinearly to their window, averaged where windows of one view (a frame, or its mirror image)
+    overlap, and resized to the picture: linear, so each axis is one small matrix per window. Views are averaged:
+    their scores, or with a `temperature` their probabilities p = soft-max of temperature x score, as the official
+    segmenters are tested; the composed score is then log(mean p) / temperature, so that decoding stays the same.
+    """
+
+    def __init__(
+        self, cuts: list[Window], maps: list[Size], size: Size, temperature: float | None = None
+    ) -> None:
+        assert cuts and len(cuts) == len(maps)
+        self.size = size
+        self._cuts = cuts
+        self._maps = maps
+        self._views: dict[tuple[Size, bool], list[int]] = {}
+        for index, cut in enumerate(cuts):
+            self._views.setdefault((cut.frame, cut.flip), []).append(index)
+        self._temperature = temperature if len(self._views) > 1 else None
+
+    @cached_property
+    def _axes(self) -> list[tuple[Tensor, Tensor]]:
+        """Row matrix (H, h) and column matrix (W, w) of every window."""
+        axes = []
+        for cut, (h, w) in zip(self._cuts, self._maps, strict=True):
+            view = [self._cuts[index] for index in self._views[cut.frame, cut.flip]]
+            tops, lefts = {other.top for other in view}, {other.left for other in view}
+            rows = _axis(h, cut.top, cut.height, tops, cut.frame[0], self.size[0])
+            columns = _axis(w, cut.left, cut.width, lefts, cut.frame[1], self.size[1])
+            axes.append((rows, columns.flip(1) if cut.flip else columns))
+        return axes
+
+    def bands(self, classes: int) -> list[slice]:
+        """Row ranges that together cover the picture, each small enough to hold all classes."""
+        tall = max(1, BAND_SCORES // max(1, classes * self.size[1]))
+        return [slice(top, min(top + tall, self.size[0])) for top in range(0, self.size[0], tall)]
+
+    def band(self, scores: list[Tensor], rows: slice) -> Tensor:
+        """Composed scores (K, R, W) of some rows, from the (K, h, w) of every window."""
+        total: Tensor | None = None
+        for indices in self._views.values():
+            view = self._view(scores, indices, rows)
+            if self._temperature is not None:
+                view = view.mul_(self._temperature).log_softmax(0)
+                total = view if total is None else torch.logaddexp(total, view)
+            else:
+                total = view if total is None else total.add_(view)
+        assert total is not None
+        if self._temperature is not None:
+            return total.sub_(log(len(self._views))).div_(self._temperature)
+        return total.div_(len(self._views))
+
+    def plane(self, scores: list[Tensor], index: int) -> Tensor:
+        """Composed scores (H, W) of one class."""
+        if self._temperature is None:
+            return self.full([one[index : index + 1] for one in scores])[0]
+        return torch.cat([self.band(scores, rows)[index] for rows in self.bands(len(scores[0]))])
+
+    def full(self, scores: list[Tensor]) -> Tensor:
+        """Composed scores (K, H, W); only for small sizes."""
+        return self.band(scores, slice(0, self.size[0]))
+
+    def _view(self, scores: list[Tensor], indices: list[int], rows: slice) -> Tensor:
+        """Scores (K, R, W) of one view."""
+        total: Tensor | None = None
+        for index in indices:
+            one, (down, across) = scores[index], self._axes[index]
+            part = down[rows].to(one)  # (R, h)
+            if not part.any():
+                continue
+            full = torch.einsum("rh,khw,cw->krc", part, one, across.to(one))  # (K, R, W)
+            total = full if total is None else total.add_(full)
+        assert total is not None, "no window covers these rows"
+        return total
+
+
+def _axis(cells: int, start: int, length: int, starts: set[int], frame: int, out: int) -> Tensor:
+    """Matrix (out, cells): cells -> window pixels -> frame pixels, averaged over windows -> picture pixels."""
+    window = _resize(torch.eye(cells), length)  # (length, cells)
+    cover = torch.zeros(frame)
+    for other in starts:
+        cover[other : other + length] += 1
+    placed = torch.zeros(frame, cells)
+    placed[start : start + length] = window / cover[start : start + length, None]
+    return _resize(placed, out)
+
+
+def _resize(columns: Tensor, length: int) -> Tensor:
+    """Bilinear resize (align_corners=False) of the first axis of (n, m) to (length, m)."""
+    if len(columns) == length:
+        return columns
+    return F.interpolate(columns.T[None], length, mode="linear", align_corners=False)[0].T

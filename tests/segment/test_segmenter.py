@@ -1,0 +1,250 @@
+"""The public interface: load, encode once, query many, every setting."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+import denseclip
+from clip_support import tiny_clip
+from denseclip.errors import UserError
+from denseclip.segment.load import make_settings
+from denseclip.segment.options import PRESETS
+from denseclip.segment.segmenter import Segmenter
+
+WORDS = ["cat", "sofa", "grass", "red car"]
+
+
+FINE_VIT = ("vit", "maskclip-dilated")  # of ResNets only
+
+
+def picture(height=60, width=90, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def segmenter(kind="vit", classes=WORDS, **options):
+    return Segmenter(tiny_clip(kind), classes, make_settings(templates="1", resize="short:64", **options))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [(kind, name) for name in PRESETS for kind in ("rn", "vit") if (kind, name) != FINE_VIT]
+)
+def test_every_preset_gives_a_mask_of_the_pictures_size(kind, name):
+    out = segmenter(kind, preset=name).segment(picture())
+    assert out.mask.shape == (60, 90)
+    assert out.mask.dtype == np.uint8
+    assert out.classes == tuple(WORDS)
+    assert out.scores.shape[0] == 4
+    assert sum(out.areas.values()) == 60 * 90
+
+
+def test_the_mask_is_the_argmax_of_upsampled_cosines():
+    seg = segmenter()
+    encoded = seg.encode(picture())
+    scores = seg.decoding(encoded).maps[0]
+    expected = F.interpolate(scores[None], (60, 90), mode="bilinear")[0].argmax(0)
+    assert (torch.from_numpy(seg.segment(encoded).mask) == expected).float().mean() > 0.999
+
+
+def test_encode_once_query_many():
+    seg = segmenter()
+    encoded = seg.encode(picture())
+    first = seg.segment(encoded).mask
+    seg.set_classes(["dog", "sky"])
+    assert seg.segment(encoded).classes == ("dog", "sky")
+    seg.set_classes(WORDS)
+    np.testing.assert_array_equal(seg.segment(encoded).mask, first)
+    np.testing.assert_array_equal(segmenter().segment(picture()).mask, first)
+
+
+def test_a_batch_gives_what_single_pictures_give():
+    seg = segmenter("rn", scales=(1.0, 1.5), flip=True)
+    pictures = [picture(60, 90, 1), picture(90, 60, 2), picture(60, 90, 3)]
+    for one, encoded in zip(pictures, seg.encode_batch(pictures), strict=True):
+        alone = seg.segment(one)
+        together = seg.segment(encoded)
+        torch.testing.assert_close(alone.scores, together.scores, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "options", [{"slide": "48/32"}, {"scales": (0.75, 1.25)}, {"flip": True}, {"compat": "official"}]
+)
+def test_windows_scales_flips_and_compat_run(options):
+    out = segmenter(**options).segment(picture(), confidence=True)
+    assert out.mask.shape == (60, 90)
+    assert out.confidence is not None
+    assert 0 < out.confidence.min() <= out.confidence.max() <= 1
+
+
+def test_a_symmetric_picture_segments_symmetrically_with_flip():
+    half = picture(64, 48)
+    image = np.concatenate([half, half[:, ::-1]], axis=1)
+    scores = segmenter(flip=True).decoding(image)
+    heat = scores.heat(0)
+    np.testing.assert_allclose(heat, heat[:, ::-1], atol=1e-5)
+
+
+def test_background_words_become_class_0():
+    out = segmenter(background="wall, sky").segment(picture())
+    assert out.classes == ("background", *WORDS)
+    assert out.scored == out.classes
+    assert out.has_background
+
+
+def test_a_threshold_alone_adds_class_0_without_scores():
+    seg = segmenter(threshold=0.5)
+    plain = segmenter().segment(picture(), confidence=True)
+    out = seg.segment(picture(), confidence=True)
+    assert out.classes[0] == "background"
+    sure = plain.confidence >= 0.5
+    np.testing.assert_array_equal(out.mask, np.where(sure, plain.mask + 1, 0))
+    with pytest.raises(UserError, match="no scores for 'background'"):
+        out.heatmap("background")
+
+
+def test_words_and_threshold_together():
+    words = segmenter(background="wall").segment(picture(), confidence=True)
+    both = segmenter(background="wall", threshold=0.6).segment(picture())
+    np.testing.assert_array_equal(both.mask, np.where(words.confidence < 0.6, 0, words.mask))
+
+
+def test_the_usual_background_leaves_out_the_users_own_words():
+    seg = segmenter(classes=["sky", "cat"], background="usual")
+    assert seg.classes == ("background", "sky", "cat")
+    assert len(seg.embeddings.matrix) > 10
+
+
+def test_refinement_changes_scores_and_keeps_shapes():
+    plain, refined = segmenter(), segmenter(refine="pd=0.4+ks")
+    a, b = plain.segment(picture()), refined.segment(picture())
+    assert a.scores.shape == b.scores.shape
+    assert not torch.allclose(a.scores, b.scores)
+    assert segmenter(refine="ks", threshold=0.2).segment(picture()).mask.max() <= 4
+
+
+def test_synonyms_are_reduced_by_max():
+    seg = segmenter(classes={"cat": ["cat", "kitten", "tabby"], "grass": ["grass"]})
+    out = seg.decoding(picture()).maps[0]
+    single = segmenter(classes=["cat", "kitten", "tabby", "grass"]).decoding(picture()).maps[0]
+    torch.testing.assert_close(out[0], single[:3].amax(0))
+    torch.testing.assert_close(out[1], single[3])
+
+
+def test_heat_maps_and_single_pixels_agree():
+    for options in ({}, {"scales": (1.0, 1.5)}):
+        decoding = segmenter(**options).decoding(picture())
+        assert decoding.at(10, 20)[2].item() == pytest.approx(decoding.heat(2)[10, 20], abs=1e-5)
+
+
+def test_many_classes_use_wider_ids():
+    words = [f"thing {i}" for i in range(300)]
+    out = segmenter(classes=words).segment(picture())
+    assert out.mask.dtype == np.int32
+    assert out.indexed().mode in ("I;16", "I")
+
+
+def test_saving(tmp_path):
+    out = segmenter(threshold=0.3).segment(picture())
+    paths = out.save(tmp_path, "a", heatmaps=True)
+    assert {p.name for p in paths} >= {"a.png", "a-overlay.png", "classes.json", "a-heat-red-car.png"}
+    with Image.open(tmp_path / "a.png") as mask:
+        assert mask.mode == "P"
+        np.testing.assert_array_equal(np.asarray(mask), out.mask)
+    assert json.loads((tmp_path / "classes.json").read_text())["0"] == "background"
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("form", ["path", "pil", "array", "gray", "rgba", "tensor", "float"])
+def test_every_form_of_a_picture(form, tmp_path):
+    array = picture()
+    Image.fromarray(array).save(tmp_path / "p.png")
+    forms = {
+        "path": str(tmp_path / "p.png"),
+        "pil": Image.fromarray(array),
+        "array": array,
+        "gray": array[..., 0],
+        "rgba": np.dstack([array, array[..., :1]]),
+        "tensor": torch.from_numpy(array).permute(2, 0, 1),
+        "float": (array / 255.0).astype(np.float32),
+    }
+    expected = np.repeat(array[..., :1], 3, 2) if form == "gray" else array
+    np.testing.assert_array_equal(segmenter().encode(forms[form]).image, expected)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (np.zeros((3, 4, 5, 6)), "an array of shape (3, 4, 5, 6) is no picture; give (H, W, 3)"),
+        (np.zeros((4, 4, 3), np.int32), "a picture of int32 is not understood; convert it to uint8"),
+        (
+            np.full((4, 4, 3), 7.0),
+            "a float picture must have values in 0..1; divide by 255 or convert to uint8",
+        ),
+        (torch.zeros(2, 3, 8, 8), "a Tensor of shape (2, 3, 8, 8) is no picture; give a path"),
+        (42, "a int is no picture; give a path"),
+        ("no/such.png", "there is no picture no/such.png; check the name"),
+    ],
+)
+def test_what_is_no_picture(wrong, message):
+    with pytest.raises(UserError) as caught:
+        segmenter().segment(wrong)
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"preset": "maskclap"}, "preset 'maskclap' is unknown"),
+        ({"resize": "huge"}, "cannot read the resize rule 'huge'"),
+        ({"slide": "224"}, "slide '224' is not understood"),
+        ({"scales": ()}, "scales () are not usable"),
+        ({"scales": (100.0,)}, "scales (100.0,) are not usable"),
+        ({"threshold": 1.5}, "background threshold 1.5 is no probability"),
+        ({"compat": "exact"}, "compat 'exact' is unknown"),
+        ({"refine": "kd"}, "refinement 'kd' is not understood"),
+    ],
+)
+def test_wrong_settings(options, message):
+    with pytest.raises(UserError) as caught:
+        make_settings(**options)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_misuse_is_refused():
+    seg = Segmenter(tiny_clip("vit"), None, make_settings(resize="short:64", templates="1"))
+    with pytest.raises(UserError, match="no classes are set"):
+        seg.segment(picture())
+    with pytest.raises(UserError, match="encoded by another model"):
+        segmenter("vit").segment(segmenter("rn").encode(picture()))
+    with pytest.raises(UserError, match="encoded by another model or under other settings"):
+        segmenter(scales=(2.0,)).segment(segmenter().encode(picture()))
+    with pytest.raises(UserError, match="there is a class 'background' already"):
+        segmenter(classes=["Background", "cat"], threshold=0.5)
+    with pytest.raises(TypeError, match="unknown option 'presett'"):
+        make_settings(presett="x")
+    huge = segmenter()
+    huge.configure(resize=make_settings(resize="exact:9000x9000").resize)
+    with pytest.raises(
+        UserError, match="8992 x 8992 pixels are too many for one network input; give --slide"
+    ):
+        huge.encode(picture())
+
+
+def test_configure_keeps_encodings_where_it_can():
+    seg = segmenter(refine="ks")
+    encoded = seg.encode(picture())
+    seg.configure(
+        refine=make_settings(refine="ks=0.5+pd").refine,
+        background=make_settings(background="wall").background,
+    )
+    assert seg.segment(encoded).classes[0] == "background"
+
+
+def test_the_package_offers_its_names():
+    assert set(denseclip.__all__) <= {name for name in denseclip.__all__ if getattr(denseclip, name)}
+    with pytest.raises(AttributeError):
+        _ = denseclip.nothing
