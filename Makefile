@@ -27,13 +27,13 @@ fixtures: $(VENV)/.developer  ## equality with the official code; DENSECLIP_FIXT
 	$(BIN)/python -m pytest -m fixtures
 
 check: $(VENV)/.developer  ## format, lint, types
-	$(BIN)/ruff format --check src tests benchmarks
-	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks tools
+	$(BIN)/ruff check src tests benchmarks tools
 	$(BIN)/mypy
 
 format: $(VENV)/.developer
-	$(BIN)/ruff format src tests benchmarks
-	$(BIN)/ruff check --fix src tests benchmarks
+	$(BIN)/ruff format src tests benchmarks tools
+	$(BIN)/ruff check --fix src tests benchmarks tools
 
 bench: $(VENV)/.developer  ## speed as ratios, written to results/bench.json
 	$(BIN)/python -m benchmarks

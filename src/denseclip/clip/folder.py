@@ -40,7 +40,8 @@ def embedded_folder(name: str) -> Path:
     if not (folder / "model.safetensors").is_file():
         raise UserError(
             f"{name}: its weights are not in this installation; "
-            f"train them with `python -m denseclip.train.tiny {name} --run runs/{name}` and copy them in"
+            f"install it again, or train them with `python -m tools.train_tiny {name} --run runs/{name}` in a "
+            "checkout and copy them in"
         )
     return folder
 

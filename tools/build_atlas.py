@@ -1,6 +1,6 @@
 """Render the sprite atlas from Noto Color Emoji (needed once; the atlas ships with the package).
 
-python -m denseclip.data.stickers.build_atlas /usr/share/fonts/truetype/noto/NotoColorEmoji.ttf
+python -m tools.build_atlas /usr/share/fonts/truetype/noto/NotoColorEmoji.ttf
 """
 
 import argparse
@@ -34,8 +34,7 @@ def build(font_path: Path) -> Image.Image:
     """All sprites of the list, row by row."""
     font = ImageFont.truetype(str(font_path), STRIKE)
     entries = read_list()
-    rows = -(-len(entries) // COLUMNS)
-    atlas = Image.new("RGBA", (COLUMNS * SIDE, rows * SIDE))
+    atlas = Image.new("RGBA", (COLUMNS * SIDE, -(-len(entries) // COLUMNS) * SIDE))
     for i, entry in enumerate(entries):
         atlas.paste(glyph(font, entry.codepoint), (i % COLUMNS * SIDE, i // COLUMNS * SIDE))
     pixels = np.asarray(atlas).copy()
@@ -47,8 +46,9 @@ def main() -> None:
     """Write the atlas next to the sprite list."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("font", type=Path)
+    atlas = build(parser.parse_args().font)
     with atomic_path(ATLAS) as temporary:
-        build(parser.parse_args().font).save(temporary, quality=82, alpha_quality=90, method=6)
+        atlas.save(temporary, quality=82, alpha_quality=90, method=6)
     print(f"{len(read_list())} sprites, {ATLAS.stat().st_size / 2**20:.1f} MiB: {ATLAS}")
 
 

@@ -1,1 +1,0 @@
-"""Training the embedded tiny CLIPs from sticker pictures and their captions alone."""

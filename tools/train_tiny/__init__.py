@@ -1,0 +1,1 @@
+"""Training of the embedded tiny CLIPs, from sticker pictures and their captions alone."""
