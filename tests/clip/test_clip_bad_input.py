@@ -114,8 +114,8 @@ TABLE: dict[str, tuple[Callable[[Path], str | Path | Arguments], str]] = {
     ),
     "not trained yet": (
         lambda _: "tiny-rn",
-        "tiny-rn: its weights are not in this installation; train them with "
-        r"`python -m denseclip\.train\.tiny tiny-rn --run runs/tiny-rn` and copy them in",
+        "tiny-rn: its weights are not in this installation; install it again, or train them with "
+        r"`python -m tools\.train_tiny tiny-rn --run runs/tiny-rn` in a checkout and copy them in",
     ),
     "config with a name": (
         lambda _: ("RN50", {"config": {"quick_gelu": True}}),
