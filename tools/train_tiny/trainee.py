@@ -94,23 +94,23 @@ class Trainee(nn.Module):
         images, phrases, matches, known, whole = batch.to(self.words.device)
         x = normalize(images / 255, list(OPENAI_STATS.mean), list(OPENAI_STATS.std))
         x, scale = x.contiguous(memory_format=torch.channels_last), self.model.logit_scale.exp()
-        pooled, places = self.pictures(x)
+        (pooled, places), named, whole = self.pictures(x), self.sentences(phrases), self.sentences(whole)
         with torch.no_grad():
             words = self.sentences(self.words[: known.shape[1]])  # (W, D)
-        named = self.sentences(phrases)
-        loss = phrase_contrast(pooled, named, matches, scale) + bank_contrast(scale * pooled @ words.T, known)
-        loss = loss + pair_contrast(pooled[::WHOLE], self.sentences(whole), scale) / 4
-        if self.teacher is None:
-            loss = loss + 2 * spread(named)
-        if known.shape[1] < len(WORDS):  # captions that leave out the textures say nothing of places
-            return loss
-        by_place = scale * places @ words.T  # (B, P, W)
-        loss = loss + 0.5 * bank_contrast(by_place.amax(1), known)
-        if self.teacher is None:
-            return loss + place_contrast(by_place, known)
-        told = self.teacher.words(x, words, known)  # (B, P, W)
-        each = -(told * by_place.log_softmax(-1)).sum(-1).mean(1)  # (B,); 0 where no word is known
-        return loss + 2 * each.sum() / known.any(1).sum().clamp(min=1)
+            told = self.teacher.words(x, words, known) if self.teacher else None  # (B, P, W)
+        with torch.autocast(x.device.type, enabled=False):  # scaled cosines are too large for bf16
+            loss = phrase_contrast(pooled, named, matches, scale)
+            loss = loss + bank_contrast(scale * pooled @ words.T, known)
+            loss = loss + pair_contrast(pooled[::WHOLE], whole, scale) / 4
+            loss = loss if self.teacher else loss + 2 * spread(named)
+            if known.shape[1] < len(WORDS):  # captions that leave out the textures say nothing of places
+                return loss
+            by_place = scale * places @ words.T  # (B, P, W)
+            loss = loss + bank_contrast(by_place.amax(1), known) / 2
+            if told is None:
+                return loss + place_contrast(by_place, known)
+            each = -(told * by_place.log_softmax(-1)).sum(-1).mean(1)  # (B,); 0 where no word is known
+            return loss + 2 * each.sum() / known.any(1).sum().clamp(min=1)
 
 
 def learn_words(trainee: Trainee, recipe: TinyRecipe, batch: int = 160) -> float:
