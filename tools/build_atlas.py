@@ -16,7 +16,7 @@ STRIKE = 109  # the font's only bitmap size, in pixels
 
 
 def glyph(font: ImageFont.FreeTypeFont, codepoint: int) -> Image.Image:
-    """One emoji, cropped to what is visible and centred on a transparent square of `SIDE` pixels."""
+    """One emoji, cropped to what is visible and centered on a transparent square of `SIDE` pixels."""
     canvas = Image.new("RGBA", (256, 256))
     ImageDraw.Draw(canvas).text((48, 48), chr(codepoint), font=font, embedded_color=True)
     box = canvas.getchannel("A").getbbox()
@@ -38,7 +38,7 @@ def build(font_path: Path) -> Image.Image:
     for i, entry in enumerate(entries):
         atlas.paste(glyph(font, entry.codepoint), (i % COLUMNS * SIDE, i // COLUMNS * SIDE))
     pixels = np.asarray(atlas).copy()
-    pixels[pixels[..., 3] == 0] = 0  # invisible colours cost bytes
+    pixels[pixels[..., 3] == 0] = 0  # invisible colors cost bytes
     return Image.fromarray(pixels)
 
 
