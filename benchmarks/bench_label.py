@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from benchmarks.bench_segment import _ontology, embeddings_near, loaded, random_rn50, smooth_picture
-from denseclip.clip.device import pick_dtype
+from denseclip.clip.device import pick_precision
 from denseclip.data.transforms import normalise
 from denseclip.label.engines import LocalEngine
 from denseclip.label.job import JobOptions, run_job
@@ -36,7 +36,7 @@ MEMORY_IMAGES, MEMORY_FROM = 2000, 200
 def run(images: int = IMAGES) -> dict[str, float]:
     """{"label_over_encoder": images/s of a job / images/s of the encoder, median of interleaved rounds}."""
     clip = loaded(random_rn50())
-    clip = clip.folded().to(dtype=pick_dtype("auto", clip.device))
+    clip = clip.folded().to(dtype=pick_precision("auto", clip.device).dtype)
     segmenter = Segmenter(clip, None, make_settings(resize="none", templates="1"))
     stats = segmenter.encoder.stats
     inputs = normalise(smooth_picture(), stats.mean, stats.std)[None]  # (1, 3, 512, 512)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from denseclip.clip import Clip, load_clip
-from denseclip.clip.device import pick_dtype
+from denseclip.clip.device import pick_precision
 from denseclip.segment.load import make_settings
 from denseclip.segment.segmenter import Segmenter
 from denseclip.text import ClassEmbeddings
@@ -61,7 +61,7 @@ def run() -> dict[str, float]:
     """Ratio of images/s, ours over the reference, median of interleaved rounds."""
     model = random_rn50()
     clip = loaded(model)
-    dtype = pick_dtype("auto", clip.device)
+    dtype = pick_precision("auto", clip.device).dtype
     settings = make_settings(resize="none", templates="1")
     ours = Segmenter(clip.folded().to(dtype=dtype), None, settings)
     image = smooth_picture()

@@ -5,6 +5,7 @@ import torch
 from denseclip.train.recipe import TrainRecipe, laid_over, make_recipe
 
 SMALL = {
+    "precision": "fp32",
     "steps": 4,
     "batch": 4,
     "workers": 0,

@@ -63,7 +63,7 @@ def reproduce(
     only: Only = None,
     seeds: Seeds = None,
     device: o.Device = "auto",
-    precision: o.Precision = "auto",
+    precision: o.Precision = "fp32",
 ) -> None:
     """Run a published table and hold its claims against the figures.
 

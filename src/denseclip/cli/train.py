@@ -95,6 +95,7 @@ def run(
             o.console.print(f"[red]skipped[/red] {line}", soft_wrap=True, highlight=False)
         for line in outcome.warnings:
             o.console.print(f"[yellow]warning[/yellow] {line}", soft_wrap=True, highlight=False)
+        o.console.print(f"ran in {outcome.precision}", highlight=False)
         done = f"{outcome.steps} steps" if outcome.steps else "nothing was left to do"
         o.console.print(f"{done}, {_time(outcome.seconds)} in all: {outcome.checkpoint}", highlight=False)
         use = "detect" if recipe.system == "detection" else "segment"
@@ -117,7 +118,7 @@ def evaluate(checkpoint: Path, recipe: "TrainRecipe", root: Path | None, device:
     assert recipe.data.val is not None
     dataset = open_dataset(recipe.data.val, root, recipe.data.val_split)
     settings = recipe.evaluation.model_dump(exclude_none=True)
-    segmenter = segmenter_for(dataset.spec, checkpoint, device=device, **settings)
+    segmenter = segmenter_for(dataset.spec, checkpoint, device=device, precision=recipe.precision, **settings)
     with o.picture_progress() as progress:
         bar = progress.add_task("evaluating", total=None)
         result = count(

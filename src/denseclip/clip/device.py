@@ -1,10 +1,28 @@
 """Which device and precision to run in."""
 
+from dataclasses import dataclass
+
 import torch
 
 from denseclip.errors import UserError
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Precision:
+    """name: "fp32", "bf16" or "fp16". why: how it came about, for a protocol."""
+
+    name: str
+    why: str = "asked for"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating-point type."""
+        return PRECISIONS[self.name]
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.why})"
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -22,17 +40,35 @@ def pick_device(name: str = "auto") -> torch.device:
     return device
 
 
-def has_bf16(device: torch.device) -> bool:
-    """Whether bf16 is the faster one here: on recent GPUs, and on CPUs with AMX or AVX512-BF16."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+def pick_precision(name: str, device: torch.device) -> Precision:
+    """ "auto": bf16 where it is fast (recent GPUs, CPUs with AMX or AVX512-BF16), else fp32; or fp32, bf16, fp16.
 
-
-def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """ "auto": bf16 where it is fast, else fp32; or fp32, bf16, fp16. UserError for anything else."""
+    Raises UserError for anything else, and for fp16 on a CPU.
+    """
     if name == "auto":
-        return torch.bfloat16 if has_bf16(device) else torch.float32
+        reason = bf16_unit(device)
+        return (
+            Precision("bf16", f"auto: {reason}") if reason else Precision("fp32", "auto: no fast bf16 here")
+        )
     if name not in PRECISIONS:
         raise UserError(f"precision {name!r} is unknown; choose auto, {', '.join(PRECISIONS)}")
-    return PRECISIONS[name]
+    if name == "fp16" and device.type == "cpu":
+        raise UserError("precision fp16 is for GPUs; choose bf16 or fp32 on a CPU")
+    return Precision(name)
+
+
+def bf16_unit(device: torch.device) -> str:
+    """What makes bf16 the faster type here, "" if nothing does."""
+    if device.type == "cuda":
+        return "the GPU has bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else ""
+    if torch.cpu._is_amx_tile_supported():
+        return "the CPU has AMX"
+    return "the CPU has AVX512-BF16" if torch.cpu._is_avx512_bf16_supported() else ""
+
+
+def processor(device: torch.device) -> str:
+    """Which processor figures come from: the GPU's name, or what torch uses of the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    unit = bf16_unit(device)
+    return f"CPU, {torch.backends.cpu.get_cpu_capability()}" + (f" ({unit})" if unit else "")

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from denseclip.ahead import work_ahead
+from denseclip.clip.device import processor
 from denseclip.data.things import Runs, ThingsDataset, ThingsSample
 from denseclip.errors import UserError
 from denseclip.evaluate.detection_result import DetectionResult
@@ -97,7 +98,7 @@ def kept_evaluation(
     fresh: forget what is kept.
     """
     protocol = protocol_of(detector, dataset)
-    parts = {k: v for k, v in protocol.describe().items() if k not in ("model", "details")}
+    parts = {k: v for k, v in protocol.describe().items() if k not in ("model", "details", "precision")}
     path = folder / f"detection-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}.json"
     if path.exists() and not fresh:
         return DetectionResult.from_json(path.read_text(encoding="utf-8"))
@@ -120,6 +121,7 @@ def protocol_of(detector: TrainedDetector, dataset: ThingsDataset) -> Protocol:
         settings={"resize": str(detector.resize), "profile": detector.model.detector.profile},
         corruption=None,
         versions={name: version(name) for name in ("denseclip", "torch", "torchvision", "pycocotools")},
+        machine=f"fp32, {processor(detector.device)}",
     )
 
 

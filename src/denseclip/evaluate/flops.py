@@ -64,7 +64,10 @@ def count(subject: Subject, size: Size) -> Cost:
     sums are free.
     """
     tally = _Transposed()
-    counter = FlopCounterMode(display=False, custom_mapping={**_elementwise(), aten.convolution: tally})
+    costs = {**_elementwise(), aten.convolution: tally}
+    # Some versions of torch look an operation up by its overload before they take it apart, others by its name.
+    costs |= {getattr(name, overload): cost for name, cost in costs.items() for overload in name.overloads()}
+    counter = FlopCounterMode(display=False, custom_mapping=costs)
     image = torch.zeros(1, 3, *size, device="meta")
     with torch.no_grad(), counter:
         subject.run(image)

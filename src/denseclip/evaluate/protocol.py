@@ -2,10 +2,11 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from typing import Any, Self
 
+from denseclip.clip.device import processor
 from denseclip.data.datasets import SegmentationDataset
 from denseclip.segment.segmenter import Segmenter
 
@@ -19,7 +20,8 @@ class Protocol:
     model: name. details: `Clip.describe()`, precision and device last. weights: start of `Clip.fingerprint`.
     data, split, images: what was asked for. contents: start of a hash over the image ids, the classes, their
     words and how scenes are rendered. settings: `Settings.describe()`. corruption: kind and level, or None.
-    versions: of the packages.
+    versions: of the packages. machine: precision, why it was chosen, and the processor; it takes no part
+    in `differences`, where `details` tells one precision from another.
     """
 
     model: str
@@ -32,6 +34,7 @@ class Protocol:
     settings: Mapping[str, Any]
     corruption: Corruption | None
     versions: Mapping[str, str]
+    machine: str = field(default="", compare=False)
 
     @classmethod
     def of(
@@ -60,6 +63,7 @@ class Protocol:
                 "torch": version("torch"),
                 "open_clip": version("open_clip_torch"),
             },
+            machine=f"{segmenter.precision or 'as loaded'}, {processor(clip.device)}",
         )
 
     def describe(self) -> dict[str, Any]:
@@ -75,6 +79,7 @@ class Protocol:
             "contents": self.contents,
             **self.settings,
             "corruption": corruption,
+            "precision": self.machine,
             **self.versions,
         }
 
@@ -91,4 +96,4 @@ class Protocol:
     def differences(self, other: "Protocol") -> list[str]:
         """Keys of `describe()` in which two protocols differ."""
         mine, theirs = self.describe(), other.describe()
-        return [key for key in {**mine, **theirs} if mine.get(key) != theirs.get(key)]
+        return [key for key in {**mine, **theirs} if mine.get(key) != theirs.get(key) and key != "precision"]

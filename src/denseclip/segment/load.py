@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from denseclip.clip import load_clip
-from denseclip.clip.device import pick_device, pick_dtype
+from denseclip.clip.device import pick_device, pick_precision
 from denseclip.data.transforms import ResizeRule
 from denseclip.nets.saved import load_trained, trained_kind
 from denseclip.segment.background import Background
@@ -43,14 +43,13 @@ def load(
     """
     settings = make_settings(preset, **options)
     target = pick_device(device)
+    how = pick_precision(precision, target)
     store = EmbeddingCache() if cache else None
     if trained_kind(model):
-        return Segmenter(
-            load_trained(model, target, pick_dtype(precision, target)), classes, settings, cache=store
-        )
-    clip = load_clip(model, pretrained=pretrained, device=target).folded()
-    clip = clip.to(dtype=pick_dtype(precision, target))
-    return Segmenter(clip, classes, settings, cache=store)
+        trained = load_trained(model, target, how.dtype)
+        return Segmenter(trained, classes, settings, cache=store, precision=how)
+    clip = load_clip(model, pretrained=pretrained, device=target).folded().to(dtype=how.dtype)
+    return Segmenter(clip, classes, settings, cache=store, precision=how)
 
 
 def make_settings(

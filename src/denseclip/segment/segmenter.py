@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from denseclip.clip.device import Precision
 from denseclip.errors import UserError
 from denseclip.segment.decoding import Decoding
 from denseclip.segment.features import DenseFeatures
@@ -57,8 +58,10 @@ class Segmenter:
         settings: Settings | None = None,
         *,
         cache: EmbeddingCache | None = None,
+        precision: Precision | None = None,
     ) -> None:
         self.clip = clip
+        self.precision = precision  # how it came about, for protocols
         self.settings = settings or Settings()
         self.encoder = encoder_of(clip, self.settings)
         self._cache = cache

@@ -42,10 +42,12 @@ def save(
     progress: Progress,
     recipe: TrainRecipe,
     contents: Mapping[str, Any],
+    precision: str,
 ) -> None:
     """Write everything, atomically; all processes call it.
 
-    contents: plain values and tensors that are needed to use the model, see `Task.contents`.
+    contents: plain values and tensors that are needed to use the model, see `Task.contents`. precision: what the
+    training runs in.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     state = {
@@ -56,6 +58,7 @@ def save(
         "versions": {name: version(name) for name in _PACKAGES},
         "contents": dict(contents),
         "progress": asdict(progress),
+        "precision": precision,
         "model": model,
         "optimizer": optimizer,
     }

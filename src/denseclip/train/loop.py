@@ -1,5 +1,6 @@
 """The training loop: one process or many, resumable, the same for every system."""
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -14,8 +15,9 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy, FSDPStrategy, Strategy
 from torch import Tensor
 
-from denseclip.clip.device import has_bf16
+from denseclip.clip.device import Precision, pick_precision
 from denseclip.errors import UserError
+from denseclip.nets.saved import read_saved
 from denseclip.train import checkpoint
 from denseclip.train.checkpoint import BEST, LAST, Progress
 from denseclip.train.drift import verdict
@@ -40,18 +42,28 @@ class Told:
     seconds_left: float
 
 
-def make_fabric(recipe: TrainRecipe, *, device: str = "auto", strategy: str = "auto") -> Fabric:
-    """The engine: processes as `torchrun` started them, else one; bf16 where the machine is fast in it.
+MIXED = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}  # of Fabric
+
+
+def training_precision(wanted: str, device: str, folder: Path) -> Precision:
+    """What a training runs in: as it began, on whatever machine it goes on; else as wanted, see `pick_precision`."""
+    kind = torch.device("cuda" if _on_gpu(device) else "cpu")
+    if wanted == "auto" and (folder / LAST).exists():
+        begun = read_saved(folder / LAST).get("precision")
+        if begun is not None:
+            return Precision(begun, "auto: as the training began")
+    return pick_precision(wanted, kind)
+
+
+def make_fabric(precision: Precision, *, device: str = "auto", strategy: str = "auto") -> Fabric:
+    """The engine: processes as `torchrun` started them, else one.
 
     strategy: "auto" (one process, or DDP), "ddp" or "fsdp". Raises UserError if FSDP is asked for without GPUs.
     """
     local, world = (int(os.environ.get(name, 1)) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
-    cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+    cuda = _on_gpu(device)
     if strategy == "fsdp" and not cuda:
         raise UserError("fsdp needs GPUs; leave out --strategy, or run where there are some")
-    bf16 = recipe.precision == "bf16"
-    if recipe.precision == "auto":
-        bf16 = has_bf16(torch.device("cuda" if cuda else "cpu"))
     devices: Any = local if world > 1 else 1
     if cuda and ":" in device:
         devices = [int(device.partition(":")[2])]
@@ -60,10 +72,14 @@ def make_fabric(recipe: TrainRecipe, *, device: str = "auto", strategy: str = "a
         devices=devices,
         num_nodes=world // local,
         strategy=_strategy(strategy, world),
-        precision="bf16-mixed" if bf16 else "32-true",
+        precision=MIXED[precision.name],  # type: ignore[arg-type]
     )
     fabric.launch()
     return fabric
+
+
+def _on_gpu(device: str) -> bool:
+    return device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
 
 
 def _strategy(name: str, world: int) -> "str | Strategy":
@@ -85,8 +101,11 @@ def make_optimizer(task: Task, part: OptimiserPart) -> torch.optim.Optimizer:
 class Loop:
     """A task on its way from the last checkpoint in `folder`, or from the start, to the end of the recipe."""
 
-    def __init__(self, task: Task, recipe: TrainRecipe, folder: Path, fabric: Fabric) -> None:
+    def __init__(
+        self, task: Task, recipe: TrainRecipe, folder: Path, fabric: Fabric, precision: Precision
+    ) -> None:
         self.task, self.recipe, self.folder, self.fabric = task, recipe, folder, fabric
+        self.precision = precision
         if fabric.world_size > 1:
             synchronised(task, fabric.device)
         task.to(memory_format=torch.channels_last)
@@ -146,15 +165,17 @@ class Loop:
         self.model.train()
         found = [self._part(part, step, last=part is parts[-1]) for part in parts]
         if self.recipe.optimiser.clip:
-            self.fabric.clip_gradients(self.model, self.optimizer, max_norm=self.recipe.optimiser.clip)
+            limit = self.recipe.optimiser.clip
+            norm = self.fabric.clip_gradients(
+                self.model, self.optimizer, max_norm=limit, error_if_nonfinite=False
+            )
+            if self.precision.name != "fp16":  # whose scaler leaves such a step out
+                _finite({"gradient": float(norm)} if norm is not None else {}, step)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.progress.step = step
         means = {name: float(torch.stack([one[name] for one in found]).mean()) for name in found[0]}
-        if not all(value == value for value in means.values()):
-            raise UserError(
-                f"the loss is not a number at step {step}; lower optimiser.lr, or set precision=fp32"
-            )
+        _finite(means, step)
         return means | {"lr": learning_rate(self.recipe, step)}
 
     def _part(self, batch: AnyBatch, step: int, *, last: bool) -> dict[str, Tensor]:
@@ -170,7 +191,8 @@ class Loop:
         if recipe.probe_every and (step % recipe.probe_every == 0 or last):
             self._probe(journal)
         if journal and recipe.panel_every and (step % recipe.panel_every == 0 or last):
-            panel = self.task.panel(batch.to(self.fabric.device), step)
+            with self.fabric.autocast():
+                panel = self.task.panel(batch.to(self.fabric.device), step)
             if panel is not None:
                 journal.panel(panel, step)
         if last or (recipe.save_every and step % recipe.save_every == 0):
@@ -179,7 +201,8 @@ class Loop:
     def _probe(self, journal: "Journal | None") -> None:
         """Look at pictures set aside; the best state of a run is kept beside the last one."""
         self.model.eval()
-        found = self.task.probe(self.progress.step)
+        with self.fabric.autocast():
+            found = self.task.probe(self.progress.step)
         if not found:
             return
         if journal:
@@ -202,6 +225,15 @@ class Loop:
             self.progress,
             self.recipe,
             self.task.contents(),
+            self.precision.name,
+        )
+
+
+def _finite(values: dict[str, float], step: int) -> None:
+    broken = next((name for name, value in values.items() if not math.isfinite(value)), None)
+    if broken:
+        raise UserError(
+            f"the {broken} is not a number at step {step}; lower optimiser.lr, or set precision=fp32"
         )
 
 

@@ -187,7 +187,7 @@ def build_maskclip_plus(
         raise UserError(f'{spec.name} has no unseen classes; take hide = "all" or another data set')
     if part.background and spec.background != 0:
         raise UserError(f"{spec.name} has no background class; set student.background = false")
-    teacher = Teacher(recipe.teacher, dataset, device)
+    teacher = Teacher(recipe.teacher, dataset, device, recipe.precision)
     words = teacher.embeddings
     if part.background:
         words = select(words, range(1, len(words.classes)))

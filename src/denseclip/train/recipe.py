@@ -221,7 +221,7 @@ class TrainRecipe(Part):
     batch: int = Field(16, ge=1)
     accumulate: int = Field(1, ge=1)
     seed: int = 0
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     workers: int = Field(2, ge=0)
     save_every: int = Field(500, ge=0)
     panel_every: int = Field(500, ge=0)

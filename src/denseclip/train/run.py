@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from denseclip.clip.device import processor
 from denseclip.data.datasets import SegmentationDataset
 from denseclip.data.folder import open_folder
 from denseclip.data.open_things import COCO, open_things
@@ -21,7 +22,7 @@ from denseclip.nets.saved import read_saved
 from denseclip.text import ClassPrompts
 from denseclip.text.facts import coco_things
 from denseclip.train.checkpoint import LAST, differences
-from denseclip.train.loop import Loop, Told, make_fabric
+from denseclip.train.loop import Loop, Told, make_fabric, training_precision
 from denseclip.train.recipe import DataPart, TrainRecipe
 from denseclip.train.samples import Share, load_batches
 from denseclip.train.systems import TrainingData, build_task, make_batches
@@ -32,7 +33,7 @@ RECIPE = "recipe.json"
 @dataclass(frozen=True)
 class Outcome:
     """A training. steps: how many this call has done. finished: whether none is left. skipped: images that could
-    not be read. warnings: of drift.
+    not be read. warnings: of drift. precision: what it ran in, and why.
     """
 
     checkpoint: Path
@@ -42,6 +43,7 @@ class Outcome:
     best_step: int
     skipped: tuple[str, ...]
     warnings: tuple[str, ...]
+    precision: str
 
 
 class LimitedDataset(SegmentationDataset):
@@ -118,12 +120,14 @@ def train(
     Raises UserError for what cannot be used, and if `folder` holds a training of another recipe.
     """
     check_folder(folder, recipe)
-    fabric = make_fabric(recipe, device=device, strategy=strategy)
+    precision = training_precision(recipe.precision, device, folder)
+    fabric = make_fabric(precision, device=device, strategy=strategy)
     share = Share(recipe.batch, recipe.accumulate, fabric.global_rank, fabric.world_size)
     dataset = open_recipe_data(recipe, root)
     torch.manual_seed(recipe.seed)
-    task = build_task(recipe, dataset, fabric.device)
-    loop = Loop(task, recipe, folder, fabric)
+    settled = recipe.model_copy(update={"precision": precision.name})  # of the teacher, too
+    task = build_task(settled, dataset, fabric.device)
+    loop = Loop(task, recipe, folder, fabric, precision)
     first = loop.progress.step
     if fabric.is_global_zero:
         write_text(folder / RECIPE, json.dumps(recipe.model_dump(mode="json"), indent=1) + "\n")
@@ -156,4 +160,5 @@ def _outcome(loop: Loop, folder: Path, first: int) -> Outcome:
         progress.best_step,
         skipped,
         tuple(progress.warnings),
+        f"{loop.precision}, {processor(loop.fabric.device)}",
     )

@@ -41,7 +41,7 @@ class Padded(Protocol):
     def extent(self) -> Tensor: ...  # noqa: D102
 
 
-@dataclass(frozen=True)
+@dataclass  # not frozen: Fabric takes it apart and puts it together again
 class Batch:
     """B training crops of S x T pixels.
 

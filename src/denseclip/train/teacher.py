@@ -9,7 +9,7 @@ from torch import Tensor
 
 from denseclip.clip import load_clip
 from denseclip.clip.clip import ImageStats
-from denseclip.clip.device import pick_dtype
+from denseclip.clip.device import pick_precision
 from denseclip.data.datasets import SegmentationDataset
 from denseclip.segment.dataset_words import set_dataset_classes
 from denseclip.segment.features import DenseEncoder, DenseFeatures
@@ -26,8 +26,10 @@ CHUNK = 1 << 24  # scores at crop size held together
 class Teacher:
     """A CLIP made dense, with the words of a data set. Nothing in it is trained."""
 
-    def __init__(self, part: TeacherPart, dataset: SegmentationDataset, device: torch.device) -> None:
-        """Raises UserError for a model that cannot be loaded, see `load_clip`."""
+    def __init__(
+        self, part: TeacherPart, dataset: SegmentationDataset, device: torch.device, precision: str = "auto"
+    ) -> None:
+        """precision: see `pick_precision`. Raises UserError for a model that cannot be loaded, see `load_clip`."""
         settings = make_settings(
             part.preset,
             refine=part.refine,
@@ -36,7 +38,7 @@ class Teacher:
             resize=dataset.spec.resize,
         )
         self.whole = load_clip(part.model, device=device)
-        clip = copy.deepcopy(self.whole).folded().to(dtype=pick_dtype("auto", device))
+        clip = copy.deepcopy(self.whole).folded().to(dtype=pick_precision(precision, device).dtype)
         self.encoder = DenseEncoder(clip, settings.dense, settings.compat)
         self.segmenter = Segmenter(clip, settings=settings, cache=EmbeddingCache())
         set_dataset_classes(self.segmenter, dataset.spec)

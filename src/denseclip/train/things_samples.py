@@ -14,7 +14,7 @@ from denseclip.train.samples import EndlessBatches, Share
 DIVISOR = 32  # of the sides of a batch: its coarsest map is whole cells
 
 
-@dataclass(frozen=True)
+@dataclass  # not frozen: Fabric takes it apart and puts it together again
 class ThingsBatch:
     """B images of S x T pixels.
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import denseclip
 from denseclip.clip import Clip, load_clip
-from denseclip.clip.device import pick_device, pick_dtype
+from denseclip.clip.device import pick_device, pick_precision
 from denseclip.data.datasets import Sample, SegmentationDataset
 from denseclip.data.opening import open_dataset
 from denseclip.evaluate.presets import protocol_settings
@@ -46,13 +46,13 @@ class Bench:
         images: int | None = None,
         fresh: bool = False,
         device: str = "auto",
-        precision: str = "auto",
+        precision: str = "fp32",
         by_code: bool = True,
     ) -> None:
         self.protocol, self.folder, self.root = protocol, folder, root
         self.images, self.fresh, self.by_code = images, fresh, by_code
         self.device = pick_device(device)
-        self.dtype = pick_dtype(precision, self.device)
+        self.precision = pick_precision(precision, self.device)
         self._clip: tuple[str, Clip] | None = None
         self._data: dict[str, SegmentationDataset] = {}
 
@@ -98,15 +98,24 @@ class Bench:
         return len(dataset) if self.images is None else min(self.images, len(dataset))
 
     def _key(self, protocol: Protocol) -> str:
-        content: dict[str, Any] = {**protocol.to_dict(), "code": code_digest() if self.by_code else ""}
+        content: dict[str, Any] = {
+            **protocol.to_dict(),
+            "machine": "",
+            "code": code_digest() if self.by_code else "",
+        }
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
     def _segmenter(self, row: Row, dataset: SegmentationDataset) -> Segmenter:
         if self._clip is None or self._clip[0] != row.source:
             self._clip = None  # before the next one takes its memory
-            self._clip = row.source, load_clip(row.source, device=self.device).folded().to(dtype=self.dtype)
+            self._clip = (
+                row.source,
+                load_clip(row.source, device=self.device).folded().to(dtype=self.precision.dtype),
+            )
         settings = make_settings(**protocol_settings(self.protocol, dataset.spec, **row.method.settings))
-        segmenter = Segmenter(self._clip[1], settings=settings, cache=EmbeddingCache())
+        segmenter = Segmenter(
+            self._clip[1], settings=settings, cache=EmbeddingCache(), precision=self.precision
+        )
         set_dataset_classes(segmenter, dataset.spec)
         return segmenter
 

@@ -30,7 +30,7 @@ def reproduce(
     limit: int | None = None,
     fresh: bool = False,
     device: str = "auto",
-    precision: str = "auto",
+    precision: str = "fp32",
     cache: Path | None = None,
     progress: RowProgress | None = None,
 ) -> Report:

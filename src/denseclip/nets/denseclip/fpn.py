@@ -53,9 +53,17 @@ class Fpn(nn.Module):
         for i in range(self.extra):
             further = len(self.fpn_convs) > len(laterals)
             x = F.relu(x) if i and self.activation else x
-            x = self.fpn_convs[len(laterals) + i](x) if further else outputs[-1][..., ::2, ::2]
+            x = _coarser(self.fpn_convs[len(laterals) + i], x) if further else outputs[-1][..., ::2, ::2]
             outputs.append(x)
         return tuple(outputs)
+
+
+def _coarser(conv: nn.Module, x: Tensor) -> Tensor:
+    """In float32 on CPUs: oneDNN leaves part of a bf16 strided convolution's gradient unset on a map of one cell."""
+    if x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+        return conv(x)
+    with torch.autocast("cpu", enabled=False):
+        return conv(x.float())
 
 
 class SemanticFpnHead(nn.Module):

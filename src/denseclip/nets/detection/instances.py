@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True)
+@dataclass  # not frozen: Fabric takes it apart and puts it together again
 class Instances:
     """N things to be found. boxes: (N, 4) float32, x0, y0, x1, y1 in pixels; labels: (N,) int64 from 0.
 
@@ -28,7 +28,7 @@ class Instances:
         return found if self.masks is None else found | {"masks": self.masks}
 
 
-@dataclass(frozen=True)
+@dataclass  # not frozen: Fabric takes it apart and puts it together again
 class Detections:
     """N things that were found, best first: boxes (N, 4), scores (N,) in 0..1, labels (N,) int64 from 0.
 

@@ -37,7 +37,7 @@ def reproduce_trained(
     limit: int | None = None,
     fresh: bool = False,
     device: str = "auto",
-    precision: str = "auto",
+    precision: str = "fp32",
     cache: Path | None = None,
     runs: Path | None = None,
     minutes: float | None = None,

@@ -44,7 +44,7 @@ class Workshop:
         limit: int | None = None,
         fresh: bool = False,
         device: str = "auto",
-        precision: str = "auto",
+        precision: str = "fp32",
         stop: Callable[[], bool] = lambda: False,
         watch: Watch = lambda title, done, total: None,
     ) -> None:
