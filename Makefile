@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN = $(VENV)/bin
 
-.PHONY: demo test test-slow fixtures check format bench tables clean
+.PHONY: demo test test-slow test-gpu test-oldest fixtures check format bench tables clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -22,6 +22,17 @@ test: $(VENV)/.developer  ## all tests but the slow ones
 
 test-slow: $(VENV)/.developer
 	$(BIN)/python -m pytest -m slow
+
+test-gpu: $(VENV)/.developer  ## what needs a GPU; skipped without one
+	$(BIN)/python -m pytest -m gpu -rs
+
+OLDEST ?= .venv-oldest
+
+test-oldest:  ## all tests but the slow ones, with the oldest versions that pyproject.toml allows
+	$(PYTHON) -m venv $(OLDEST)
+	$(PYTHON) tests/oldest.py > $(OLDEST)/constraints.txt
+	$(OLDEST)/bin/python -m pip install --quiet --constraint $(OLDEST)/constraints.txt --editable '.[dev]'
+	$(OLDEST)/bin/python -m pytest -m 'not slow'
 
 fixtures: $(VENV)/.developer  ## equality with the official code; DENSECLIP_FIXTURES names another folder of cases
 	$(BIN)/python -m pytest -m fixtures

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 import benchmarks
-from denseclip.files import write_text
+from denseclip.io import write_text
 
 RESULT = Path(__file__).parent.parent / "results" / "bench.json"
 

@@ -11,10 +11,11 @@ import torch
 from PIL import Image
 
 from denseclip.label.engines import LocalEngine
-from denseclip.label.job import WORK, JobOptions, run_job
+from denseclip.label.job import JobOptions, run_job
 from denseclip.label.sources import list_items
 from denseclip.label.things import ThingLabeller
 from denseclip.label.words import WordLabeller
+from denseclip.outputs import HOME
 from denseclip.segment.segmentation import Segmentation
 from denseclip.segment.segmenter import Segmenter
 from denseclip.segment.settings import Settings
@@ -91,7 +92,7 @@ def tree(folder):
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in paths
-        if WORK not in path.parts
+        if HOME not in path.parts
     }
 
 
@@ -109,7 +110,7 @@ def killed_job(source, out, lines, after, *, seconds=0.01):
     context.set_forkserver_preload(["label_support"])
     process = context.Process(target=_slow_job, args=(source, out, seconds))
     process.start()
-    while process.is_alive() and _lines(out / WORK / "journal.jsonl") < lines:
+    while process.is_alive() and _lines(out / HOME / "journal.jsonl") < lines:
         time.sleep(0.003)
     process.join(after)
     alive = process.exitcode is None

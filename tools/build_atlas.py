@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from denseclip.data.stickers.sprites import ATLAS, COLUMNS, SIDE, read_list
-from denseclip.files import atomic_path
+from denseclip.io import atomic_path
 
 STRIKE = 109  # the font's only bitmap size, in pixels
 

@@ -16,7 +16,7 @@ from denseclip.data.opening import open_dataset
 from denseclip.errors import UserError
 from denseclip.evaluate.presets import segmenter_for
 from denseclip.evaluate.runner import evaluate
-from denseclip.files import write_text
+from denseclip.io import write_text
 from denseclip.segment.options import PRESETS, Refinement, preset
 from denseclip.segment.views import Slide
 

@@ -55,7 +55,7 @@ def test_a_folder_becomes_a_data_set(capsys, model, pictures, tmp_path):
     other = run(capsys, *command, "--flip")
     assert other.code == 2
     assert other.err.count("\n") == 1
-    assert "labels made with other settings" in other.err
+    assert "results made with other settings" in other.err
     assert run(capsys, *command, "--flip", "--overwrite").code == 0
 
 

@@ -72,7 +72,7 @@ def test_pictures_of_one_name_in_two_folders_do_not_collide(capsys, model, pictu
     (other / "a.png").write_bytes((pictures / "a.png").read_bytes())
     ran = run(capsys, "segment", pictures, *WORDS, "-m", model, "-o", tmp_path / "out", *FAST)
     assert ran.code == 0
-    assert {path.name for path in (tmp_path / "out").glob("*a.png")} == {"in-a.png", "sub-a.png"}
+    assert {path.name for path in (tmp_path / "out").glob("*a.png")} == {"a.png", "sub-a.png"}
 
 
 BAD = [

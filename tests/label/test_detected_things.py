@@ -224,7 +224,7 @@ def test_stopped_and_gone_on_with(checkpoint, tmp_path):
         label(source, tmp_path / "parts", labeller, progress=stop, **options)
     label(source, tmp_path / "parts", labeller, **options)
     assert tree(tmp_path / "parts") == tree(tmp_path / "whole")
-    with pytest.raises(UserError, match="labels made with other threshold"):
+    with pytest.raises(UserError, match="results made with other threshold"):
         label(source, tmp_path / "parts", ThingLabeller(labeller.detector, 0.2), **options)
 
 

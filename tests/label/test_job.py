@@ -9,7 +9,7 @@ from PIL import Image
 
 from denseclip.errors import UserError
 from denseclip.label.formats.png import PngWriter
-from denseclip.label.job import WORK
+from denseclip.label.job import HOME, OutputFolder
 from denseclip.label.journal import Journal
 from denseclip.label.labelled import Rules
 from label_support import ALL, CLASSES, Stub, killed_job, label, tree, write_pictures
@@ -41,7 +41,7 @@ def test_an_interrupted_job_goes_on_to_the_same_bytes(source, tmp_path):
     label(source, tmp_path / "parts", overlays=True, progress=lambda *state: seen.append(state))
     assert seen == [(4, 0, 6), (5, 0, 6), (6, 0, 6)]
     assert tree(tmp_path / "parts") == tree(tmp_path / "whole")
-    journals = [(tmp_path / name / WORK / "journal.jsonl").read_bytes() for name in ("whole", "parts")]
+    journals = [(tmp_path / name / HOME / "journal.jsonl").read_bytes() for name in ("whole", "parts")]
     assert journals[0] == journals[1]
 
 
@@ -70,7 +70,7 @@ CHANGES = [
 def test_other_settings_are_refused(source, tmp_path, change, key):
     label(source, tmp_path / "out")
     before = tree(tmp_path / "out")
-    with pytest.raises(UserError, match=f"labels made with other .*{key}.*--overwrite") as caught:
+    with pytest.raises(UserError, match=f"results made with other .*{key}.*--overwrite") as caught:
         label(source, tmp_path / "out", **change)
     assert "\n" not in str(caught.value)
     assert tree(tmp_path / "out") == before
@@ -89,7 +89,10 @@ def test_files_of_somebody_else_stay(source, tmp_path):
     with pytest.raises(UserError, match="holds other files"):
         label(source, tmp_path / "out")
     assert tree(tmp_path / "out").keys() == {"classes.json"}
-    (tmp_path / "out" / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"classes\.json is there and was not written by this command"):
+        label(source, tmp_path / "out", overwrite=True)
+    assert tree(tmp_path / "out").keys() == {"classes.json"}
+    (tmp_path / "out" / "classes.json").rename(tmp_path / "out" / "notes.txt")
     label(source, tmp_path / "out", overwrite=True)
     assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
     assert json.loads((tmp_path / "out" / "classes.json").read_text())["0"] == "cat"
@@ -172,14 +175,15 @@ def test_a_full_disk_is_one_line_and_no_loss(source, tmp_path, monkeypatch):
     assert label(source, tmp_path / "out").labelled == 6
 
 
-def test_two_at_once_are_refused(tmp_path):
+def test_two_at_once_are_refused(source, tmp_path):
     pytest.importorskip("fcntl")
-    with Journal(tmp_path / WORK / "journal.jsonl", 3), pytest.raises(UserError, match="another process"):
-        Journal(tmp_path / WORK / "journal.jsonl", 3)
+    out = tmp_path / "out"
+    with OutputFolder(out, "label"), pytest.raises(UserError, match="another process is writing into"):
+        label(source, out, overwrite=True)
 
 
 def test_a_journal_ends_at_its_last_whole_line(tmp_path):
-    path = tmp_path / WORK / "journal.jsonl"
+    path = tmp_path / HOME / "journal.jsonl"
     with Journal(path, 9) as journal:
         for position in (2, 0, 1):
             journal.append(position, {"file": "ä", "payload": "x" * position})
@@ -205,8 +209,8 @@ def run_kills(tmp_path, pictures, kills, seed):
     killed_job(source, tmp_path / "out", 0, 300.0)
     assert tree(tmp_path / "out") == tree(tmp_path / "whole")
     assert len(tree(tmp_path / "out")) > 6 * pictures
-    journal = (tmp_path / "out" / WORK / "journal.jsonl").read_bytes()
-    assert journal == (tmp_path / "whole" / WORK / "journal.jsonl").read_bytes()
+    journal = (tmp_path / "out" / HOME / "journal.jsonl").read_bytes()
+    assert journal == (tmp_path / "whole" / HOME / "journal.jsonl").read_bytes()
     assert journal.count(b"\n") == pictures
 
 

@@ -10,9 +10,10 @@ import pytest
 
 import label_support
 from denseclip.label.engines import RayEngine
-from denseclip.label.job import WORK, JobOptions, run_job
+from denseclip.label.job import JobOptions, run_job
 from denseclip.label.sources import list_items
 from denseclip.label.words import WordLabeller
+from denseclip.outputs import HOME
 from label_support import ALL, Stub, label, tree, write_pictures
 
 PICTURES = 60
@@ -42,7 +43,7 @@ def test_a_worker_dies_and_the_bytes_are_the_same(tmp_path):
     pids, killed = tmp_path / "pids", []
     pids.mkdir()
     engine = RayEngine(partial(load, pids), workers=2)
-    journal = tmp_path / "ray" / WORK / "journal.jsonl"
+    journal = tmp_path / "ray" / HOME / "journal.jsonl"
     killer = threading.Thread(target=kill_one, args=(journal, pids, killed), daemon=True)
     killer.start()
     try:

@@ -154,7 +154,7 @@ def test_saving(tmp_path):
         assert mask.mode == "P"
         np.testing.assert_array_equal(np.asarray(mask), out.mask)
     assert json.loads((tmp_path / "classes.json").read_text())["0"] == "background"
-    assert not list(tmp_path.glob(".*"))
+    assert not list(tmp_path.glob(".*.tmp*"))
 
 
 @pytest.mark.parametrize("form", ["path", "pil", "array", "gray", "rgba", "tensor", "float"])

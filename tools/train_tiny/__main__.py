@@ -20,10 +20,10 @@ from torch import nn
 
 from denseclip.clip import load_clip
 from denseclip.clip.clip import OPENAI_STATS
-from denseclip.clip.device import pick_device, pick_dtype
+from denseclip.clip.device import pick_device, pick_precision
 from denseclip.clip.model import ResNet
 from denseclip.errors import UserError
-from denseclip.files import atomic_path, write_text
+from denseclip.io import atomic_path, write_text
 from tools.train_tiny.recipes import RECIPES, TEXT, TinyRecipe
 from tools.train_tiny.trainee import Teacher
 from tools.train_tiny.training import Run, fitted, train
@@ -58,7 +58,7 @@ def planned(options: argparse.Namespace) -> Run:
         teacher = Teacher(clip)
     if options.batch:
         recipe = replace(recipe, stages=tuple(replace(s, batch=options.batch) for s in recipe.stages))
-    bf16 = pick_dtype(options.precision, device) == torch.bfloat16
+    bf16 = pick_precision(options.precision, device).name == "bf16"
     begin = partial(Run, teacher=teacher, device=device, bf16=bf16)
     asked: dict[str, Any] = {key: getattr(options, key) for key in ("name", "batch", "minutes", "precision")}
     asked["teacher"] = teacher.clip.fingerprint if teacher else None

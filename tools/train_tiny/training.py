@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from denseclip.files import atomic_path
+from denseclip.io import atomic_path
 from denseclip.train.workers import in_order
 from tools.train_tiny.batches import Batch, Batches
 from tools.train_tiny.recipes import TinyRecipe

@@ -29,15 +29,18 @@ def demo(
     from PIL import Image
 
     from denseclip.data.stickers import render
-    from denseclip.files import atomic_path
+    from denseclip.io import atomic_path
+    from denseclip.outputs import OutputFolder
 
     words: dict[str, None] = {}
     pictures = []
+    drawn = OutputFolder(out / "pictures", "demo")
     for number in o.parse_numbers(scenes):
         scene = render(SPLIT, number, side=SIDE)
         words |= dict.fromkeys(scene.names)
         pictures.append(out / "pictures" / f"scene-{number}.jpg")
-        with atomic_path(pictures[-1]) as temporary:
+        with drawn, atomic_path(pictures[-1]) as temporary:
+            drawn.begin()
             Image.fromarray(scene.image).save(temporary, quality=92)
     classes = ", ".join(dict.fromkeys((*words, *DISTRACTORS)))
     names = [str(path) for path in pictures]

@@ -54,13 +54,22 @@ def detect(
     its images and categories. Pictures that cannot be read are listed at the end, and the exit code is 1.
     """
     from denseclip.data.images import list_images
+    from denseclip.outputs import OutputFolder
 
-    paths = list_images(pictures)
-    if not overwrite and (out / RESULTS).exists():
-        raise UserError(f"{out / RESULTS} is there already; add --overwrite or give another --out")
-    with o.console.status(f"loading {model}"):
-        detector = load(model, resize, device)
-    counts, failed = _run(detector, paths, out, threshold)
+    identity = {"model": str(model), "threshold": threshold, "resize": resize}
+    with OutputFolder(out, "detect", identity, overwrite=overwrite) as output:
+        paths = list_images(pictures)
+        if output.finished and not overwrite:
+            raise UserError(f"{out / RESULTS} is there already; add --overwrite or give another --out")
+        stems = output.names(paths, ["-detected.png"])
+        output.refuse_foreign(
+            [*(out / f"{stem}-detected.png" for stem in stems), out / IMAGES, out / RESULTS]
+        )
+        with o.console.status(f"loading {model}"):
+            detector = load(model, resize, device)
+        output.begin()
+        counts, failed = _run(detector, list(zip(paths, stems, strict=True)), out, threshold)
+        output.finish()
     _summary(counts, len(paths) - len(failed), out)
     for line in failed:
         o.console.print(f"[red]skipped[/red] {line}", soft_wrap=True, highlight=False)
@@ -81,12 +90,12 @@ def load(model: str | Path, resize: str | None, device: str) -> "TrainedDetector
 
 
 def _run(
-    detector: "TrainedDetector", paths: list[Path], out: Path, threshold: float
+    detector: "TrainedDetector", named: list[tuple[Path, str]], out: Path, threshold: float
 ) -> tuple[Counter[str], list[str]]:
     """Detect and write; returns how many of each class, and a line for each picture that failed."""
     from denseclip.data.images import read_image
     from denseclip.data.things import need_pycocotools
-    from denseclip.files import write_text
+    from denseclip.io import write_text
 
     need_pycocotools()
     counts: Counter[str] = Counter()
@@ -95,8 +104,8 @@ def _run(
     images: list[dict[str, Any]] = []
     categories = range(1, len(detector.classes) + 1)
     with o.picture_progress() as progress:
-        task = progress.add_task("detecting", total=len(paths))
-        for number, (path, stem) in enumerate(zip(paths, o.unique_stems(paths), strict=True), start=1):
+        task = progress.add_task("detecting", total=len(named))
+        for number, (path, stem) in enumerate(named, start=1):
             try:
                 image = read_image(path)
             except UserError as error:

@@ -1,5 +1,6 @@
 """`denseclip evaluate`: how good a model is on a data set, under a protocol that is printed with the figures."""
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,7 @@ from denseclip.errors import UserError
 if TYPE_CHECKING:
     from denseclip.data.datasets import SegmentationDataset
     from denseclip.evaluate.result import Result
+    from denseclip.outputs import OutputFolder
 
 ModelName = Annotated[
     str, typer.Argument(help="tiny-rn, tiny-vit, a name such as ViT-B-16, NAME:TAG, or a path.")
@@ -68,14 +70,23 @@ def evaluate(
 
     if trained_kind(model) in DETECTORS:
         given = o.given(context, {**values, "protocol": protocol, "compare": compare, "resume": resume})
-        detection.evaluate(model, data, root, split, limit, given, out, device, skip_bad=skip_bad)
+        with written(out, "evaluate"):
+            detection.evaluate(model, data, root, split, limit, given, out, device, skip_bad=skip_bad)
         return
     settings = o.given(context, values) | {"protocol": protocol, "device": device, "precision": precision}
     job = _Job(open_dataset(data, root, split), settings, limit, skip_bad, resume)
-    if compare is None:
-        job.run(model, out)
-    else:
-        _side_by_side(job, model, compare, out)
+    with written(out, "evaluate"):
+        if compare is None:
+            job.run(model, out)
+        else:
+            _side_by_side(job, model, compare, out)
+
+
+def written(out: Path | None, command: str) -> "AbstractContextManager[OutputFolder | None]":
+    """The folder of a command's results, for this process alone."""
+    from denseclip.outputs import OutputFolder
+
+    return nullcontext() if out is None else OutputFolder(out, command, begin=True)
 
 
 class _Job:
@@ -143,7 +154,7 @@ class _Job:
 
 def _side_by_side(job: _Job, first: str, second: str, out: Path | None) -> None:
     from denseclip.evaluate.compare import compare
-    from denseclip.files import write_text
+    from denseclip.io import write_text
 
     folders = [None if out is None else out / name for name in ("first", "second")]
     results = [job.run(model, folder) for model, folder in zip((first, second), folders, strict=True)]

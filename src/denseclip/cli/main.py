@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from types import FrameType
+from typing import NoReturn
 
 import typer
 
@@ -24,6 +25,7 @@ from denseclip.cli import (
     train,
 )
 from denseclip.errors import UserError
+from denseclip.io import cannot_write
 
 app = typer.Typer(
     name="denseclip",
@@ -65,12 +67,23 @@ def main() -> None:
     except UserError as error:
         print(f"denseclip: {error}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        message = cannot_write(error)
+        if isinstance(error, BrokenPipeError) or message is None:
+            _closed(error)
+        print(f"denseclip: {message}", file=sys.stderr)
+        sys.exit(2)
     except Interrupted:
         print("denseclip: interrupted; what was finished is kept", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:  # `denseclip models | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+
+
+def _closed(error: OSError) -> NoReturn:
+    """`denseclip models | head`: nobody reads on. Any other error is one of ours."""
+    if not isinstance(error, BrokenPipeError):
+        raise error
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Options that several commands share, and how they become a Segmenter."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -93,6 +93,13 @@ class ModelOptions:
     device: str = "auto"
     precision: str = "auto"
 
+    def identity(self) -> dict[str, Any]:
+        """What the ids of a mask mean and where they come from, without loading the model."""
+        from denseclip.text import ClassPrompts
+
+        words = None if self.classes is None else ClassPrompts.parse(self.classes).to_dict()
+        return {"classes": words, "model": self.model, **self.settings, "precision": self.precision}
+
     def load(self) -> "Segmenter":
         """The Segmenter they describe."""
         import denseclip
@@ -155,18 +162,3 @@ def picture_progress(what: str = "images") -> Progress:
         TimeRemainingColumn(),
     )
     return Progress(*columns, console=console)
-
-
-def unique_stems(paths: Sequence[Path]) -> list[str]:
-    """An output name for each picture: its stem, with the folder or a number where stems are not unique."""
-    stems = [path.stem for path in paths]
-    if len(set(stems)) < len(stems):
-        stems = [
-            f"{path.parent.name}-{path.stem}" if stems.count(path.stem) > 1 else path.stem for path in paths
-        ]
-    seen: dict[str, int] = {}
-    unique = []
-    for stem in stems:
-        seen[stem] = seen.get(stem, 0) + 1
-        unique.append(stem if seen[stem] == 1 else f"{stem}-{seen[stem]}")
-    return unique

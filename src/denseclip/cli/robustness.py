@@ -60,6 +60,7 @@ def robustness(
     from denseclip.evaluate.report import need_matplotlib
     from denseclip.evaluate.robustness import check_grid, write_grid
     from denseclip.evaluate.robustness import robustness as run
+    from denseclip.outputs import OutputFolder
 
     need_matplotlib()
     chosen = KINDS if kinds == "all" else tuple(kind.strip() for kind in kinds.split(","))
@@ -70,7 +71,7 @@ def robustness(
     dataset = open_dataset(data, root, split)
     with o.console.status(f"loading {model}"):
         segmenter = segmenter_for(dataset.spec, model, **settings)
-    with o.picture_progress() as progress:
+    with OutputFolder(out, "robustness", begin=True), o.picture_progress() as progress:
         grid = run(
             segmenter,
             dataset,
@@ -82,7 +83,7 @@ def robustness(
             skip_bad=skip_bad,
             progress=_progress(progress),
         )
-    write_grid(grid, out)
+        write_grid(grid, out)
     _print(grid)
     o.console.print(f"written to {out}", soft_wrap=True, highlight=False)
 

@@ -49,42 +49,54 @@ def segment(
     """
     settings = o.settings(locals())
     from denseclip.data.images import list_images
+    from denseclip.outputs import OutputFolder
+    from denseclip.segment.segmentation import heat_suffixes
 
-    paths = list_images(pictures)
-    stems = o.unique_stems(paths)
-    if not overwrite:
-        _refuse_existing(out, stems)
-    segmenter = o.ModelOptions(model, classes, settings, device, precision).load()
-    areas, failed = _run(segmenter, paths, stems, out, heatmaps)
-    _summary(areas, len(paths) - len(failed), segmenter.classes, out)
+    options = o.ModelOptions(model, classes, settings, device, precision)
+    segmenter = options.load() if heatmaps else None  # whose classes the files are called by
+    suffixes = [".png", "-overlay.png", *(heat_suffixes(segmenter.embeddings.classes) if segmenter else ())]
+    with OutputFolder(out, "segment", options.identity(), overwrite=overwrite) as output:
+        paths = list_images(pictures)
+        named = list(zip(paths, output.names(paths, suffixes), strict=True))
+        files = {stem: [out / f"{stem}{suffix}" for suffix in suffixes] for _, stem in named}
+        done = {stem for stem, made in files.items() if all(output.has(file) for file in made)}
+        if output.finished and done and not overwrite:
+            there = next(files[stem][0] for _, stem in named if stem in done)
+            raise UserError(f"{there} is there already; add --overwrite or give another --out")
+        done = set() if output.finished else done
+        output.refuse_foreign([*(file for made in files.values() for file in made), out / "classes.json"])
+        segmenter = segmenter or options.load()
+        output.begin()
+        todo = [(path, stem) for path, stem in named if stem not in done]
+        areas, failed = _run(segmenter, todo, out, heatmaps)
+        if not failed:
+            output.finish()
+    if done:
+        o.console.print(f"{len(done)} were there from the run before.", highlight=False)
+    _summary(areas, len(todo) - len(failed), segmenter.classes, out)
     for line in failed:
         o.console.print(f"[red]skipped[/red] {line}", soft_wrap=True, highlight=False)
     if failed:
         raise typer.Exit(1)
 
 
-def _refuse_existing(out: Path, stems: list[str]) -> None:
-    there = [stem for stem in stems if (out / f"{stem}.png").exists()]
-    if there:
-        raise UserError(f"{out / there[0]}.png is there already; add --overwrite or give another --out")
-
-
 def _run(
-    segmenter: "Segmenter", paths: list[Path], stems: list[str], out: Path, heatmaps: bool
+    segmenter: "Segmenter", named: list[tuple[Path, str]], out: Path, heatmaps: bool
 ) -> tuple[Counter[str], list[str]]:
     """Segment and write; returns the area per class and a line for each picture that failed."""
     areas: Counter[str] = Counter()
     failed = []
     with o.picture_progress() as progress:
-        task = progress.add_task("segmenting", total=len(paths))
-        for path, stem in zip(paths, stems, strict=True):
+        task = progress.add_task("segmenting", total=len(named))
+        for path, stem in named:
             try:
                 result = segmenter.segment(path)
             except UserError as error:
                 failed.append(str(error))
-            else:
-                result.save(out, stem, heatmaps=heatmaps)
-                areas.update(result.areas)
+                progress.advance(task)
+                continue
+            result.save(out, stem, heatmaps=heatmaps)
+            areas.update(result.areas)
             progress.advance(task)
     return areas, failed
 

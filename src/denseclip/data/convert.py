@@ -11,7 +11,7 @@ from PIL import Image
 
 from denseclip.data.masks import read_ids
 from denseclip.errors import UserError
-from denseclip.files import atomic_path
+from denseclip.io import atomic_path
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from denseclip.errors import UserError
+from denseclip.outputs import is_output
 
 ImageSource = str | os.PathLike[str] | bytes | BinaryIO
 
@@ -65,8 +66,8 @@ def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> np.ndarr
 def list_images(sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[Path]:
     """Pictures named by files, folders (searched to the bottom) or patterns ("photos/**/*.jpg"), sorted.
 
-    Folders and patterns give files with a suffix of `SUFFIXES` that are not hidden; a file named as such is
-    taken whatever its suffix. Each file comes once.
+    Folders and patterns give files with a suffix of `SUFFIXES` that are not hidden and not outputs of ours; a file
+    named as such is taken whatever it is. Each file comes once.
 
     Raises:
         UserError: a source is missing or unreadable, or gives no picture.
@@ -105,7 +106,7 @@ def _below(folder: Path) -> Iterator[Path]:
 
 
 def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and not is_output(path)
 
 
 def _content(source: ImageSource, max_bytes: int) -> tuple[str, bytes]:

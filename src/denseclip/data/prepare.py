@@ -11,7 +11,7 @@ from denseclip.data.layout import find_folder, read_list
 from denseclip.data.published import dataset_spec
 from denseclip.data.specs import DatasetSpec
 from denseclip.errors import UserError
-from denseclip.files import write_text
+from denseclip.io import write_text
 from denseclip.text.facts import facts
 
 Progress = Callable[[int, int], None]  # done, total
@@ -69,6 +69,8 @@ def prepare(name: str, root: str | Path, *, workers: int = 1, progress: Progress
     todo = [job for job in plan.jobs if not job.target.exists()]
     failed = _run(todo, workers, progress or _silent)
     for path, ids in plan.lists.items():
+        if path.exists():
+            continue
         write_text(path, "".join(f"{image_id}\n" for image_id in ids))
     return Prepared(len(todo) - len(failed), len(plan.jobs) - len(todo), tuple(plan.lists), tuple(failed))
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from denseclip.evaluate.protocol import Corruption
-from denseclip.files import atomic_path
+from denseclip.io import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,13 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from denseclip.ahead import work_ahead
 from denseclip.clip.device import processor
 from denseclip.data.things import Runs, ThingsDataset, ThingsSample
 from denseclip.errors import UserError
 from denseclip.evaluate.detection_result import DetectionResult
 from denseclip.evaluate.protocol import Protocol
-from denseclip.files import write_text
+from denseclip.io import prefetch, write_text
 from denseclip.nets.detection.trained import TrainedDetector
 
 Progress = Callable[[int, int], None]  # done, total
@@ -66,7 +65,7 @@ def evaluate_detector(
             return error
 
     progress(0, total)
-    with contextlib.closing(work_ahead(read, range(total), workers=2, waiting=4)) as samples:
+    with contextlib.closing(prefetch(read, range(total), workers=2, waiting=4)) as samples:
         for done, sample in enumerate(samples, start=1):
             if isinstance(sample, UserError):
                 if not skip_bad:

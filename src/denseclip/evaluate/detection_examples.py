@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from denseclip.data.things import ThingsDataset, ThingsSample
 from denseclip.errors import UserError
 from denseclip.evaluate.examples import GAP, HEADER, spread
-from denseclip.files import atomic_path
+from denseclip.io import atomic_path
 from denseclip.nets.detection.draw import draw_things
 from denseclip.nets.detection.trained import TrainedDetector
 

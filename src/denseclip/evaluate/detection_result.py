@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from denseclip.errors import UserError
 from denseclip.evaluate.protocol import Protocol
-from denseclip.files import write_text
+from denseclip.io import write_text
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from denseclip.data.datasets import SegmentationDataset
 from denseclip.data.specs import DatasetSpec
 from denseclip.errors import UserError
-from denseclip.files import atomic_path
+from denseclip.io import atomic_path
 from denseclip.segment import paint
 from denseclip.segment.dataset_words import class_ids
 from denseclip.segment.segmenter import Segmenter

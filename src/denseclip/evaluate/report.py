@@ -8,7 +8,7 @@ from pathlib import Path
 from denseclip.errors import UserError
 from denseclip.evaluate.confusion import draw_confusion
 from denseclip.evaluate.result import Result
-from denseclip.files import write_text
+from denseclip.io import write_text
 
 RESULT, CLASSES, CONFUSION, EXAMPLES = "result.json", "classes.csv", "confusion.png", "examples.png"
 STATE = "counts.pt"  # where an interrupted evaluation continues

@@ -17,7 +17,7 @@ from denseclip.evaluate.curves import draw_curves
 from denseclip.evaluate.protocol import Corruption
 from denseclip.evaluate.result import Result
 from denseclip.evaluate.runner import Change, evaluate
-from denseclip.files import write_text
+from denseclip.io import write_text
 from denseclip.segment.segmenter import Segmenter
 
 CellProgress = Callable[[str, int, int], None]

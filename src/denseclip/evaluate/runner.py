@@ -10,13 +10,13 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from denseclip.ahead import work_ahead
 from denseclip.data.datasets import Sample, SegmentationDataset
 from denseclip.errors import UserError
 from denseclip.evaluate.metrics import ConfusionMatrix
 from denseclip.evaluate.protocol import Corruption, Protocol
 from denseclip.evaluate.result import Result
 from denseclip.evaluate.state import Tally
+from denseclip.io import prefetch
 from denseclip.segment.dataset_words import class_ids
 from denseclip.segment.segmenter import Encoded, Segmenter
 
@@ -107,8 +107,8 @@ class _Bench:
         started, before = time.perf_counter(), self.tally.seconds
         read, encode, count = _careful(self._read), _careful(self._encode), _careful(self._count)
         with (
-            closing(work_ahead(read, range(self.tally.done, total), workers=2, waiting=6)) as samples,
-            closing(work_ahead(count, map(encode, samples), workers=1, waiting=2)) as counted,
+            closing(prefetch(read, range(self.tally.done, total), workers=2, waiting=6)) as samples,
+            closing(prefetch(count, map(encode, samples), workers=1, waiting=2)) as counted,
         ):
             for outcome in counted:
                 if isinstance(outcome, UserError):

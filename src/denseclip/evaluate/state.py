@@ -9,7 +9,7 @@ import torch
 from denseclip.errors import UserError
 from denseclip.evaluate.metrics import ConfusionMatrix
 from denseclip.evaluate.protocol import Protocol
-from denseclip.files import atomic_path
+from denseclip.io import atomic_path
 
 
 @dataclass

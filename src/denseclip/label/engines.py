@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from denseclip.ahead import work_ahead
 from denseclip.errors import UserError
+from denseclip.io import prefetch
 from denseclip.label.items import Item
 from denseclip.label.labelled import Labeller
 from denseclip.label.stages import Outcome, Plan, Stages, Task
@@ -30,9 +30,9 @@ class LocalEngine:
         stages = Stages(self.labeller, plan)
         workers = max(1, min(MOST_WORKERS, (os.cpu_count() or 2) // 2))
         with (
-            closing(work_ahead(stages.read, tasks, workers=workers, waiting=workers + 3)) as pictures,
+            closing(prefetch(stages.read, tasks, workers=workers, waiting=workers + 3)) as pictures,
             closing(
-                work_ahead(stages.label, map(stages.encode, pictures), workers=workers, waiting=workers + 1)
+                prefetch(stages.label, map(stages.encode, pictures), workers=workers, waiting=workers + 1)
             ) as outcomes,
         ):
             yield from outcomes

@@ -2,11 +2,8 @@
 
 import hashlib
 import json
-import os
-import re
-import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -14,21 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from denseclip.errors import UserError
-from denseclip.files import write_text
 from denseclip.label import sheet
 from denseclip.label.engines import Engine
-from denseclip.label.formats import WRITERS, make_writers
+from denseclip.label.formats import make_writers
 from denseclip.label.formats.base import Entry, Target
 from denseclip.label.items import Item
 from denseclip.label.journal import SKIPPED, Journal
 from denseclip.label.labelled import Labeller, Rules
 from denseclip.label.stages import Plan, Task
 from denseclip.label.summary import Summary, write_summary
+from denseclip.outputs import HOME, OutputFolder
 
-WORK = ".denseclip"  # the job's own files, in its folder
-OTHERS = ("overlays", "confidence", "contact-sheet.jpg", "summary.json", "pictures.csv")
+OTHERS = ("contact-sheet.jpg", "summary.json", "pictures.csv")
 SYNC_SECONDS = 5.0
-_LEFT_OVER = re.compile(r"^\..*\.tmp(\.[^.]*)?$")  # the names of `atomic_path`
 
 Progress = Callable[[int, int, int], None]  # labelled or skipped, of these skipped, total
 
@@ -65,22 +60,33 @@ def run_job(
     labels = labeller.labels
     target = Target(out, labels, options.rules, labeller.name, options.link_images, options.image_prefix)
     plan = Plan(target, options.formats, options.overlays, frozenset(sheet.chosen(len(items))))
-    make_writers(options.formats, target)  # refuses what a format cannot hold, before anything is written
+    writers = make_writers(
+        options.formats, target
+    )  # refuses what a format cannot hold, before anything is written
     try:
-        state = _State(out, identity(labeller, items, options), options)
-        state.open(overwrite)
-        with Journal(state.folder / "journal.jsonl", len(items)) as journal:
-            if state.finished and journal.labelled == len(items):
-                if progress:
-                    progress(len(items), 0, len(items))
-            else:
+        with OutputFolder(out, "label", identity(labeller, items, options), overwrite=overwrite) as output:
+            if not output.begun and not overwrite and any(path.name != HOME for path in out.iterdir()):
+                raise UserError(
+                    f"{out} holds other files; give another --out, or --overwrite to write among them"
+                )
+            if output.finished and overwrite:
+                output.clear()
+            names = (*(name for writer in writers for name in writer.outputs), *OTHERS)
+            output.refuse_foreign(path for path in map(out.joinpath, names) if path.is_file())
+            whole = output.finished
+            with Journal(out / HOME / "journal.jsonl", len(items)) as journal:
+                if whole and journal.labelled == len(items):
+                    if progress:
+                        progress(len(items), 0, len(items))
+                    return Summary.of(labels, journal.records)
                 before = journal.labelled
+                output.begin()
                 _label(engine, plan, journal, items, progress)
-                if not state.finished or journal.labelled > before:
+                if not whole or journal.labelled > before:
                     _finish(plan, journal, items)
                 journal.tidy()
-                state.close()
-            return Summary.of(labels, journal.records)
+                output.finish()
+                return Summary.of(labels, journal.records)
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise UserError(f"cannot write to {out} ({reason}); mend it and run the same command again") from None
@@ -141,74 +147,3 @@ def _finish(plan: Plan, journal: Journal, items: Sequence[Item]) -> None:
         writer.finish(entries)
     sheet.write_sheet(out / "contact-sheet.jpg", labels, journal.records())
     write_summary(out, labels, journal.records)
-
-
-class _State:
-    """job.json: which job a folder holds, and whether it is finished."""
-
-    def __init__(self, out: Path, job: Mapping[str, Any], options: JobOptions) -> None:
-        self.out, self.job, self.formats = out, job, options.formats
-        self.folder = out / WORK
-        self.finished = False
-
-    def open(self, overwrite: bool) -> None:
-        """Go on with the folder's job, or begin one; UserError if the folder holds something else."""
-        there = self._read()
-        if there is None:
-            if not overwrite and self.out.is_dir() and any(name.name != WORK for name in self.out.iterdir()):
-                raise UserError(
-                    f"{self.out} holds other files; give another --out, or --overwrite to write among them"
-                )
-        elif there["job"] == self.job and not (overwrite and there["finished"]):
-            self.finished = there["finished"]
-            if not self.finished:
-                self._sweep()
-            return
-        elif overwrite:
-            self._clear(list(there["job"].get("formats", [])))
-        else:
-            keys = {**there["job"], **self.job}
-            other = [key for key in keys if there["job"].get(key) != self.job.get(key)]
-            raise UserError(
-                f"{self.out} holds labels made with other {', '.join(other)}; give another --out, or --overwrite "
-                "to start anew"
-            )
-        self._write()
-
-    def close(self) -> None:
-        """Note that all is written."""
-        self.finished = True
-        self._write()
-
-    def _read(self) -> dict[str, Any] | None:
-        try:
-            there = json.loads((self.folder / "job.json").read_text(encoding="utf-8"))
-            return {"job": dict(there["job"]), "finished": bool(there["finished"])}
-        except FileNotFoundError:
-            return None
-        except (ValueError, KeyError, TypeError):
-            return {"job": {"journal (it is damaged)": True}, "finished": False}
-
-    def _write(self) -> None:
-        content = {"job": self.job, "finished": self.finished}
-        write_text(self.folder / "job.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-
-    def _clear(self, formats: list[str]) -> None:
-        """Remove what another job has written, only names that a job writes; its journal last."""
-        content = {"job": {"formats": formats, "settings, being removed": True}, "finished": False}
-        write_text(self.folder / "job.json", json.dumps(content))
-        outputs = [name for form in formats if form in WRITERS for name in WRITERS[form].outputs]
-        for name in (*outputs, *OTHERS):
-            path = self.out / name
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
-        shutil.rmtree(self.folder)
-
-    def _sweep(self) -> None:
-        """Remove the half-written files of a killed process."""
-        for here, _, files in os.walk(self.out):
-            for name in files:
-                if _LEFT_OVER.match(name):
-                    Path(here, name).unlink(missing_ok=True)

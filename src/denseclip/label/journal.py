@@ -9,8 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from denseclip.errors import UserError
-from denseclip.files import atomic_path
+from denseclip.io import atomic_path
 
 Record = dict[str, Any]
 SKIPPED = "skipped"  # the key of the reason, in records of pictures without labels
@@ -20,14 +19,13 @@ class Journal:
     """Records by position of their picture; of two for one position the later counts.
 
     In memory only where each record begins. A line is a checksum and JSON, so that one half written by a killed
-    process is known, and cut off. One process at a time has it open.
+    process is known, and cut off. The job's folder is locked by whoever has it open.
     """
 
     def __init__(self, path: Path, total: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         self._file = path.open("a+b")
-        self._lock()
         self._begins = np.full(total, -1, np.int64)
         self._labelled = np.zeros(total, bool)
         self._end = self._scan()
@@ -76,7 +74,6 @@ class Journal:
                 file.write(_line({"i": position, **record}))
         self._file.close()
         self._file = self.path.open("a+b")
-        self._lock()
         self._end = self._scan()
 
     def sync(self) -> None:
@@ -97,19 +94,6 @@ class Journal:
 
     def _note(self, position: int, begin: int, labelled: bool) -> None:
         self._begins[position], self._labelled[position] = begin, labelled
-
-    def _lock(self) -> None:
-        try:
-            import fcntl
-
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._file.close()
-            raise UserError(
-                f"another process is labelling into {self.path.parent.parent}; wait for it, or give another --out"
-            ) from None
-        except (ImportError, OSError):  # no locks on this system or disk
-            pass
 
 
 def _line(record: Record) -> bytes:

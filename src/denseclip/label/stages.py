@@ -16,6 +16,7 @@ from denseclip.label.items import Item, printable
 from denseclip.label.journal import SKIPPED, Record
 from denseclip.label.labelled import Labelled, Labeller
 from denseclip.label.summary import measure
+from denseclip.outputs import ForeignFileError
 
 T = TypeVar("T")
 FULL = 65535  # of a 16-bit confidence map
@@ -104,6 +105,8 @@ def _attempt(work: Callable[[], T], task: Task) -> T | UserError:
     """What the work gives, or why this picture cannot be labelled. Errors of writing are not the picture's."""
     try:
         return work()
+    except ForeignFileError:
+        raise
     except UserError as error:
         return error
     except MemoryError:

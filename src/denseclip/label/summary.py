@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from denseclip.files import write_text
+from denseclip.io import write_text
 from denseclip.label.formats.base import write_lines
 from denseclip.label.journal import SKIPPED, Record
 from denseclip.label.labelled import Labelled, Labels

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from denseclip.clip import ImageStats
 from denseclip.errors import UserError
-from denseclip.files import atomic_path
+from denseclip.io import atomic_path
 
 ExportFormat = Literal["onnx", "torch-export"]
 INPUT, CLASSES = "image", "classes"

@@ -1,7 +1,7 @@
 """The answer for one picture: which word at every pixel."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from denseclip import outputs
 from denseclip.errors import UserError
-from denseclip.files import atomic_path, write_text
+from denseclip.io import atomic_path, write_text
 from denseclip.segment import paint
 
 
@@ -77,13 +78,14 @@ class Segmentation:
     def save(self, folder: Path | str, stem: str = "picture", *, heatmaps: bool = False) -> list[Path]:
         """Write STEM.png (mask), STEM-overlay.png, classes.json and, if asked for, STEM-heat-CLASS.png.
 
-        Returns the paths. Files of these names are replaced, each atomically.
+        Returns the paths. Files of ours of these names are replaced, each atomically; UserError for any other.
         """
         folder = Path(folder)
+        outputs.mark(folder, "save")
         pictures = {f"{stem}.png": self.indexed(), f"{stem}-overlay.png": self.overlay()}
         if heatmaps:
-            for name in self.scored:
-                pictures[f"{stem}-heat-{file_word(name)}.png"] = self.heat_overlay(name)
+            for name, suffix in zip(self.scored, heat_suffixes(self.scored), strict=True):
+                pictures[stem + suffix] = self.heat_overlay(name)
         written = []
         for name, picture in pictures.items():
             with atomic_path(folder / name) as temporary:
@@ -91,6 +93,17 @@ class Segmentation:
             written.append(folder / name)
         write_text(folder / "classes.json", json.dumps(dict(enumerate(self.classes)), indent=1) + "\n")
         return [*written, folder / "classes.json"]
+
+
+def heat_suffixes(names: Sequence[str]) -> list[str]:
+    """How the files of the heat maps of these classes end; no two alike, not even of C++ and C#."""
+    found: list[str] = []
+    for name in names:
+        word, number = file_word(name), 1
+        while (suffix := f"-heat-{word}.png" if number == 1 else f"-heat-{word}-{number}.png") in found:
+            number += 1
+        found.append(suffix)
+    return found
 
 
 def file_word(name: str) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import safetensors.numpy
 
-from denseclip.files import atomic_path
+from denseclip.io import atomic_path
 
 log = logging.getLogger(__name__)
 

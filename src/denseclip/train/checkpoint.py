@@ -11,6 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from denseclip.errors import UserError
+from denseclip.io import put
 from denseclip.nets.saved import FORMAT, KIND, read_saved
 from denseclip.train.recipe import TrainRecipe
 
@@ -68,7 +69,7 @@ def save(
     fabric.save(temporary, state)
     fabric.barrier()
     if fabric.is_global_zero:
-        temporary.replace(path)
+        put(temporary, path)
 
 
 def resume(

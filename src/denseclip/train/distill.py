@@ -12,7 +12,7 @@ from PIL import Image
 from denseclip.data.specs import DatasetSpec
 from denseclip.data.transforms import ResizeRule, resize_image
 from denseclip.errors import UserError
-from denseclip.files import atomic_path, write_text
+from denseclip.io import atomic_path, write_text
 from denseclip.segment.load import load
 from denseclip.segment.segmentation import Segmentation
 from denseclip.segment.segmenter import Segmenter

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from denseclip.files import atomic_path, write_text
+from denseclip.io import atomic_path, write_text
 from denseclip.train.samples import AnyBatch
 
 if TYPE_CHECKING:

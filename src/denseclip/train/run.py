@@ -1,7 +1,9 @@
 """A recipe from start to end: data, task, loop, checkpoints."""
 
 import json
+import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +19,9 @@ from denseclip.data.published import dataset_spec, is_dataset
 from denseclip.data.sticker_sets import open_stickers
 from denseclip.data.things import ThingsDataset
 from denseclip.errors import UserError
-from denseclip.files import write_text
+from denseclip.io import write_text
 from denseclip.nets.saved import read_saved
+from denseclip.outputs import OutputFolder
 from denseclip.text import ClassPrompts
 from denseclip.text.facts import coco_things
 from denseclip.train.checkpoint import LAST, differences
@@ -120,6 +123,24 @@ def train(
     Raises UserError for what cannot be used, and if `folder` holds a training of another recipe.
     """
     check_folder(folder, recipe)
+    with OutputFolder(folder, "train", begin=True) if is_first() else nullcontext():
+        return _train(recipe, folder, root, device, strategy, tell, stop)
+
+
+def is_first() -> bool:
+    """Whether this process writes, of those that `torchrun` started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _train(
+    recipe: TrainRecipe,
+    folder: Path,
+    root: Path | None,
+    device: str,
+    strategy: str,
+    tell: Callable[[Told], None],
+    stop: Callable[[], bool],
+) -> Outcome:
     precision = training_precision(recipe.precision, device, folder)
     fabric = make_fabric(precision, device=device, strategy=strategy)
     share = Share(recipe.batch, recipe.accumulate, fabric.global_rank, fabric.world_size)

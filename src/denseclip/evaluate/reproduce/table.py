@@ -12,7 +12,7 @@ from denseclip.evaluate.reproduce.markdown import page
 from denseclip.evaluate.reproduce.needs import have_embedded, require
 from denseclip.evaluate.reproduce.report import Line, Report, common, model_details
 from denseclip.evaluate.result import Result
-from denseclip.files import write_text
+from denseclip.io import write_text
 from denseclip.recipes import Recipe, ScaleName, recipe
 from denseclip.text.cache import cache_folder
 

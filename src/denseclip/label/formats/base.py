@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 
 from PIL import Image
 
-from denseclip.files import atomic_path
+from denseclip import outputs
+from denseclip.io import atomic_path
 from denseclip.label.items import Item
 from denseclip.label.labelled import Labelled, Labels, Rules
 from denseclip.label.remote import is_address
@@ -122,6 +123,7 @@ def place_image(item: Item, folder: Path) -> None:
     path = below(folder, item.name, Path(item.file).suffix.lower() or ".jpg")
     if not is_address(item.where) and item.size < 0:
         path.parent.mkdir(parents=True, exist_ok=True)
+        outputs.note(path, link=Path(item.where))
         path.unlink(missing_ok=True)
         try:
             os.link(Path(item.where).resolve(), path)

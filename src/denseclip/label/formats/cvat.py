@@ -6,7 +6,7 @@ from typing import Any
 
 from PIL import Image
 
-from denseclip.files import atomic_path
+from denseclip.io import atomic_path
 from denseclip.label.formats.base import Entries, Target, Writer, png_bytes
 from denseclip.label.formats.voc import (
     BACKGROUND,

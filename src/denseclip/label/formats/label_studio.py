@@ -8,7 +8,7 @@ from xml.etree import ElementTree as Xml
 
 import numpy as np
 
-from denseclip.files import write_text
+from denseclip.io import write_text
 from denseclip.label.formats.base import Entries, Entry, Writer, listed, write_lines
 from denseclip.label.formats.brush import encode_brush
 from denseclip.label.labelled import Labelled

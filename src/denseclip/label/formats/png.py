@@ -5,7 +5,7 @@ import json
 import numpy as np
 from PIL import Image
 
-from denseclip.files import write_text
+from denseclip.io import write_text
 from denseclip.label.formats.base import PNG_LEVEL, Entries, Writer, below, save
 from denseclip.label.labelled import Labelled
 from denseclip.segment import paint

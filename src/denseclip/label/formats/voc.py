@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from denseclip.errors import UserError
-from denseclip.files import write_text
+from denseclip.io import write_text
 from denseclip.label.formats.base import (
     PNG_LEVEL,
     Entries,

@@ -2,7 +2,7 @@
 
 import json
 
-from denseclip.files import write_text
+from denseclip.io import write_text
 from denseclip.label.formats.base import Entries, Writer, below, place_image, write_lines
 from denseclip.label.labelled import Labelled
 from denseclip.label.outlines import through_centres

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from denseclip import outputs
 from denseclip.data.things import Runs, decode
-from denseclip.files import atomic_path
+from denseclip.io import atomic_path
 from denseclip.nets.detection.draw import draw_things
 
 
@@ -58,7 +59,8 @@ class Detected:
         )
 
     def save(self, folder: Path | str, stem: str = "picture") -> Path:
-        """Write STEM-detected.png, atomically; returns its path."""
+        """Write STEM-detected.png, atomically; returns its path. UserError if there is a file that is not ours."""
+        outputs.mark(Path(folder), "save")
         path = Path(folder) / f"{stem}-detected.png"
         with atomic_path(path) as temporary:
             self.overlay().save(temporary)

@@ -10,7 +10,7 @@ from denseclip.evaluate.reproduce import markdown
 from denseclip.evaluate.reproduce.report import Report
 from denseclip.evaluate.reproduce.trained import figures, page
 from denseclip.evaluate.reproduce.trained.report import TrainedReport
-from denseclip.files import write_text
+from denseclip.io import write_text
 
 
 def write(report: TrainedReport, free: Report | None, out: Path) -> None:

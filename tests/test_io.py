@@ -5,13 +5,13 @@ import time
 
 import pytest
 
-from denseclip.ahead import work_ahead
+from denseclip.io import prefetch
 
 AHEAD = 6
 
 
 def read_ahead(work, items):
-    return work_ahead(work, items, workers=2, waiting=AHEAD)
+    return prefetch(work, items, workers=2, waiting=AHEAD)
 
 
 def test_results_come_in_order_whichever_is_ready_first():
