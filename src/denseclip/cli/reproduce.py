@@ -1,19 +1,20 @@
 """`denseclip reproduce`: a published table, from one command."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from rich.table import Table
 
 from denseclip.cli import options as o
-from denseclip.cli import reproduced
 from denseclip.errors import UserError
 
 if TYPE_CHECKING:
-    from denseclip.evaluate.reproduce import Report
-    from denseclip.evaluate.reproduce.trained import TrainedReport
+    from rich.progress import Progress
+
+    from denseclip.reproduce.report import Report
 
 Name = Annotated[
     str,
@@ -28,110 +29,66 @@ Scale = Annotated[
     typer.Option(help="mini: tiny CLIPs on sticker scenes; paper: as published, on real data."),
 ]
 Rows = Annotated[
-    Literal["training-free", "trained", "all"],
-    typer.Option(help="Which rows, of those that the table has."),
+    Literal["training-free", "trained", "all"], typer.Option(help="Which rows, of those that the table has.")
 ]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for TABLE-SCALE.md, .csv, .json and .png.")]
-Root = Annotated[Path | None, typer.Option(help="Folder that holds the data sets (paper scale).")]
+DataRoot = Annotated[Path | None, typer.Option(help="Folder that holds the data sets (paper scale).")]
 Models = Annotated[
     list[str] | None,
     typer.Option("--model", "-m", help="NAME=PATH: load this for a model of the table; may be repeated."),
 ]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first images of each data set.")]
-Fresh = Annotated[bool, typer.Option("--fresh", help="Count anew what was counted before.")]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Count anew what was counted before.")]
 Runs = Annotated[
     Path | None, typer.Option(help="Folder that keeps trainings; default: with the other caches.")
 ]
-Minutes = Annotated[
-    float | None, typer.Option(min=0, help="Stop training after so many minutes, to go on another time.")
+TimeLimit = Annotated[
+    float | None, typer.Option(min=0, help="Stop after so many minutes, to go on another time.")
 ]
-Only = Annotated[str | None, typer.Option(help="Train only rows with this in their name or recipe.")]
+Filter = Annotated[str | None, typer.Option(help="Make only rows with this in their name or recipe.")]
 Seeds = Annotated[int | None, typer.Option(min=1, help="Train only the first seeds of each row.")]
+Precision = Annotated[
+    Literal["fp32", "bf16"],
+    typer.Option(help="Of evaluations, and of trainings whose recipe leaves it open."),
+]
 
 
 def reproduce(
     table: Name,
     scale: Scale = "mini",
     rows: Rows = "all",
-    out: Out = Path("results"),
-    root: Root = None,
+    out: Out = Path("runs/reproduce"),
+    data_root: DataRoot = None,
     model: Models = None,
     limit: Limit = None,
-    fresh: Fresh = False,
+    no_cache: NoCache = False,
     runs: Runs = None,
-    minutes: Minutes = None,
-    only: Only = None,
+    time_limit: TimeLimit = None,
+    filter: Filter = None,
     seeds: Seeds = None,
     device: o.Device = "auto",
-    precision: o.Precision = "fp32",
+    precision: Precision = "fp32",
 ) -> None:
-    """Run a published table and hold its claims against the figures.
+    """Make a published table and hold its claims against the figures.
 
     Counts and trainings are kept: an interrupted run continues, tables share what they have in common, and a second
     one is done at once. A table is written as far as it is made. Where data or weights are missing, each is listed
     with what to put where, and the exit code is 2.
     """
-    from denseclip.evaluate.reproduce import MissingError
+    options = {**locals(), "model": _models(model or [])}
+    from denseclip.reproduce import MissingError
+    from denseclip.reproduce import reproduce as run
 
-    free, trained = _parts(table, rows)
-    shared = {
-        "root": root,
-        "models": _models(model or []),
-        "limit": limit,
-        "fresh": fresh,
-        "device": device,
-        "precision": precision,
-    }
     try:
-        without = _free(table, scale, None if trained else out, shared) if free else None
-        if trained:
-            own = {"runs": runs, "minutes": minutes, "only": only, "seeds": seeds}
-            made = _trained(table, scale, without, out, {**shared, **own})
+        with o.picture_progress() as progress:
+            report = run(**options, watch=_bar(progress), say=_say)
     except MissingError as error:
         for line in error.lines:
             print(f"denseclip: {line}", file=sys.stderr)
         raise typer.Exit(2) from None
-    if without is not None:
-        reproduced.show_free(without)
-    if not trained:
-        reproduced.say_written(f"{table}-{scale}", out)
-    elif made is not None:
-        reproduced.show_trained(made)
-        reproduced.say_written(f"{table}-{scale}", out)
-
-
-def _parts(table: str, rows: str) -> tuple[bool, bool]:
-    """Whether rows without training are made, and trained ones; UserError if the table has none of those."""
-    from denseclip.recipes import TABLES
-    from denseclip.recipes.trained import trained_tables
-
-    known = sorted({*TABLES, *trained_tables()})
-    if table not in known:
-        raise UserError(f"there is no table {table!r}; choose one of {', '.join(known)}")
-    free = table in TABLES and rows != "trained"
-    trained = table in trained_tables() and rows != "training-free"
-    if not (free or trained):
-        raise UserError(f"{table} has no {rows} rows; leave out --rows")
-    return free, trained
-
-
-def _free(
-    table: str, scale: Literal["mini", "paper"], out: Path | None, shared: Mapping[str, Any]
-) -> "Report":
-    from denseclip.evaluate.reproduce import reproduce as run
-
-    with o.picture_progress() as progress:
-        return run(table, scale, out=out, progress=reproduced.row_progress(progress), **shared)
-
-
-def _trained(
-    table: str, scale: Literal["mini", "paper"], free: "Report | None", out: Path, given: Mapping[str, Any]
-) -> "TrainedReport | None":
-    from denseclip.evaluate.reproduce.trained import reproduce_trained
-
-    with o.picture_progress() as progress:
-        watch = reproduced.run_progress(progress)
-        return reproduce_trained(table, scale, free=free, out=out, watch=watch, say=reproduced.say, **given)
+    if report is not None:
+        _show(report)
+        _say(f"written: {out / f'{table}-{scale}'}.md, .csv, .json, .png")
 
 
 def _models(texts: list[str]) -> dict[str, str]:
@@ -144,3 +101,45 @@ def _models(texts: list[str]) -> dict[str, str]:
             )
         pairs[name] = source
     return pairs
+
+
+def _bar(progress: "Progress") -> Callable[[str, int, int], None]:
+    """One bar for each training and evaluation, the finished ones removed."""
+    task = progress.add_task("preparing", total=None, visible=False)  # nothing to see of what fails at once
+    shown = ""
+
+    def update(title: str, done: int, total: int) -> None:
+        nonlocal shown
+        if title != shown:
+            shown = title
+            progress.reset(task, description=title, total=total, visible=True)
+        progress.update(task, completed=done)
+
+    return update
+
+
+def _say(line: str) -> None:
+    """A line of its own, never folded."""
+    o.console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+def _show(report: "Report") -> None:
+    """Rows, claims and named figures."""
+    from denseclip.reproduce.report import figure_lines, figure_table
+
+    header, names, rows = figure_table(report)
+    table = Table(title=f"{report['title']} ({report['scale']})")
+    for number, column in enumerate(header):
+        table.add_column(column, justify="left" if number < names else "right")
+    for row in rows:
+        table.add_row(*(cell.replace("[", "\\[") for cell in row))
+    o.console.print(table)
+    for claim in report["claims"]:
+        if claim["held"] is None:
+            _say(f"{claim['claim']}: {claim['why']}")
+            continue
+        verdict = "held    " if claim["held"] else "not held"
+        low, high = claim["interval"]
+        _say(f"{verdict} {claim['claim']}: {claim['figures']['difference']:+.2f} [{low:.2f}, {high:.2f}]")
+    for line in (*figure_lines(report), *report["notes"]):
+        _say(line)
