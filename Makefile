@@ -49,11 +49,10 @@ format: $(VENV)/.developer
 bench: $(VENV)/.developer  ## speed as ratios, written to results/bench.json
 	$(BIN)/python -m benchmarks
 
-TRAINED = table1 table6 table2a table2b table2c table3 ade20k coco
+TABLES = kspd variants table4 table5 table1 table6 table2a table2b table2c table3 ade20k coco
 
 tables: $(VENV)/.developer  ## the papers' tables in miniature: hours; the same command goes on after a stop
-	for table in kspd variants table4 table5; do $(BIN)/denseclip reproduce $$table || exit 1; done
-	for table in $(TRAINED); do $(BIN)/denseclip reproduce $$table || exit 1; done
+	for table in $(TABLES); do $(BIN)/denseclip reproduce $$table --out results || exit 1; done
 
 clean:
 	rm -rf $(VENV) demo runs

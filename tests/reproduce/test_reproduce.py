@@ -137,7 +137,7 @@ def test_a_time_limit_stops_between_two_images_and_the_next_call_goes_on(make, t
     assert [row["missing"] for row in report["rows"]] == [""] + ["not made yet"] * 5
     assert not report["complete"]
     assert {claim["held"] for claim in report["claims"]} == {None}
-    assert list(make().values())[0] == 0
+    assert next(iter(make().values())) == 0
     assert read(tmp_path / "out") == read(tmp_path / "whole")
 
 
@@ -188,10 +188,10 @@ def test_a_row_that_fails_is_left_out_and_the_others_go_on(table, models, tmp_pa
     report = reproduce(wrong, model=models, limit=1, out=tmp_path / "out")
     assert [row["missing"] for row in report["rows"]] == [""] * 7 + ["not made yet"]
     assert report["notes"][0].startswith("Failed: tiny-vit, ")
-    with pytest.raises(UserError, match="tiny-vit, .*, wrong: "):
-        nothing = {**table.model_dump(), "methods": [broken], "claims": []}
-        vit = {**nothing["mini"], "models": {"ViT-B-16": "tiny-vit"}}
-        reproduce(Table.model_validate({**nothing, "mini": vit}), limit=1, out=tmp_path / "nothing")
+    vit = {**table.mini.model_dump(), "models": {"ViT-B-16": "tiny-vit"}}
+    nothing = Table.model_validate({**wrong.model_dump(), "methods": [broken], "mini": vit, "claims": []})
+    with pytest.raises(UserError, match=r"tiny-vit, .*, wrong: "):
+        reproduce(nothing, limit=1, out=tmp_path / "nothing")
     assert not (tmp_path / "nothing").exists()
 
 
@@ -300,15 +300,12 @@ def test_command(capsys, models, tmp_path):
     assert ran.code == 0, ran.err
     assert "PD helps" in ran.out
     report = json.loads((tmp_path / "out" / "kspd-mini.json").read_text())
-    assert (
-        report["command"]
-        == "denseclip reproduce kspd --scale mini --model RN50=PATH --model ViT-B-16=PATH --limit 1"
-    )
+    shown = "--scale mini --model RN50=PATH --model ViT-B-16=PATH --limit 1"
+    assert report["command"] == f"denseclip reproduce kspd {shown}"
     assert {"denseclip", "torch", "open_clip", "python"} <= report["protocol"].keys()
-    assert all(row["mIoU published"] is None for row in report["rows"])
-    assert {f"{row['clip']} / {row['data']} / {row['method']}" for row in report["rows"]} <= set(
-        report["claims_figures"]
-    )
+    for row in report["rows"]:
+        assert row["mIoU published"] is None
+        assert report["claims_figures"][f"{row['clip']} / {row['data']} / {row['method']}"] == row["mIoU"]
     assert not any(str(tmp_path) in path.read_text() for path in (tmp_path / "out").glob("kspd-mini.[mcj]*"))
     assert {path.suffix[1:] for path in (tmp_path / "out").iterdir()} == set(FILES)
 

@@ -5,7 +5,7 @@ import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from itertools import takewhile
+from itertools import product, takewhile
 from pathlib import Path
 from platform import python_version
 from statistics import fmean, stdev
@@ -219,9 +219,7 @@ def _page(report: Report) -> Iterator[str]:
     if report["costs"]:
         yield from ("", "## Cost of the published models", "", "One picture, without the text encoder.", "")
         header = ["model", "size", "GMACs", "published", "M parameters", "published"]
-        yield from _lines(
-            header, 2, [[str(value) for value in list(cost.values())[:-1]] for cost in report["costs"]]
-        )
+        yield from _lines(header, 2, [[*map(str, cost.values())][:-1] for cost in report["costs"]])
         yield from (f"\n{cost['model']}: {cost['why']}." for cost in report["costs"] if cost["why"])
     yield from _trainings(report)
 
@@ -237,18 +235,15 @@ def figure_table(report: Report) -> tuple[list[str], int, list[list[str]]]:
     """Header, how many of its columns hold names, and rows."""
     if report["levels"]:
         return _level_table(report)
-    metrics, rows, found = report["metrics"], report["rows"], []
-    for place in dict.fromkeys(row["stands_for"] for row in rows):
-        for other in report["others"]:
-            if other["data"] == place:
-                cells = [f"({other[metric]})" if metric in other else "" for metric in metrics]
-                found.append([place, other["method"], "", "", "published", *cells])
-        for row in rows:
-            if row["stands_for"] == place:
-                names = [row[key] for key in ("data", "method", "clip", "student")]
-                found.append(
-                    [*names, row["missing"] or str(row["runs"]), *(_cell(row, one) for one in metrics)]
-                )
+    metrics, found = report["metrics"], []
+    for place in dict.fromkeys(row["stands_for"] for row in report["rows"]):
+        for other in (other for other in report["others"] if other["data"] == place):
+            printed = [f"({other[metric]})" if metric in other else "" for metric in metrics]
+            found.append([place, other["method"], "", "", "published", *printed])
+        for row in (row for row in report["rows"] if row["stands_for"] == place):
+            names = [row[key] for key in ("data", "method", "clip", "student")]
+            figures = [_cell(row, metric) for metric in metrics]
+            found.append([*names, row["missing"] or str(row["runs"]), *figures])
     for mean in report["means"]:
         beside = f" ({mean['published']})" if mean["published"] else ""
         found.append(["mean", mean["method"], mean["clip"], "", "", f"{mean['mIoU']:.2f}{beside}"])
@@ -259,16 +254,11 @@ def _level_table(report: Report) -> tuple[list[str], int, list[list[str]]]:
     """By model and corruption, with a column for each level."""
     cells = {(row["clip"], row["method"]): _cell(row, "mIoU") for row in report["rows"]}
     kinds = dict.fromkeys(method.rpartition(" ")[0] for _, method in cells if method != CLEAN)
-    rows = [
-        [
-            clip,
-            kind.replace("_", " "),
-            *(cells[clip, name] for name in (CLEAN, *(f"{kind} {n}" for n in report["levels"]))),
-        ]
-        for clip in dict.fromkeys(clip for clip, _ in cells)
-        for kind in kinds
-    ]
-    return ["CLIP", "corruption", CLEAN, *(f"level {level}" for level in report["levels"])], 2, rows
+    found = []
+    for clip, kind in product(dict.fromkeys(clip for clip, _ in cells), kinds):
+        names = [CLEAN, *(f"{kind} {level}" for level in report["levels"])]
+        found.append([clip, kind.replace("_", " "), *(cells[clip, name] for name in names)])
+    return ["CLIP", "corruption", CLEAN, *(f"level {level}" for level in report["levels"])], 2, found
 
 
 def _cell(row: Mapping[str, Any], metric: str) -> str:
@@ -287,7 +277,7 @@ def _claims(report: Report) -> Iterator[str]:
     yield from ("", "## Claims", "", f"{held} of {len(asked)} held. {_EXPLANATION}", "")
     rows = [[claim["claim"], "yes" if claim["held"] else "**no**", *_compared(claim)] for claim in asked]
     if rows:
-        yield from _lines(["claim", "held", "figures", "difference, threshold, 95 % interval"], 3, rows)
+        yield from _lines(["claim", "held", "figures", "difference, 95 % interval"], 3, rows)
     for title, key, chosen in (
         ("Not held:", "why", [claim for claim in asked if not claim["held"]]),
         ("Not measured:", "why", [claim for claim in report["claims"] if claim["held"] is None]),
@@ -303,10 +293,7 @@ def _compared(claim: Mapping[str, Any]) -> tuple[str, str]:
     """What was compared, and what decided."""
     figures, (low, high) = claim["figures"], claim["interval"]
     shown = "; ".join(f"{name} {value:.2f}" for name, value in figures.items() if name not in _DECIDING)
-    difference, threshold = figures["difference"], figures["threshold"]
-    decided = (
-        f"{difference:+.2f} {'>' if difference > threshold else '≤'} {threshold:g} [{low:.2f}, {high:.2f}]"
-    )
+    decided = f"{figures['difference']:+.2f} [{low:.2f}, {high:.2f}], > {figures['threshold']:g} asked"
     return shown, decided + (f" (published {figures['published']:+.1f})" if "published" in figures else "")
 
 

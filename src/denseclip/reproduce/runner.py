@@ -231,9 +231,10 @@ def reproduce(
     table: a name, see `table_names`, or one's own. scale "mini": tiny CLIPs on sticker scenes; "paper": as published,
     with `data_root` holding the data sets. rows: of those that the table has. model: by published name, what to load
     instead. limit: only the first images are evaluated. no_cache: count anew what was counted before. runs: where
-    trainings are kept, by default, like counts, with denseclip's other caches. time_limit: stop after so many minutes.
-    filter: make rows with this in their names. seeds: make the first ones of each row. precision: of evaluations, and
-    of trainings whose recipe leaves it open. watch: told what is at work. say: told what is finished, fails, is left.
+    trainings are kept, by default, like counts, with denseclip's other caches. time_limit: stop after so many
+    minutes. filter: make rows with this in their names. seeds: make the first ones of each row. precision: of
+    evaluations, and of trainings whose recipe leaves it open. watch: told what is at work. say: told what is
+    finished, fails, or is left.
 
     Whatever is finished, now or earlier, is in the report; None if nothing is. A row that fails is left out, and the
     others go on. Raises UserError for what cannot be used; MissingError, with a line for each thing, where data or
