@@ -52,7 +52,9 @@ bench: $(VENV)/.developer  ## speed as ratios, written to results/bench.json
 TABLES = kspd variants table4 table5 table1 table6 table2a table2b table2c table3 ade20k coco
 
 tables: $(VENV)/.developer  ## the papers' tables in miniature: hours; the same command goes on after a stop
-	for table in $(TABLES); do $(BIN)/denseclip reproduce $$table --out results || exit 1; done
+	for table in $(TABLES); do \
+	  $(BIN)/denseclip reproduce $$table --out runs/reproduce && cp runs/reproduce/$$table-mini.* results/ || exit 1; \
+	done
 
 clean:
 	rm -rf $(VENV) demo runs

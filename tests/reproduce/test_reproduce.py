@@ -2,6 +2,7 @@
 
 import inspect
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -202,6 +203,21 @@ def test_options_are_those_of_the_command():
         {k: v.default for k, v in inspect.signature(one).parameters.items()} for one in (reproduce, command)
     ]
     assert all(defaults[0][name] == defaults[1][name] for name in shell)
+    assert defaults[0]["out"] == Path("runs/reproduce")
+    assert defaults[0]["precision"] == "fp32"
+
+
+def test_a_file_that_is_not_ours_is_refused_before_anything_is_counted(make, tmp_path, cache):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "own-mini.csv").write_text("mine")
+    with pytest.raises(UserError, match=r"own-mini\.csv is there and was not written by this command"):
+        make()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["own-mini.csv"]
+    assert not cache.exists()
+    (tmp_path / "out" / "own-mini.csv").rename(tmp_path / "out" / "mine.csv")
+    make()
+    make()  # into a folder that has its files already
+    assert (tmp_path / "out" / "mine.csv").read_text() == "mine"
 
 
 # ---- paper scale
@@ -307,7 +323,8 @@ def test_command(capsys, models, tmp_path):
         assert row["mIoU published"] is None
         assert report["claims_figures"][f"{row['clip']} / {row['data']} / {row['method']}"] == row["mIoU"]
     assert not any(str(tmp_path) in path.read_text() for path in (tmp_path / "out").glob("kspd-mini.[mcj]*"))
-    assert {path.suffix[1:] for path in (tmp_path / "out").iterdir()} == set(FILES)
+    assert report["protocol"]["precision"].startswith("fp32")
+    assert {path.suffix[1:] for path in (tmp_path / "out").glob("*-mini.*")} == set(FILES)
 
 
 def test_mistakes_are_one_line(capsys, models, tmp_path):

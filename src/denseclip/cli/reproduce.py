@@ -47,10 +47,6 @@ TimeLimit = Annotated[
 ]
 Filter = Annotated[str | None, typer.Option(help="Make only rows with this in their name or recipe.")]
 Seeds = Annotated[int | None, typer.Option(min=1, help="Train only the first seeds of each row.")]
-Precision = Annotated[
-    Literal["fp32", "bf16"],
-    typer.Option(help="Of evaluations, and of trainings whose recipe leaves it open."),
-]
 
 
 def reproduce(
@@ -67,7 +63,7 @@ def reproduce(
     filter: Filter = None,
     seeds: Seeds = None,
     device: o.Device = "auto",
-    precision: Precision = "fp32",
+    precision: o.Precision = "fp32",
 ) -> None:
     """Make a published table and hold its claims against the figures.
 

@@ -15,7 +15,8 @@ from denseclip.evaluate.bootstrap import contrast
 from denseclip.evaluate.flops_models import PUBLISHED, cost_of
 from denseclip.evaluate.metrics import percent
 from denseclip.evaluate.result import Result
-from denseclip.files import write_text
+from denseclip.io import write_text
+from denseclip.outputs import OutputFolder
 from denseclip.reproduce.claims import check_claims, named_figures
 from denseclip.reproduce.plots import draw
 from denseclip.reproduce.runs import Finished, FinishedRun, Run
@@ -82,7 +83,7 @@ def describe(
 def _facts(run: Run, finished: Sequence[FinishedRun]) -> dict[str, str]:
     """The protocol of a row: how it was evaluated, and what it was trained on."""
     described = finished[0].result.protocol.describe() if finished else {}
-    found = {name: str(value) for name, value in described.items() if name not in _OF_A_ROW}
+    found = {name: str(value) for name, value in described.items() if name not in _OF_A_ROW and value != ""}
     recipe = run.recipe
     if recipe is not None and run.seed is not None:
         crop = recipe.detection.crop if recipe.system == "detection" else recipe.augment.crop
@@ -176,13 +177,25 @@ def _cost(name: str) -> dict[str, Any]:
     }
 
 
+def refuse_foreign(table: Table, scale: Scale, out: Path) -> None:
+    """UserError if a file that is not ours stands where `write` would put one."""
+    with OutputFolder(out, "reproduce") as folder:
+        folder.refuse_foreign(_paths(table.name, scale, out).values())
+
+
 def write(report: Report, out: Path) -> None:
     """Write NAME-SCALE.md, .csv, .json and .png into a folder."""
-    stem = out / f"{report['name']}-{report['scale']}"
-    draw(report, stem.with_suffix(".png"))
-    write_text(stem.with_suffix(".csv"), to_csv(report))
-    write_text(stem.with_suffix(".json"), json.dumps(report, indent=1, ensure_ascii=False) + "\n")
-    write_text(stem.with_suffix(".md"), to_markdown(report))
+    paths = _paths(report["name"], report["scale"], out)
+    with OutputFolder(out, "reproduce", begin=True) as folder:
+        draw(report, paths["png"])
+        write_text(paths["csv"], to_csv(report))
+        write_text(paths["json"], json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+        write_text(paths["md"], to_markdown(report))
+        folder.finish()
+
+
+def _paths(name: str, scale: str, out: Path) -> dict[str, Path]:
+    return {suffix: out / f"{name}-{scale}.{suffix}" for suffix in ("png", "csv", "json", "md")}
 
 
 def to_csv(report: Report) -> str:

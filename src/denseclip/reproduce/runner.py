@@ -28,7 +28,7 @@ from denseclip.evaluate.robustness import corrupted
 from denseclip.evaluate.runner import evaluate
 from denseclip.nets.saved import load_detector, read_saved
 from denseclip.reproduce.needs import not_installed, require
-from denseclip.reproduce.report import Report, describe, write
+from denseclip.reproduce.report import Report, describe, refuse_foreign, write
 from denseclip.reproduce.runs import Finished, FinishedRun, Key, Rows, Run, runs_of
 from denseclip.reproduce.tables import Scale, Table, read_table
 from denseclip.text.cache import cache_folder
@@ -84,7 +84,7 @@ class Evaluator:
         images = len(dataset) if images is None else min(images, len(dataset))
         protocol = Protocol.of(segmenter, dataset, images, run.corruption).to_dict()
         # without training, counting is quick: there a count is lost when the code changes that made it
-        content = {**protocol, "code": code_digest() if run.recipe is None else ""}
+        content = {**protocol, "machine": "", "code": code_digest() if run.recipe is None else ""}
         key = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:32]
         state = self.folder / f"{key}.pt"
         if not self.keep:
@@ -246,6 +246,7 @@ def reproduce(
     lacking = not_installed(clip for run in every for clip in run.clips)
     planned = [run for run in every if not set(run.clips) & set(lacking)] or every
     require(planned, scale, data_root)
+    refuse_foreign(spec, scale, out)
     chosen = _choose(planned, filter, seeds)
     evaluator = Evaluator(cache_folder() / "reproduce", data_root, limit, not no_cache, device, precision)
     stop = lambda: time_limit is not None and time.monotonic() - began >= time_limit * 60  # noqa: E731
