@@ -29,8 +29,10 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
     for panel, group in zip(panels, groups, strict=True):
         _draw_panel(panel, group, report["metrics"])
     panels[-1].set_xlabel("percent", fontsize=9)
-    beside = "rings: as published" + (" on other data" if report["scale"] == "mini" else "")
-    figure.suptitle(f"{report['title']}\nlines: range over runs, or 95 % over images; {beside}", fontsize=10)
+    said = f"{report['title']}\nlines: range over runs, or 95 % over images"
+    if any(row[f"{metric} published"] for row in report["rows"] for metric in report["metrics"]):
+        said += "; rings: as published" + (" on other data" if report["scale"] == "mini" else "")
+    figure.suptitle(said, fontsize=10)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=8)
     save_figure(figure, path)
 

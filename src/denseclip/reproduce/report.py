@@ -260,7 +260,9 @@ def figure_table(report: Report) -> tuple[list[str], int, list[list[str]]]:
     for mean in report["means"]:
         beside = f" ({mean['published']})" if mean["published"] else ""
         found.append(["mean", mean["method"], mean["clip"], "", "", f"{mean['mIoU']:.2f}{beside}"])
-    return ["data", "method", "CLIP", "student", "runs", *metrics], 4, found
+    header = ["data", "method", "CLIP", "student", "runs", *metrics]
+    kept = [k for k in range(len(header)) if k > 3 or any(line[k] for line in found)]
+    return [header[k] for k in kept], sum(k < 4 for k in kept), [[line[k] for k in kept] for line in found]
 
 
 def _level_table(report: Report) -> tuple[list[str], int, list[list[str]]]:

@@ -197,12 +197,12 @@ class RowRunner:
         """A line on what is finished and what is left, with a time by the pace of trainings so far."""
         done = sum(len(runs) for runs in finished.values())
         said = f"{done} of {len(planned)} runs are finished"
-        if done == len(planned):
-            return said
         trainings = {self.folder(run): run for run in planned if run.seed is not None}
         progress = [self.progress(run) for run in trainings.values()]
         steps, seconds = sum(one.step for one in progress), sum(one.seconds for one in progress)
         left = sum(run.training.steps for run in trainings.values()) - steps
+        if not left:
+            return said
         about = f", about {seconds / steps * left / 60:.0f} minutes at the pace so far" if steps else ""
         return f"{said}; {left} training steps are left{about}; give the same command again to go on"
 
