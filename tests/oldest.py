@@ -9,4 +9,4 @@ groups = [project["dependencies"], *project["optional-dependencies"].values()]
 for requirement in sorted({line for group in groups for line in group}):
     name, bound = re.match(r"([\w.-]+)(?:\[[\w,]+\])?(?:>=([\w.]+))?", requirement).groups()
     if bound:
-        print(f"{name}=={bound}")
+        print(f"{name}=={bound}.*" if bound.count(".") < 3 else f"{name}=={bound}")
