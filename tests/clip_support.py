@@ -47,11 +47,11 @@ def write_openai_checkpoint(path: Path, arch: dict[str, Any], seed: int, generat
     return path
 
 
-def heads_config(arch: dict[str, Any]) -> dict[str, Any] | None:
-    """The `config` for load_clip: heads that are not 64 wide cannot be seen in the weights."""
+def heads_config(arch: dict[str, Any]) -> dict[str, Any]:
+    """The `config` for load_clip: the activation, and heads that are not 64 wide, cannot be seen in the weights."""
     channels = arch["width"] * (32 if arch["type"] == "rn" else 1)
     head_width = channels // arch["heads"] if "heads" in arch else 64
-    return None if head_width == 64 else {"vision_cfg": {"head_width": head_width}}
+    return {"quick_gelu": True} | ({} if head_width == 64 else {"vision_cfg": {"head_width": head_width}})
 
 
 def load_openai_checkpoint(arch: dict[str, Any], seed: int) -> Clip:

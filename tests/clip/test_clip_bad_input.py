@@ -119,7 +119,7 @@ TABLE: dict[str, tuple[Callable[[Path], str | Path | Arguments], str]] = {
     ),
     "config with a name": (
         lambda _: ("RN50", {"config": {"quick_gelu": True}}),
-        "RN50: its configuration is known; config= goes with a file, leave it out",
+        "RN50: its configuration is known; config= and activation go with a file, leave them out",
     ),
     # files that are not weights
     "no such file": (lambda tmp: tmp / "gone.pt", r".*gone\.pt: no such file; check the path"),
@@ -167,7 +167,7 @@ TABLE: dict[str, tuple[Callable[[Path], str | Path | Arguments], str]] = {
         r".*clip\.pt: holds a list, not a state dict; save it with torch\.save\(model\.state_dict\(\), .*",
     ),
     "a number among tensors": (
-        lambda tmp: pt(tmp, {"lr": 0.1, "model": {"a": torch.zeros(2)}}),
+        lambda tmp: pt(tmp, {"lr": 0.1, "a": torch.zeros(2)}),
         r".*clip\.pt: 'lr' is a float, not a tensor; save the state dict alone: torch\.save\(.*",
     ),
     # weights of something else, or not all of them
@@ -215,8 +215,8 @@ TABLE: dict[str, tuple[Callable[[Path], str | Path | Arguments], str]] = {
     # configurations
     "activation unknown": (
         lambda tmp: weights_in(tmp, "clip.safetensors") / "clip.safetensors",
-        r".*clip\.safetensors: does not say whether its towers use QuickGELU; "
-        r"pass config=\{'quick_gelu': True\} \(or False\), or put its open_clip_config\.json beside it .*",
+        r".*clip\.safetensors: does not say whether its towers use QuickGELU or GELU; give --activation "
+        r"quick-gelu or gelu \(activation= in Python\), or put its open_clip_config\.json beside it .*",
     ),
     "heads unknown": (
         lambda tmp: pt(tmp, openai_state({**ARCHITECTURES["vit"], "width": 96}, 11)),
@@ -241,7 +241,7 @@ TABLE: dict[str, tuple[Callable[[Path], str | Path | Arguments], str]] = {
     ),
     "split weights": (
         lambda tmp: folder_with(tmp, **{"model.safetensors.index": {}}),
-        r".*: its weights are split over several files; save them as one model\.safetensors",
+        r".*model\.safetensors\.index\.json: no index of weights, it has no weight_map; fetch the file again",
     ),
     "configuration is no JSON": (
         lambda tmp: folder_with(weights_in(tmp, "open_clip_model.safetensors"), open_clip_config="{"),

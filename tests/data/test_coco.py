@@ -97,19 +97,27 @@ def test_background_takes_what_is_not_annotated(tmp_path):
 BAD = [
     ([annotation(8, 4, [])], {}, "annotation 8 has category_id 4, which is not declared"),
     ([annotation(8, 3, []) | {"image_id": 6}], {}, "annotation 8 has image_id 6, which is not declared"),
-    ([annotation(8, 3, [[1, 2, 3]])], {}, r"cannot read annotation 8 of x\.jpg in .*at least 3 points"),
+    ([annotation(8, 3, [[1, 2, 3]])], {}, r"annotation 8 of x\.jpg: .*at least 3 points"),
     ([annotation(8, 3, {"size": [2, 2], "counts": [4]})], {}, "annotation 8 .*run lengths are for"),
-    ([annotation(8, 3, None)], {}, "cannot read annotation 8"),
+    ([annotation(8, 3, None)], {}, "has boxes but no masks"),
     ([], {"categories": []}, r"declares no classes: add categories to .*instances\.json"),
-    ([], {"categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "a"}]}, "class 'a' is declared twice"),
+    (
+        [],
+        {"categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "a"}]},
+        "two categories have the name 'a'",
+    ),
     ([], {"images": []}, "is empty"),
-    ([], {"images": [{"id": 5, "file_name": "x.jpg", "height": "?", "width": 8}]}, r"COCO file \(ValueError"),
-    ([], {"images": [{"id": 5}]}, r"instances\.json is not a COCO file \(KeyError"),
+    (
+        [],
+        {"images": [{"id": 5, "file_name": "x.jpg", "height": "?", "width": 8}]},
+        r"image 5 has height '\?' and width 8",
+    ),
+    ([], {"images": [{"id": 5}]}, r"image 5 has the file_name None"),
     ([], {"images": [{"id": 5, "file_name": "y.jpg", "height": 6, "width": 8}]}, r"y\.jpg"),
     (
         [],
         {"images": [{"id": 5, "file_name": "x.jpg", "height": 9, "width": 8}]},
-        r"of x\.jpg in .* is 8x9 but",
+        r"x\.jpg is 8x6 \(width x height\) but in .* 8x9: correct its entry",
     ),
 ]
 
@@ -125,7 +133,7 @@ def test_bad_coco_files(annotations, changes, words, tmp_path):
 def test_files_that_are_not_coco(tmp_path):
     tree(tmp_path)
     (tmp_path / "instances.json").write_text('{"images": []}')
-    with pytest.raises(UserError, match="is not a COCO file, it has no 'annotations'"):
+    with pytest.raises(UserError, match="is not a COCO file, it has no 'categories'"):
         open_dataset(tmp_path)
     (tmp_path / "instances.json").write_text("nonsense")
     with pytest.raises(UserError, match=r"instances\.json is not JSON"):

@@ -184,7 +184,7 @@ BAD_DESCRIPTIONS = [
     ({"clases": {}}, "unknown key 'clases': choose from images, masks"),
     ({"splits": {"val": "no.txt"}}, "no list .*no.txt: write the ids of split val in it"),
     ({"splits": {"val": "wrong.txt"}}, "wrong.txt names 'my c', which is no image in .*images"),
-    ({"splits": {"val": "bytes.txt"}}, "list .*bytes.txt is not a text file in UTF-8"),
+    ({"splits": {"val": "bytes.txt"}}, "list .*bytes.txt is not text in UTF-8"),
     ({"splits": {"val": "empty.txt"}}, "split val of .* has no images: add images, or choose another split"),
     ({"splits": {"test": "no.txt"}}, "no split 'val': choose from all, test"),
     ({"classes": 3}, "data.json: .*: write it such as"),

@@ -339,4 +339,4 @@ def test_a_folder_that_may_not_be_read(album: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(os, "scandir", forbid)
     with pytest.raises(UserError) as caught:
         list_images(album)
-    assert str(caught.value) == "folder secret cannot be read (Permission denied); check its permissions"
+    assert str(caught.value) == f"folder {album} cannot be read (Permission denied); check its permissions"

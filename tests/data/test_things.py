@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from denseclip.data.box_augment import BoxAugmentation, BoxView, cropped, mirrored, resized
-from denseclip.data.coco_things import read_instances
+from denseclip.data.coco_entries import read_instances
 from denseclip.data.open_things import open_things
 from denseclip.data.things import ThingsSample, Truth, decode, encode
 from denseclip.data.transforms import ResizeRule
@@ -55,12 +55,12 @@ def test_own_data(tmp_path):
 @pytest.mark.parametrize(
     ("annotation", "message"),
     [
-        ({"bbox": [3, 4, 0, 5]}, r"annotation 1 has a box without area, \[3, 4, 0, 5\]"),
-        ({"bbox": [3, 4, 5, -1]}, "annotation 1 has a box without area"),
+        ({"bbox": [3, 4, 0, 5]}, r"annotation 1 of a\.png has a box without area, \[3, 4, 0, 5\]"),
+        ({"bbox": [3, 4, 5, -1]}, "annotation 1 of a.png has a box without area"),
         ({"bbox": [90, 4, 5, 5]}, "a box outside of its image"),
         ({"bbox": [1, 2, 3]}, r"has the bbox \[1, 2, 3\]: write \[x, y, width, height\]"),
         ({"bbox": [1, 2, 3, float("nan")]}, "has the bbox"),
-        ({"bbox": None}, "has the bbox None"),
+        ({"bbox": None, "segmentation": []}, "has neither bbox nor segmentation: remove it"),
         ({"category_id": 9}, "category_id 9, which is not declared"),
         ({"image_id": 9}, "image_id 9, which is not declared"),
     ],
@@ -73,7 +73,7 @@ def test_annotations_that_cannot_be_used(tmp_path, annotation, message):
 def test_published_files_may_have_boxes_without_area(tmp_path):
     write(tmp_path, {}, {"id": 3, "bbox": [3, 4, 0, 5]})
     _, _, entries = read_instances(tmp_path / "instances.json", tmp_path / "images", lenient=True)
-    assert len(entries[0].truth().boxes) == 1
+    assert len(entries[0].read().truth.boxes) == 1
 
 
 def test_files_that_cannot_be_used(tmp_path):
@@ -83,8 +83,8 @@ def test_files_that_cannot_be_used(tmp_path):
     for text, message in (
         (whole[: len(whole) // 2], "is not JSON"),
         ("[]", "is not a COCO file but a list"),
-        ('{"images": []}', "it has no 'annotations'"),
-        (json.dumps({"images": [{"id": 1}], "annotations": [], "categories": []}), "is not a COCO file"),
+        ('{"images": []}', "it has no 'categories'"),
+        (json.dumps({"images": [{"id": 1}], "annotations": [], "categories": []}), "file_name None"),
     ):
         file.write_text(text)
         with pytest.raises(UserError, match=message) as error:
@@ -105,9 +105,8 @@ def test_images_that_cannot_be_used(tmp_path):
 
 
 def test_masks_that_cannot_be_used(tmp_path):
-    data = open_things(write(tmp_path, {"segmentation": [[1, 2, 3]]}))
-    with pytest.raises(UserError, match="cannot read annotation 1 of a in"):
-        data[0]
+    with pytest.raises(UserError, match=r"annotation 1 of a\.png: a polygon has 3 numbers"):
+        open_things(write(tmp_path, {"segmentation": [[1, 2, 3]]}))
     data = open_things(write(tmp_path, {"segmentation": None}))
     augment = BoxAugmentation(ResizeRule("none"), masks=True)
     with pytest.raises(UserError, match="has no mask; give its segmentation, or train a retinanet"):

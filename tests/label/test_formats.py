@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from denseclip.data.coco import read_coco
+from denseclip.data.coco_entries import read_coco
 from denseclip.errors import UserError
 from denseclip.label.formats import parse_formats
 from denseclip.label.labelled import Rules
@@ -72,7 +72,9 @@ def test_coco_by_our_own_reader(job):
     names, entries, _ = read_coco(out / "coco.json", source, None)
     assert names == list(CLASSES)
     truth = masks_of(source)
-    assert all((entry.mask.read() == truth[entry.image_id]).all() for entry in entries)
+    assert all(
+        (entry.mask.read(truth[entry.image_id].shape) == truth[entry.image_id]).all() for entry in entries
+    )
 
 
 def painted(detections, size):

@@ -186,7 +186,7 @@ def test_perfect_answers_have_all_points():
 def test_other_classes_are_refused(trained, tmp_path):
     _, folder, _ = trained
     detector = load_detector(folder / LAST, torch.device("cpu"))
-    with pytest.raises(UserError, match="evaluate on data of the same classes"):
+    with pytest.raises(UserError, match="take data of the same classes"):
         evaluate_detector(detector, open_things("stickers59").first(1))
 
 

@@ -52,6 +52,7 @@ def evaluate(
     flip: o.Flip = False,
     templates: o.Templates = BY_PROTOCOL,
     compat: o.CompatOption = None,
+    activation: o.Activation = None,
     out: Out = None,
     resume: Resume = False,
     skip_bad: SkipBad = False,

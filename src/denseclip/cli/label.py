@@ -101,6 +101,7 @@ def label(
     flip: o.Flip = False,
     templates: o.Templates = "85",
     compat: o.CompatOption = None,
+    activation: o.Activation = None,
     engine: EngineName = "local",
     address: Address = None,
     workers: Workers = None,

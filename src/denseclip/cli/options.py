@@ -70,16 +70,20 @@ Templates = Annotated[
 CompatOption = Annotated[
     str | None, typer.Option("--compat", help="official: the quirks of the published numbers.")
 ]
+Activation = Annotated[
+    str | None,
+    typer.Option(help="quick-gelu or gelu, for a file of weights that does not say it."),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 Precision = Annotated[str, typer.Option(help="auto, fp32, bf16, fp16.")]
 SETTINGS = (
     "preset", "refine", "ks_norm", "background", "threshold", "resize", "slide", "scales", "flip", "templates",
-    "compat",
+    "compat", "activation",
 )  # fmt: skip
 
 
 def settings(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of `make_settings` among a command's arguments, by parameter name."""
+    """The options of `denseclip.load` among a command's arguments, by parameter name."""
     return {name: arguments[name] for name in SETTINGS} | {"scales": parse_scales(arguments["scales"])}
 
 

@@ -44,6 +44,7 @@ def robustness(
     flip: o.Flip = False,
     templates: o.Templates = e.BY_PROTOCOL,
     compat: o.CompatOption = None,
+    activation: o.Activation = None,
     out: Out = Path("denseclip-robustness"),
     resume: Resume = False,
     skip_bad: e.SkipBad = False,

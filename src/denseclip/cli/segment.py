@@ -37,6 +37,7 @@ def segment(
     flip: o.Flip = False,
     templates: o.Templates = "85",
     compat: o.CompatOption = None,
+    activation: o.Activation = None,
     heatmaps: Heatmaps = False,
     overwrite: Overwrite = False,
     device: o.Device = "auto",

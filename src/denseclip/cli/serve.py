@@ -26,6 +26,7 @@ def serve(
     max_pixels: MaxPixels = 25_000_000,
     max_upload: MaxUpload = 32,
     max_words: MaxWords = 500,
+    activation: o.Activation = None,
     device: o.Device = "auto",
     precision: o.Precision = "auto",
     browser: Browser = False,
@@ -44,7 +45,7 @@ def serve(
 
     limits = Limits(upload=max_upload * 2**20, pixels=max_pixels, words=max_words)
     with o.console.status(f"loading {model}"):
-        holder = Holder.open(Origin(model, device, precision), limits, preset)
+        holder = Holder.open(Origin(model, device, precision, activation), limits, preset)
     with serving(holder, host, port) as (address, thread):
         o.console.print(holder.about()["text"], highlight=False)
         o.console.print(f"The page is on {address} until Ctrl-C", highlight=False)

@@ -1,14 +1,18 @@
 """Reading a file of weights: what it is, what is wrong with it, its tensors. Never executes a pickle."""
 
+import argparse
+import json
 import pickle
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +20,11 @@ from denseclip.errors import UserError
 
 Kind = Literal["torchscript", "pickle", "training", "safetensors"]
 AGAIN = "fetch the file again"
+INDEX = ".index.json"
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net")  # what trainers put weights under
+PREFIXES = ("module.", "_orig_mod.", "model.")  # DistributedDataParallel's, torch.compile's, Lightning's
+_NUMBERS = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
+            "float16", "float32", "float64", "str", "bytes")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -28,13 +37,15 @@ class Checkpoint:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read an OpenAI TorchScript archive, a pickled state dict (bare, or under "state_dict") or safetensors.
+    """Read an OpenAI TorchScript archive, a pickled state dict, safetensors, or the shards that an index lists.
 
-    A "module." before every name is removed. Pickles are read with weights_only.
-    Raises UserError, naming the file, for anything else and for damage.
+    A state dict may lie under one of `WRAPPERS`, and have `PREFIXES` before all of its names. Pickles are read with
+    weights_only, see `load_pickle`. Raises UserError, naming the file, for anything else and for damage.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file; check the path")
+    if path.name.endswith(INDEX):
+        return _read_shards(path)
     head = _head(path)
     if head.startswith(b"PK"):
         kind, content = _read_zip(path)
@@ -46,7 +57,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise UserError(
             f"{path}: not a checkpoint; pass a .pt, .pth, .bin or .safetensors file with CLIP weights"
         )
-    return Checkpoint(path, kind, _named_tensors(path, content))
+    return Checkpoint(path, kind, _tensors(path, unwrap(content)))
 
 
 def _head(path: Path) -> bytes:
@@ -84,9 +95,14 @@ def _read_torchscript(path: Path) -> Mapping[str, Tensor]:
 
 
 def _read_pickle(path: Path) -> tuple[Kind, Any]:
+    content = _load(path)
+    training = isinstance(content, Mapping) and "epoch" in content
+    return ("training" if training else "pickle"), unwrap(content)
+
+
+def _load(path: Path) -> Any:  # noqa: ANN401
     try:
-        with _silence():
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        return load_pickle(path)
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path}: holds Python objects besides tensors, which are not run here; "
@@ -94,9 +110,40 @@ def _read_pickle(path: Path) -> tuple[Kind, Any]:
         ) from error
     except Exception as error:  # half a pickle fails in many ways
         raise UserError(f"{path}: damaged or truncated ({path.stat().st_size:,} bytes); {AGAIN}") from error
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        return ("training" if "epoch" in content else "pickle"), content["state_dict"]
-    return "pickle", content
+
+
+def unwrap(content: Any) -> Any:  # noqa: ANN401
+    """The state dict in what a trainer saved: what lies under `WRAPPERS`, without `PREFIXES` that all names have."""
+    while isinstance(content, Mapping):
+        inside = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
+        if inside is None:
+            break
+        content = inside
+    if not isinstance(content, Mapping) or not content or not all(isinstance(name, str) for name in content):
+        return content
+    while prefix := next((one for one in PREFIXES if all(name.startswith(one) for name in content)), None):
+        content = {name.removeprefix(prefix): value for name, value in content.items()}
+    return content
+
+
+def load_pickle(path: Path, *, mmap: bool = False) -> Any:  # noqa: ANN401
+    """What torch.save wrote, on the CPU: tensors, plain values, and NumPy's numbers and argparse's Namespace.
+
+    Nothing else in a pickle is made or run (torch.load's weights_only). Raises whatever torch.load does.
+    """
+    with _silence(), torch.serialization.safe_globals(_harmless()):
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+
+
+def _harmless() -> list[Any]:
+    """What published checkpoints hold besides tensors; NumPy 1 and 2 give its functions different homes."""
+    homes = ("numpy.core.multiarray", "numpy._core.multiarray")
+    multiarray = import_module(homes[int(np.__version__[0]) > 1])
+    made = [
+        (getattr(multiarray, name), f"{home}.{name}") for home in homes for name in ("scalar", "_reconstruct")
+    ]
+    kinds = {type(np.dtype(name)) for name in _NUMBERS}
+    return [*made, *kinds, np.dtype, np.ndarray, argparse.Namespace]
 
 
 @contextmanager
@@ -118,7 +165,36 @@ def _read_safetensors(path: Path) -> Mapping[str, Tensor]:
         ) from error
 
 
-def _named_tensors(path: Path, content: object) -> dict[str, Tensor]:
+def _read_shards(index: Path) -> Checkpoint:
+    """The files that an index lists, as one; each tensor must be where the index says."""
+    try:
+        table = json.loads(index.read_text(encoding="utf-8-sig"))["weight_map"]
+        places = {str(name): str(file) for name, file in table.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{index}: no index of weights, it has no weight_map; {AGAIN}") from error
+    state: dict[str, Tensor] = {}
+    for file in sorted(set(places.values())):
+        if Path(file).name != file or file.endswith(INDEX):
+            raise UserError(f"{index}: lists {file!r}, which is no file beside it; {AGAIN}")
+        if not (index.parent / file).is_file():
+            raise UserError(f"{index}: lists {file}, which is not there; fetch it, too")
+        part = _parts(index.parent / file)
+        wanted = {name for name, where in places.items() if where == file}
+        if part.keys() != wanted:
+            wrong = sorted(part.keys() ^ wanted)[0]
+            raise UserError(f"{index}: {file} and the index do not agree about {wrong}; fetch both again")
+        state |= part
+    return Checkpoint(index, "safetensors", _tensors(index, unwrap(state)))
+
+
+def _parts(path: Path) -> Mapping[str, Tensor]:
+    """The tensors of one shard, with their names as they are."""
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    return _tensors(path, _load(path))
+
+
+def _tensors(path: Path, content: object) -> dict[str, Tensor]:
     if not isinstance(content, Mapping) or not content:
         what = "no tensors" if isinstance(content, Mapping) else f"a {type(content).__name__}"
         raise UserError(
@@ -130,5 +206,4 @@ def _named_tensors(path: Path, content: object) -> dict[str, Tensor]:
             f"{path}: {strange[0]!r} is a {type(content[strange[0]]).__name__}, not a tensor; "
             "save the state dict alone: torch.save(model.state_dict(), ...)"
         )
-    prefixed = all(name.startswith("module.") for name in content)
-    return {name.removeprefix("module.") if prefixed else name: t.detach() for name, t in content.items()}
+    return {str(name): tensor.detach() for name, tensor in content.items()}

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from denseclip.clip.checkpoint import INDEX
 from denseclip.clip.clip import ImageStats
 from denseclip.clip.config import Config
 from denseclip.errors import UserError
@@ -17,6 +18,7 @@ OPEN_CLIP_WEIGHTS = (
     "open_clip_pytorch_model.bin",
 )
 PLAIN_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".ckpt")
 ACTIVATIONS = {"quick_gelu": True, "gelu": False}
 # transformers writes only what differs from these
 HF_COMMON = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "num_hidden_layers": 12}
@@ -47,15 +49,15 @@ def embedded_folder(name: str) -> Path:
 
 
 def weights_in(folder: Path) -> Path:
-    """The file of weights in an open_clip or transformers folder."""
+    """The file of weights in an open_clip or transformers folder, an index of several, or the only one there is."""
     names = (*OPEN_CLIP_WEIGHTS, *PLAIN_WEIGHTS)
     for name in names:
         if (folder / name).is_file():
             return folder / name
-    if list(folder.glob("*.index.json")):
-        raise UserError(
-            f"{folder}: its weights are split over several files; save them as one model.safetensors"
-        )
+    indices = sorted(folder.glob(f"*{INDEX}"), key=lambda path: (".safetensors." not in path.name, path.name))
+    others = [path for path in sorted(folder.iterdir()) if path.suffix in WEIGHT_SUFFIXES and path.is_file()]
+    if indices or len(others) == 1:
+        return (indices or others)[0]
     raise UserError(f"{folder}: a folder without weights; it must hold one of {', '.join(names)}")
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -11,25 +11,34 @@ from torch import Tensor
 from denseclip.clip.checkpoint import Checkpoint, read_checkpoint
 from denseclip.clip.clip import OPENAI_STATS, Clip, ImageStats
 from denseclip.clip.config import REQUIRED, Config, check, infer, merge
-from denseclip.clip.folder import embedded_folder, settings_beside, stats_of, weights_in
+from denseclip.clip.folder import WEIGHT_SUFFIXES, embedded_folder, settings_beside, stats_of, weights_in
 from denseclip.clip.hub import EMBEDDED, fetch, find_pretrained, is_known
 from denseclip.clip.model import Towers, build_towers, without_values
 from denseclip.clip.naming import State, is_hugging_face, to_open_clip
 from denseclip.clip.tokenizer import tokenizer_for
 from denseclip.errors import UserError
 
-WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".ckpt")
+NUMBERS = (
+    "input_resolution",
+    "context_length",
+    "vocab_size",
+)  # that OpenAI's archives keep among the weights
+Activation = Literal["quick-gelu", "gelu"]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a Clip is made of. `name`: what the user asked for; `source`: what errors name."""
+    """What a Clip is made of. `name`: what the user asked for; `source`: what errors name.
+
+    silent: the file of weights if nothing says its activation.
+    """
 
     name: str
     source: str
     state: State  # in open_clip's naming
     config: Config  # complete
     stats: ImageStats
+    silent: Path | None = None
 
 
 def load_clip(
@@ -39,36 +48,54 @@ def load_clip(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
     config: Mapping[str, Any] | None = None,
+    activation: str | None = None,
 ) -> Clip:
     """Load a CLIP, frozen and in eval mode.
 
     source: "tiny-rn" or "tiny-vit" (embedded); a name such as "RN50", "ViT-B-16" or "ViT-B/16" (OpenAI's
-    weights) or "NAME:TAG" with any pretrained tag of open_clip; or the path of a file (OpenAI archive, state
-    dict, safetensors) or folder (open_clip's, or transformers' `CLIPModel`). A bare name wins over a file of
-    that name: write "./RN50" for the file.
+    weights) or "NAME:TAG" with any pretrained tag of open_clip; or the path of a file (OpenAI archive, state dict,
+    safetensors, training checkpoint, index of shards) or folder (open_clip's, or transformers' `CLIPModel`). A bare
+    name wins over a file of that name: write "./RN50" for the file.
     pretrained: the tag, instead of ":TAG".
     config: what a file does not say, in open_clip's form: a whole model config, or parts of one that are laid
     over what the weights imply, e.g. {"quick_gelu": False} or {"vision_cfg": {"head_width": 32}}.
+    activation: "quick-gelu" or "gelu", of both towers, for weights that do not say it themselves. Tags, folders with
+    a configuration and OpenAI's archives do; it is never guessed.
 
-    QuickGELU follows the weights: tags and folders say it, OpenAI's archives and bare pickled state dicts
-    in its naming have it, and for other files (safetensors, .bin, training checkpoints) `config` must say it.
     Raises UserError for whatever cannot be found, read, understood or used; weights are never random.
     """
-    recipe = _recipe(source, pretrained, config)
+    recipe = _recipe(source, pretrained, _with_activation(config, activation))
     towers = _skeleton(recipe.config, recipe.source)
     state = complete(recipe.state, towers.state_dict(), recipe.source)
+    tokenizer = tokenizer_for(recipe.config["text_cfg"], recipe.source)
+    if recipe.silent is not None:  # the last question: weights that cannot be used need no answer
+        raise UserError(
+            f"{recipe.silent}: does not say whether its towers use QuickGELU or GELU; give --activation quick-gelu "
+            "or gelu (activation= in Python), or put its open_clip_config.json beside it (config.json for "
+            "transformers' weights)"
+        )
     towers.load_state_dict(state, assign=True)
     clip = Clip(
         recipe.name,
         towers.visual.to(memory_format=torch.channels_last),
         towers.text,
-        tokenizer_for(recipe.config["text_cfg"], recipe.source),
+        tokenizer,
         stats=recipe.stats,
         image_size=recipe.config["vision_cfg"].get("image_size", 224),
         embed_dim=recipe.config["embed_dim"],
         logit_scale=float(state["logit_scale"].exp()),
     )
     return clip.to(device, dtype)
+
+
+def _with_activation(config: Mapping[str, Any] | None, activation: str | None) -> Mapping[str, Any] | None:
+    """A configuration in open_clip's form that says the activation, too; UserError for an unknown one."""
+    if activation is None:
+        return config
+    if activation not in get_args(Activation):
+        raise UserError(f"activation {activation!r} is unknown; choose quick-gelu or gelu")
+    quick, inner = {"quick_gelu": activation == "quick-gelu"}, dict(config or {})
+    return inner | ({"model_cfg": inner["model_cfg"] | quick} if "model_cfg" in inner else quick)
 
 
 def _skeleton(config: Config, source: str) -> Towers:
@@ -103,6 +130,14 @@ def complete(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], source
             raise UserError(
                 f"{source}: {name} has shape {has}, the model needs {needs}; pass the config of these weights"
             )
+    whole = sorted(
+        n for n, t in full.items() if expected[n].is_floating_point() and not t.is_floating_point()
+    )
+    if whole:
+        kind = str(full[whole[0]].dtype).removeprefix("torch.")
+        raise UserError(
+            f"{source}: {_listed('quantised weights', whole)} ({kind}); pass them in float32, float16 or bfloat16"
+        )
     floats = {n: t.to(torch.float32).contiguous() if t.is_floating_point() else t for n, t in full.items()}
     broken = sorted(name for name, tensor in floats.items() if not torch.isfinite(tensor).all())
     if broken:
@@ -130,7 +165,9 @@ def _recipe(source: str | Path, pretrained: str | None, config: Mapping[str, Any
         return _from_path(Path(source).expanduser(), name, config)
     entry = find_pretrained(name, pretrained)
     if config is not None:
-        raise UserError(f"{name}: its configuration is known; config= goes with a file, leave it out")
+        raise UserError(
+            f"{name}: its configuration is known; config= and activation go with a file, leave them out"
+        )
     state = to_open_clip(read_checkpoint(fetch(entry)).state)
     return Recipe(name, entry.label, state, check(entry.config, entry.label), entry.stats)
 
@@ -151,30 +188,23 @@ def _from_path(path: Path, name: str, config: Mapping[str, Any] | None) -> Recip
     stats = stats_of(given.get("preprocess_cfg", {}), name) or beside.stats or OPENAI_STATS
     given = given.get("model_cfg", {k: v for k, v in given.items() if k != "preprocess_cfg"})
     state = to_open_clip(checkpoint.state)
-    full = check(_configuration(checkpoint, state, beside.config, given), name)
-    return Recipe(name, name, state, full, stats)
+    full = _configuration(checkpoint, state, beside.config, given)
+    silent = None if "quick_gelu" in full else checkpoint.path
+    return Recipe(name, name, state, check(full, name), stats, silent)
 
 
 def _configuration(checkpoint: Checkpoint, state: State, beside: Config | None, given: Config) -> Config:
     """The user's word first, then the folder's, then what the weights imply."""
     implied: Config = {"quick_gelu": True} if _is_openai(checkpoint) else {}
     if given.keys() >= set(REQUIRED):
-        return merge(implied, given)
+        return merge(
+            {"quick_gelu": False} | implied, given
+        )  # a whole config of open_clip's that is silent means GELU
     if beside is None:
         beside = merge(implied, infer(state, str(checkpoint.path)))
-    full = merge(beside, given)
-    if "quick_gelu" not in full:
-        raise UserError(
-            f"{checkpoint.path}: does not say whether its towers use QuickGELU; pass "
-            "config={'quick_gelu': True} (or False), or put its open_clip_config.json beside it "
-            "(config.json for transformers' weights)"
-        )
-    return full
+    return merge(beside, given)
 
 
 def _is_openai(checkpoint: Checkpoint) -> bool:
-    """OpenAI's own archives, and bare pickles with its names (a .bin is open_clip's): QuickGELU."""
-    if checkpoint.kind == "torchscript":
-        return True
-    named = "token_embedding.weight" in checkpoint.state
-    return named and checkpoint.kind == "pickle" and checkpoint.path.suffix != ".bin"
+    """OpenAI's own archives and what is saved of them unchanged, which both have QuickGELU."""
+    return checkpoint.kind == "torchscript" or all(name in checkpoint.state for name in NUMBERS)

@@ -5,11 +5,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from denseclip.data.coco import BoxesOnlyError
 from denseclip.data.datasets import SegmentationDataset
+from denseclip.data.open_things import open_things
 from denseclip.data.opening import open_dataset
 from denseclip.data.own_file import read_own
 from denseclip.data.published import dataset_spec, is_dataset
+from denseclip.data.things import ThingsDataset
 from denseclip.errors import UserError
+
+AnyDataset = SegmentationDataset | ThingsDataset
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ def check(
     found = []
     for split, expected in _splits(data).items():
         try:
-            dataset = open_dataset(data, root, split)
+            dataset = _open(data, root, split)
         except UserError as error:
             found.append(SplitCheck(split, expected=expected, problem=str(error)))
             continue
@@ -60,6 +65,14 @@ def check(
         bad = () if quick else tuple(_unusable(dataset, workers, progress or _silent))
         found.append(SplitCheck(split, len(dataset), expected, missing, bad))
     return found
+
+
+def _open(data: str | Path, root: str | Path | None, split: str) -> AnyDataset:
+    """The split, as data for detection if it has nothing but boxes."""
+    try:
+        return open_dataset(data, root, split)
+    except BoxesOnlyError:
+        return open_things(data, root, split)
 
 
 def _silent(done: int, total: int) -> None:
@@ -74,13 +87,11 @@ def _splits(data: str | Path) -> dict[str, int | None]:
     return {split: sum(part.size or 0 for part in parts) for split, parts in splits.items()}
 
 
-def _missing(dataset: SegmentationDataset, index: int) -> list[Path]:
+def _missing(dataset: AnyDataset, index: int) -> list[Path]:
     return [path for path in dataset.entries[index].files if not path.is_file()]
 
 
-def _unusable(
-    dataset: SegmentationDataset, workers: int, progress: Callable[[int, int], None]
-) -> Iterator[str]:
+def _unusable(dataset: AnyDataset, workers: int, progress: Callable[[int, int], None]) -> Iterator[str]:
     def read(index: int) -> str | None:
         if _missing(dataset, index) or not dataset.entries[index].files:
             return None  # told already, or rendered

@@ -1,153 +1,239 @@
-"""COCO JSON: polygons and run lengths become masks."""
+"""COCO files: one strict reader for data sets, detectors and lists of pictures.
 
-import contextlib
-import json
-from collections.abc import Iterator, Sequence
+Accepted is what follows; anything else is refused in one line that names the entry.
+
+- images: `id`, a whole number or text, each once; `file_name`, each once, with "/" or "\\" between folders; `height`
+  and `width` in pixels, or neither (null or missing): they are taken from the picture.
+- categories: `id`, a whole number or text, and `name`, each once; two names that differ in capitals only are one.
+- annotations: `image_id` and `category_id` that are declared; `segmentation`: polygons of at least 3 points, run
+  lengths (a list or COCO's packed text), or none (null, missing, []); `bbox`: [x, y, width, height] or none; `area`
+  or none; `iscrowd`: 0, 1, false, true, also as text, or none, which is 0.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, TypeGuard
 
-import numpy as np
-from numpy.typing import NDArray
-
-from denseclip.data.datasets import Entry
-from denseclip.data.masks import ignore_index
+from denseclip.data.coco_masks import Box, MaskError, Segmentation, parse_segmentation
+from denseclip.data.texts import read_json
 from denseclip.errors import UserError
+
+_CROWD = {0: False, 1: True, "0": False, "1": True, "false": False, "true": True, "": False}
+_LARGEST = 2**53  # whole numbers beyond are not exact in other programs
+
+
+class BoxesOnlyError(UserError):
+    """A COCO file without any mask is no data for segmentation."""
 
 
 @dataclass(frozen=True)
-class CocoMask:
-    """The annotations of one image, painted when asked for. `rest` is what pixels without any become."""
+class Annotation:
+    """One annotation. label: its class index. box: x, y, width, height in pixels. None: the file does not say."""
+
+    name: str
+    label: int
+    crowd: bool
+    box: Box | None
+    area: float | None
+    segmentation: Segmentation | None
+
+
+@dataclass(frozen=True)
+class CocoImage:
+    """One image. image_id: its name without the suffix. number: a whole number that no other image has."""
 
     file: Path
-    image: str
-    height: int
-    width: int
-    shapes: tuple[tuple[int, dict[str, Any]], ...]  # (class index, annotation), the topmost last
-    rest: int
+    path: Path
+    file_name: str
+    image_id: str
+    number: int
+    declared: tuple[int, int] | None
+    annotations: tuple[Annotation, ...]
 
-    def __str__(self) -> str:
-        return f"of {self.image} in {self.file}"
-
-    def read(self) -> NDArray[Any]:
-        """Class indices, (H, W) int32. Raises UserError naming the annotation that cannot be understood."""
-        ids = np.full((self.height, self.width), self.rest, np.int32)
-        for index, annotation in self.shapes:
-            try:
-                ids[_decode(annotation["segmentation"], self.height, self.width)] = index
-            except (TypeError, ValueError, KeyError, IndexError) as error:
-                raise UserError(
-                    f"cannot read annotation {annotation.get('id')} of {self.image} in {self.file} "
-                    f"({type(error).__name__}: {str(error)[:80]}): repair or remove it"
-                ) from None
-        return ids
-
-
-def read_coco(file: Path, images: Path, background: str | None) -> tuple[list[str], list[Entry], int]:
-    """Class names, entries and the void id of a COCO file.
-
-    Classes are the categories by rising id; with `background` that class comes first and takes every pixel
-    without an annotation, which otherwise are void. Small shapes lie on top of large ones, crowds below all.
-    Raises UserError if the file is missing or not COCO JSON.
-    """
-    _need_pycocotools()
-    raw = load_json(file)
-    with coco_errors(file):
-        categories = sorted(raw["categories"], key=lambda category: category["id"])
-        names = [*([background] if background else []), *(str(category["name"]) for category in categories)]
-        index = {category["id"]: k for k, category in enumerate(categories, start=bool(background))}
-        shapes: dict[Any, list[dict[str, Any]]] = {image["id"]: [] for image in raw["images"]}
-        for annotation in raw["annotations"]:
-            check_ids(annotation, index, shapes, file)
-            shapes[annotation["image_id"]].append(annotation)
-        void = ignore_index(len(names))
-        rest = 0 if background else void
-        entries = [_entry(image, shapes[image["id"]], index, file, images, rest) for image in raw["images"]]
-    return names, entries, void
-
-
-@contextlib.contextmanager
-def coco_errors(file: Path) -> Iterator[None]:
-    """What goes wrong while a file's content is understood becomes a UserError that names the file."""
-    try:
-        yield
-    except UserError:
-        raise
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(
-            f"{file} is not a COCO file ({type(error).__name__}: {error}): check its format"
-        ) from None
-
-
-def load_json(file: Path) -> dict[str, Any]:
-    """A COCO file; UserError if it is missing, torn or something else."""
-    if not file.is_file():
-        raise UserError(f"no COCO file {file}: correct `coco`")
-    try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{file} is not JSON ({error}): export it again") from None
-    if not isinstance(raw, dict):
-        raise UserError(f"{file} is not a COCO file but a {type(raw).__name__}: check `coco`")
-    missing = [key for key in ("images", "annotations", "categories") if key not in raw]
-    if missing:
-        raise UserError(f"{file} is not a COCO file, it has no {missing[0]!r}: check `coco`")
-    return raw
-
-
-def check_ids(annotation: dict[str, Any], index: dict[Any, int], images: dict[Any, Any], file: Path) -> None:
-    """UserError if an annotation is of a category or an image that are not declared."""
-    for key, known in (("category_id", index), ("image_id", images)):
-        if annotation[key] not in known:
+    def check_size(self, size: tuple[int, int]) -> None:
+        """UserError if the picture's size (H, W) is not what the file says."""
+        if self.declared not in (None, size):
+            there, said = f"{size[1]}x{size[0]}", "{1}x{0}".format(*self.declared)
             raise UserError(
-                f"{file}: annotation {annotation.get('id')} has {key} {annotation[key]}, which is not "
-                "declared: declare it, or remove the annotation"
+                f"{self.path} is {there} (width x height) but in {self.file} {said}: correct its entry"
             )
 
 
-def _entry(
-    image: dict[str, Any],
-    shapes: Sequence[dict[str, Any]],
-    index: dict[Any, int],
-    file: Path,
-    images: Path,
-    rest: int,
-) -> Entry:
-    ordered = sorted(shapes, key=lambda shape: (not shape.get("iscrowd"), -shape.get("area", 0)))
-    painted = tuple((index[shape["category_id"]], shape) for shape in ordered)
-    name = str(image["file_name"])
-    mask = CocoMask(file, name, int(image["height"]), int(image["width"]), painted, rest)
-    return Entry(Path(name).with_suffix("").as_posix(), images / name, mask)
+@dataclass(frozen=True)
+class CocoFile:
+    """What a COCO file holds. names, ids: of its categories, by rising id; a class index is a place in them."""
+
+    file: Path
+    names: tuple[str, ...]
+    ids: tuple[int, ...]
+    images: tuple[CocoImage, ...]
+
+    def require_masks(self) -> None:
+        """BoxesOnlyError if it has annotations but none with a mask."""
+        annotations = [each for image in self.images for each in image.annotations]
+        if annotations and not any(each.segmentation for each in annotations):
+            raise BoxesOnlyError(
+                f"{self.file} has boxes but no masks: train a detector on it, or add `segmentation`"
+            )
 
 
-def _decode(segmentation: list | dict, height: int, width: int) -> NDArray[np.bool_]:
-    from pycocotools import mask
+def read_coco_file(file: Path, folder: Path) -> CocoFile:
+    """Read a COCO file whose pictures are in `folder`; no picture is looked at, no mask is drawn.
 
-    return mask.decode(run_lengths(segmentation, height, width)).astype(bool)
-
-
-def run_lengths(segmentation: list | dict, height: int, width: int) -> dict[str, Any]:
-    """Polygons, counts or run lengths -> compressed run lengths of a mask of this size.
-
-    Raises ValueError, TypeError, KeyError or IndexError for anything else.
+    Raises UserError if the file is missing, is no COCO JSON, or holds what the module's text does not accept.
     """
-    from pycocotools import mask
+    raw = read_json(file, "COCO file", "correct `coco`")
+    names, index = _categories(raw, file)
+    pictures = parse_images(raw, file)
+    annotations: dict[int | str, list[Annotation]] = {own: [] for own in pictures}
+    for place, entry in enumerate(_entries(raw, "annotations", file), start=1):
+        number = entry.get("id", f"number {place}")
+        image = _declared(entry, "image_id", annotations, file, number)
+        label = index[_declared(entry, "category_id", index, file, number)]
+        annotations[image].append(
+            _annotation(entry, label, f"annotation {number} of {pictures[image]}", file)
+        )
+    stems = {own: Path(name).with_suffix("").as_posix() for own, name in pictures.items()}
+    shared = {stem for stem, count in Counter(stems.values()).items() if count > 1}
+    sizes = {own: _size(image, file) for own, image in _by_id(raw, file).items()}
+    numbered = all(isinstance(own, int) for own in pictures)
+    images = tuple(
+        CocoImage(
+            file,
+            folder / name,
+            name,
+            name if stems[own] in shared else stems[own],
+            own if numbered and isinstance(own, int) else place,
+            sizes[own],
+            tuple(annotations[own]),
+        )
+        for place, (own, name) in enumerate(pictures.items(), start=1)
+    )
+    ids = [own if isinstance(own, int) else None for own in index]
+    return CocoFile(file, names, tuple(range(1, len(ids) + 1) if None in ids else ids), images)  # type: ignore[arg-type]
 
-    if isinstance(segmentation, list):
-        if not segmentation or any(len(polygon) < 6 for polygon in segmentation):
-            raise ValueError("a polygon needs at least 3 points")
-        runs = mask.merge(mask.frPyObjects(segmentation, height, width))
-    elif isinstance(segmentation["counts"], list):
-        runs = mask.frPyObjects(segmentation, height, width)
-    else:
-        runs = segmentation
-    if list(runs["size"]) != [height, width]:
-        raise ValueError(f"its run lengths are for {runs['size']}, not {[height, width]}")
-    return runs
+
+def parse_images(raw: Any, file: object) -> dict[int | str, str]:  # noqa: ANN401
+    """{id: file name with "/"} of a COCO file's content, in its order; `file` names it in messages.
+
+    Raises UserError for an image without id or name, and if two share one.
+    """
+    found: dict[int | str, str] = {}
+    for own, image in _by_id(raw, file).items():
+        name = image.get("file_name")
+        if not isinstance(name, str) or not name.strip() or "\0" in name:
+            _refuse(file, f"image {own} has the file_name {_show(name)}", "give the name of its picture")
+        found[own] = name.replace("\\", "/")
+    _refuse_doubled(list(found.values()), "images have the file_name", file)
+    return found
 
 
-def _need_pycocotools() -> None:
+def _by_id(raw: Any, file: object) -> dict[int | str, dict[str, Any]]:  # noqa: ANN401
+    images = _entries(raw, "images", file)
+    numbers = [_id(image, "image", file) for image in images]
+    _refuse_doubled(numbers, "images have the id", file)
+    return dict(zip(numbers, images, strict=True))
+
+
+def _categories(raw: Any, file: Path) -> tuple[tuple[str, ...], dict[int | str, int]]:  # noqa: ANN401
+    """Names by rising id, and {id: class index}."""
+    categories = _entries(raw, "categories", file)
+    ids = [_id(category, "category", file) for category in categories]
+    _refuse_doubled(ids, "categories have the id", file)
+    names = {}
+    for own, category in zip(ids, categories, strict=True):
+        name = category.get("name")
+        if not isinstance(name, str) or not name.strip():
+            _refuse(file, f"category {own} has the name {_show(name)}", "give it a name")
+        names[own] = name.strip()
+    _refuse_doubled([name.casefold() for name in names.values()], "categories have the name", file)
+    ordered = sorted(ids, key=lambda own: (isinstance(own, str), own))
+    return tuple(names[own] for own in ordered), {own: k for k, own in enumerate(ordered)}
+
+
+def _annotation(entry: Mapping[str, Any], label: int, name: str, file: Path) -> Annotation:
+    box, area, crowd = entry.get("bbox"), entry.get("area"), entry.get("iscrowd")
+    if box is not None and not (
+        isinstance(box, list) and (not box or (len(box) == 4 and all(map(_finite, box))))
+    ):
+        _refuse(file, f"{name} has the bbox {_show(box)}", "write [x, y, width, height] in pixels")
+    if area is not None and not (_finite(area) and area >= 0):
+        _refuse(file, f"{name} has the area {_show(area)}", "write its pixels, or null")
+    key = crowd.strip().lower() if isinstance(crowd, str) else 0 if crowd is None else crowd
+    if not isinstance(key, str | int | float) or key not in _CROWD:
+        _refuse(file, f"{name} has iscrowd {_show(crowd)}", "write 0 or 1")
     try:
-        import pycocotools  # noqa: F401
-    except ImportError:
-        raise UserError("COCO files need pycocotools: pip install 'denseclip[coco]'") from None
+        segmentation = parse_segmentation(entry.get("segmentation"))
+    except MaskError as fault:
+        _refuse(file, f"{name}: {fault}", "repair or remove it")
+    return Annotation(name, label, _CROWD[key], tuple(box) if box else None, area, segmentation)
+
+
+def _size(image: Mapping[str, Any], file: Path) -> tuple[int, int] | None:
+    size = [image.get("height"), image.get("width")]
+    if size == [None, None]:
+        return None
+    height, width = (int(side) if _finite(side) and side == int(side) else 0 for side in size)
+    if not (0 < height < 2**31 and 0 < width < 2**31):
+        wrong = f"image {image['id']} has height {_show(size[0])} and width {_show(size[1])}"
+        _refuse(file, wrong, "write pixels, or leave both out")
+    return height, width
+
+
+def _entries(raw: Any, key: str, file: object) -> list[dict[str, Any]]:  # noqa: ANN401
+    if not isinstance(raw, dict):
+        raise UserError(
+            f"{file} is not a COCO file but a {type(raw).__name__}: give one with images and categories"
+        )
+    if key not in raw:
+        raise UserError(f"{file} is not a COCO file, it has no {key!r}: add it, or give another file")
+    entries = raw[key]
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise UserError(f"{file} is not a COCO file, {key!r} is no list of objects: repair it")
+    return entries
+
+
+def _id(entry: Mapping[str, Any], what: str, file: object) -> int | str:
+    own = entry.get("id")
+    if _finite(own) and own == int(own) and abs(own) <= _LARGEST:
+        return int(own)
+    if not isinstance(own, str) or not own:
+        _refuse(file, f"{what} {_show(entry)} has the id {_show(own)}", "give it a whole number")
+    return own
+
+
+def _declared(
+    entry: Mapping[str, Any], key: str, known: Mapping[int | str, Any], file: Path, number: object
+) -> int | str:
+    own = entry.get(key)
+    if isinstance(own, bool) or not isinstance(own, int | float | str) or own not in known:
+        fix = "declare it, or remove the annotation"
+        _refuse(file, f"annotation {number} has {key} {_show(own)}, which is not declared", fix)
+    return own if isinstance(own, str) else int(own)
+
+
+def _refuse_doubled(values: Sequence[int | str], what: str, file: object) -> None:
+    seen: set[int | str] = set()
+    for value in values:
+        if value in seen:
+            _refuse(file, f"two {what} {_show(value)}", "repair it")
+        seen.add(value)
+
+
+def _refuse(file: object, wrong: str, fix: str) -> NoReturn:
+    raise UserError(f"{file}: {wrong}: {fix}")
+
+
+def _finite(value: Any) -> TypeGuard[int | float]:  # noqa: ANN401
+    """Whether it is a number; true, text and infinities are none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) < 2**1000 and math.isfinite(value)
+
+
+def _show(value: object) -> str:
+    """A value in a message: short, and in one line."""
+    return ascii(value)[:60] if not isinstance(value, str) else repr(value)[:60]

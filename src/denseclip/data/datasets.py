@@ -60,7 +60,8 @@ class Entry:
         Raises UserError, naming the file, if either cannot be read, their sizes differ, or the mask has an id
         that is not declared.
         """
-        image, mask = read_image(self.image), self._classes(spec)
+        image = read_image(self.image)
+        mask = self._classes(spec, (image.shape[0], image.shape[1]))
         if image.shape[:2] != mask.shape:
             sizes = [f"{array.shape[1]}x{array.shape[0]}" for array in (mask, image)]
             raise UserError(
@@ -69,9 +70,9 @@ class Entry:
             )
         return Sample(self.image_id, image, mask)
 
-    def _classes(self, spec: DatasetSpec) -> NDArray[Any]:
+    def _classes(self, spec: DatasetSpec, size: tuple[int, int]) -> NDArray[Any]:
         try:
-            ids = self.mask.read()
+            ids = self.mask.read(size)
         except FileNotFoundError:
             raise UserError(f"no mask {self.mask} for image {self.image_id}: {spec.fix}") from None
         return to_classes(ids, spec.label_ids, spec.void_ids, self.mask)

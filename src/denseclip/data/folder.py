@@ -9,7 +9,9 @@ import numpy as np
 from denseclip.data.datasets import Sample, SegmentationDataset
 from denseclip.data.images import SUFFIXES, read_image
 from denseclip.data.specs import DatasetSpec, colours
+from denseclip.data.walk import walk
 from denseclip.errors import UserError
+from denseclip.outputs import is_output
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ def open_folder(
     """
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}; give one with pictures")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and _visible(path))
+    paths = [path for path in walk(folder, SUFFIXES) if not is_output(path)]
     if not paths:
         raise UserError(f"no pictures in {folder}; put some there ({', '.join(SUFFIXES)})")
     spec = DatasetSpec(
@@ -54,7 +56,3 @@ def open_folder(
     return SegmentationDataset(
         spec, "all", [Picture(path.relative_to(folder).as_posix(), path) for path in paths]
     )
-
-
-def _visible(path: Path) -> bool:
-    return path.is_file() and not path.name.startswith(".")

@@ -4,7 +4,7 @@ import glob
 import io
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from threading import Lock
@@ -13,6 +13,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from denseclip.data.walk import walk
 from denseclip.errors import UserError
 from denseclip.outputs import is_output
 
@@ -81,7 +82,7 @@ def list_images(sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str
 def _expand(source: str) -> list[Path]:
     path = Path(source)
     if path.is_dir():
-        found = sorted(_below(path))
+        found = [each for each in walk(path, SUFFIXES) if not is_output(each)]
         if not found:
             raise UserError(f"folder {source} holds no pictures; they end in {', '.join(SUFFIXES)}")
         return found
@@ -94,15 +95,6 @@ def _expand(source: str) -> list[Path]:
     if not found:
         raise UserError(f"no picture matches {source}; they end in {', '.join(SUFFIXES)}")
     return found
-
-
-def _below(folder: Path) -> Iterator[Path]:
-    def refuse(error: OSError) -> None:
-        raise UserError(f"folder {error.filename} cannot be read ({error.strerror}); check its permissions")
-
-    for here, folders, files in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (path for path in (Path(here, name) for name in files) if _is_picture(path))
 
 
 def _is_picture(path: Path) -> bool:
@@ -157,8 +149,12 @@ def _decode(content: bytes, name: str, max_pixels: int) -> np.ndarray:
             size = f"{width} x {height} pixels, more than {max_pixels:,}"
             raise UserError(f"{name} has {size}; make it smaller")
         picture.load()
-        array = _to_rgb(picture, name)  # (H, W, 3)
-        turn = _UPRIGHT.get(_orientation(picture))
+        return upright(_to_rgb(picture, name), picture)
+
+
+def upright(array: np.ndarray, picture: Image.Image) -> np.ndarray:
+    """The pixels of a picture, (H, W) or (H, W, 3), turned by its EXIF orientation."""
+    turn = _UPRIGHT.get(_orientation(picture))
     return np.ascontiguousarray(turn(array) if turn else array)
 
 

@@ -10,6 +10,11 @@ IGNORE = 255
 UNLABELLED = -1
 
 
+def ignore_index(classes: int) -> int:
+    """What pixels that are not counted become: 255, or 65535 where 255 is a class."""
+    return IGNORE if classes <= IGNORE else 65535
+
+
 def training_labels(
     raw: NDArray[Any], *, reduce_zero: bool = False, suppress: Collection[int] = ()
 ) -> NDArray[np.int16]:

@@ -6,6 +6,8 @@ from pathlib import Path
 from denseclip.data.datasets import Entry, SegmentationDataset
 from denseclip.data.masks import MaskFile
 from denseclip.data.specs import DatasetSpec, Split
+from denseclip.data.texts import read_lines
+from denseclip.data.walk import walk
 from denseclip.errors import UserError
 
 
@@ -57,18 +59,12 @@ def split_ids(spec: DatasetSpec, folder: Path, part: Split) -> list[str]:
     Raises UserError if the list file does not exist.
     """
     if part.ids is not None:
-        return read_list(folder / part.ids, spec.fix)
+        return read_lines(folder / part.ids, spec.fix)
     head, tail = part.images.split("{id}")
     place = folder / head
-    found = sorted(place.glob(f"**/*{tail}"))
+    found = (
+        [path for path in walk(place, (tail[tail.rindex(".") :],)) if path.name.endswith(tail)]
+        if place.is_dir()
+        else []
+    )
     return [path.relative_to(place).as_posix().removesuffix(tail) for path in found]
-
-
-def read_list(path: Path, fix: str) -> list[str]:
-    """Ids of a list file, one a line. Raises UserError with the fix if there is no such text."""
-    if not path.is_file():
-        raise UserError(f"no list {path}: {fix}")
-    try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except UnicodeDecodeError:
-        raise UserError(f"list {path} is not a text file in UTF-8: {fix}") from None

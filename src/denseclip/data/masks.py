@@ -9,22 +9,23 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from denseclip.data.images import upright
+from denseclip.data.labels import ignore_index
 from denseclip.errors import UserError
 
 SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")  # no JPEG: it would invent ids
+LOOKED_AT = 32
 _WHOLE_NUMBERS = {"1", "L", "P", "I", "I;16", "I;16B", "I;16L"}
-
-
-def ignore_index(classes: int) -> int:
-    """What pixels that are not counted become: 255, or 65535 where 255 is a class."""
-    return 255 if classes <= 255 else 65535
 
 
 class MaskSource(Protocol):
     """Where the ids of one image come from; `str()` names it in messages."""
 
-    def read(self) -> NDArray[Any]:
-        """Ids as stored, (H, W) integer. Raises UserError, or FileNotFoundError if there is none."""
+    def read(self, size: tuple[int, int]) -> NDArray[Any]:
+        """Ids as stored, (H, W) integer; size: that of the image, (H, W).
+
+        Raises UserError, or FileNotFoundError if there is none.
+        """
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,13 @@ class MaskFile:
     def __str__(self) -> str:
         return str(self.path)
 
-    def read(self) -> NDArray[Any]:
+    def read(self, size: tuple[int, int]) -> NDArray[Any]:
         """See `read_ids`."""
         return read_ids(self.path)
 
 
 def read_ids(path: Path) -> NDArray[Any]:
-    """Ids of a gray, indexed or 16-bit mask file as they are stored, (H, W) integer.
+    """Ids of a gray, indexed or 16-bit mask file, (H, W) integer, upright by its own EXIF orientation.
 
     Raises UserError if it cannot be read or holds colours; FileNotFoundError if it does not exist.
     """
@@ -60,8 +61,30 @@ def read_ids(path: Path) -> NDArray[Any]:
         raise UserError(
             f"mask {path} holds colours ({image.mode}), not one id per pixel: save it as gray or indexed PNG"
         )
-    ids = np.asarray(image)
+    ids = upright(np.asarray(image), image)
     return ids.astype(np.uint8) if ids.dtype == bool else ids
+
+
+def refuse_binary(masks: Sequence[Path]) -> None:
+    """UserError if masks hold 0 and 255 only, where 255 is not counted: whatever is drawn would be ignored.
+
+    Looks at no more than `LOOKED_AT` masks, spread evenly, and at none after the first with another id.
+    """
+    found: set[int] = set()
+    spread = np.unique(np.linspace(0, len(masks) - 1, min(len(masks), LOOKED_AT)).astype(int))
+    looked = [masks[k] for k in spread if masks[k].is_file()]
+    for path in looked:
+        try:
+            found |= set(np.unique(read_ids(path)).tolist())
+        except UserError:
+            continue  # told when it is used
+        if found - {0, 255}:
+            return
+    if 255 in found:
+        raise UserError(
+            f"the masks hold 0 and 255 only ({len(looked)} looked at, {looked[0].name} first) and 255 is ignored, so "
+            'nothing drawn would count: write "classes": {"0": ..., "255": ...} and "ignore": [] in data.json'
+        )
 
 
 def to_classes(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from denseclip.data.coco_things import read_instances
+from denseclip.data.coco_entries import read_instances
 from denseclip.data.own_file import read_own
 from denseclip.data.published import dataset_spec, is_dataset
 from denseclip.data.sticker_sets import StickerEntry, open_stickers
@@ -29,6 +29,11 @@ class StickerThings:
     def image_id(self) -> str:
         """See `StickerEntry`."""
         return self.entry.image_id
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """None: it is rendered."""
+        return ()
 
     def read(self) -> ThingsSample:
         """Render it."""

@@ -1,17 +1,19 @@
 """The user's own data: images with masks, or images with COCO annotations."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from denseclip.data.coco import read_coco
+from denseclip.data.coco_entries import read_coco
 from denseclip.data.datasets import Entry, SegmentationDataset
 from denseclip.data.images import SUFFIXES as IMAGE_SUFFIXES
-from denseclip.data.layout import read_list
 from denseclip.data.masks import SUFFIXES as MASK_SUFFIXES
-from denseclip.data.masks import MaskFile
+from denseclip.data.masks import MaskFile, refuse_binary
 from denseclip.data.specs import DatasetSpec, colours
+from denseclip.data.texts import first_doubled, read_lines
+from denseclip.data.walk import walk
 from denseclip.errors import UserError
 
 
@@ -58,6 +60,10 @@ class OwnData:
         spec, entries = self._coco() if self.coco else self._masks()
         return SegmentationDataset(spec, split or "all", self.chosen(entries, split))
 
+    def split_to_train(self, split: str) -> str | None:
+        """The split to learn from when `split` is asked for: all images (None) only if there is no list "train"."""
+        return None if split == "train" and split not in self.splits else split
+
     def _masks(self) -> tuple[DatasetSpec, list[Entry]]:
         assert self.masks is not None
         if not self.masks.is_dir():
@@ -78,6 +84,8 @@ class OwnData:
                 f"{entries[0].mask}"
             )
         ids = sorted(self.classes)
+        if 255 in self.ignore and len(ids) > 1:
+            refuse_binary([entry.mask.path for entry in entries if isinstance(entry.mask, MaskFile)])
         return self._spec([self.classes[k] for k in ids], ids, self.ignore), entries
 
     def _coco(self) -> tuple[DatasetSpec, list[Entry]]:
@@ -95,9 +103,9 @@ class OwnData:
                 )
         if not names:
             raise UserError(f"{self.name} declares no classes: add categories to {self.coco}")
-        repeated = [name for name in names if names.count(name) > 1]
-        if repeated:
-            raise UserError(f"class {repeated[0]!r} is declared twice: give every id its own name")
+        doubled = first_doubled([name.casefold() for name in names])
+        if doubled is not None:
+            raise UserError(f"class {doubled!r} is declared twice: give every id its own name")
         background = names.index(self.background) if self.background else None
         palette = colours(len(names) + 1)
         return DatasetSpec(
@@ -113,7 +121,7 @@ class OwnData:
         )
 
     def chosen(self, entries: list[E], split: str | None) -> list[E]:
-        """Those of a split, all if None; UserError for an unknown one."""
+        """Those of a split, all if None; UserError for an unknown one, and for a fault in its list."""
         if not entries:
             raise UserError(f"{self.name} is empty, there is no image in {self.images}: put images there")
         if split is None or (split == "all" and split not in self.splits):
@@ -121,26 +129,31 @@ class OwnData:
         if split not in self.splits:
             names = ", ".join(("all", *self.splits))
             raise UserError(f"{self.name} has no split {split!r}: choose from {names}, or add it to `splits`")
-        files = {entry.image.relative_to(self.images).as_posix(): entry for entry in entries}
+        file = self.splits[split]
+        files = {os.path.relpath(entry.image, self.images).replace(os.sep, "/"): entry for entry in entries}
         by_id = files | {entry.image_id: entry for entry in entries}
-        ids = read_list(self.splits[split], f"write the ids of split {split} in it, or correct `splits`")
-        for image_id in ids:
-            if image_id not in by_id:
+        found: dict[str, E] = {}
+        for line in read_lines(file, f"write the ids of split {split} in it, or correct `splits`"):
+            name = line.replace("\\", "/").removeprefix("./")
+            if name not in by_id and line.startswith("#"):
+                continue  # a comment
+            if name not in by_id:
                 raise UserError(
-                    f"{self.splits[split]} names {image_id!r}, which is no image in {self.images}"
+                    f"{file} names {line!r}, which is no image in {self.images}: correct the line"
                 )
-        return [by_id[image_id] for image_id in ids]
+            entry = by_id[name]
+            if entry.image_id in found:
+                raise UserError(f"{file} names {line!r} twice: remove one of the two")
+            found[entry.image_id] = entry
+        return list(found.values())
 
 
 def _by_stem(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
     """{path below the folder without its suffix: file}, by name; UserError if two files share a stem."""
     found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in suffixes and not path.name.startswith("."):
-            stem = path.relative_to(folder).with_suffix("").as_posix()
-            if stem in found:
-                raise UserError(
-                    f"{found[stem].name} and {path.name} in {path.parent} share a name: rename one"
-                )
-            found[stem] = path
+    for path in walk(folder, suffixes):
+        stem = path.relative_to(folder).with_suffix("").as_posix()
+        if stem in found:
+            raise UserError(f"{found[stem].name} and {path.name} in {path.parent} share a name: rename one")
+        found[stem] = path
     return found

@@ -7,9 +7,10 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from denseclip.data.convert import Conversion, convert
-from denseclip.data.layout import find_folder, read_list
+from denseclip.data.layout import find_folder
 from denseclip.data.published import dataset_spec
 from denseclip.data.specs import DatasetSpec
+from denseclip.data.texts import read_lines
 from denseclip.errors import UserError
 from denseclip.io import write_text
 from denseclip.text.facts import facts
@@ -110,8 +111,8 @@ def _voc(spec: DatasetSpec, folder: Path) -> _Plan:
     boundaries = folder.parent / "VOCaug" / "dataset"
     lists = folder / "ImageSets" / "Segmentation"
     missing = f"fetch {spec.source}"
-    train, val = (set(read_list(lists / f"{split}.txt", missing)) for split in ("train", "val"))
-    more = {k for split in ("train", "val") for k in read_list(boundaries / f"{split}.txt", missing)}
+    train, val = (set(read_lines(lists / f"{split}.txt", missing)) for split in ("train", "val"))
+    more = {k for split in ("train", "val") for k in read_lines(boundaries / f"{split}.txt", missing)}
     jobs = [
         Conversion(path, folder / "SegmentationClassAug" / f"{path.stem}.png", "GTcls")
         for path in _files(boundaries / "cls", "*.mat", spec)
@@ -131,7 +132,7 @@ def _context(spec: DatasetSpec, folder: Path) -> _Plan:
     ]
     lists = {}
     for split in ("train", "val"):
-        ids = read_list(folder / "ImageSets" / "Main" / f"{split}.txt", f"fetch {spec.source}")
+        ids = read_lines(folder / "ImageSets" / "Main" / f"{split}.txt", f"fetch {spec.source}")
         lists[folder / "ImageSets" / "SegmentationContext" / f"{split}.txt"] = [k for k in ids if k in maps]
     return _Plan(jobs, lists)
 

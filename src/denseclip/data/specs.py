@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from denseclip.data.masks import ignore_index
+from denseclip.data.labels import ignore_index
 from denseclip.data.stickers import SceneRecipe
 from denseclip.data.transforms import ResizeRule
 

@@ -1,7 +1,8 @@
 """Images with boxes and masks of the things in them, whichever data set they are of."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -62,6 +63,10 @@ class ThingsSource(Protocol):
     def image_id(self) -> str:
         """What the image is called, unique in its split."""
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """What has to be on the disk."""
+
     def read(self) -> ThingsSample:
         """The image and what is in it; UserError if they cannot be used."""
 
@@ -95,9 +100,51 @@ class ThingsDataset:
         """Read one image; raises UserError if it cannot be used."""
         return self.entries[index].read()
 
+    def with_classes(self, classes: Sequence[str]) -> "ThingsDataset":
+        """The same images under another list of classes, by name: in another order, and more that do not occur.
+
+        A class that the data set does not declare gets an id that is free. Raises UserError for one of its own that
+        is not in `classes`.
+        """
+        unknown = [name for name in self.classes if name not in classes]
+        if unknown:
+            more = f" and {len(unknown) - 1} others" if len(unknown) > 1 else ""
+            raise UserError(
+                f"{self.name} has the class {unknown[0]!r}{more}, which is none of {', '.join(classes[:3])}, ...: "
+                "take data of the same classes"
+            )
+        if self.classes == tuple(classes):
+            return self
+        free = iter(k for k in range(1, 2 * len(classes) + 1) if k not in self.categories)
+        ids = dict(zip(self.classes, self.categories, strict=True))
+        categories = [ids[name] if name in ids else next(free) for name in classes]
+        order = np.array([list(classes).index(name) for name in self.classes], np.int64)
+        entries = [_Renumbered(entry, order) for entry in self.entries]
+        return ThingsDataset(self.name, self.split, classes, categories, entries)
+
     def first(self, images: int | None) -> "ThingsDataset":
         """Only the first images; all if None."""
         return ThingsDataset(self.name, self.split, self.classes, self.categories, self.entries[:images])
+
+
+@dataclass(frozen=True)
+class _Renumbered:
+    """An image whose class k is called order[k]."""
+
+    entry: ThingsSource
+    order: NDArray[np.int64]
+
+    @property
+    def image_id(self) -> str:
+        return self.entry.image_id
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return self.entry.files
+
+    def read(self) -> ThingsSample:
+        sample = self.entry.read()
+        return replace(sample, truth=replace(sample.truth, labels=self.order[sample.truth.labels]))
 
 
 def decode(runs: Runs) -> NDArray[np.uint8]:

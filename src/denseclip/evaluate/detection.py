@@ -47,12 +47,7 @@ def evaluate_detector(
     (done, total) images. Raises UserError for an image that cannot be used (unless skip_bad), if none can be used,
     and if the data set has other classes.
     """
-    if detector.classes != dataset.classes:
-        raise UserError(
-            f"{detector.name} finds {len(detector.classes)} classes ({', '.join(detector.classes[:3])}, ...), "
-            f"{dataset.name} has {len(dataset.classes)} others: evaluate on data of the same classes"
-        )
-    chosen = dataset.first(limit)
+    chosen = dataset.with_classes(detector.classes).first(limit)
     total, begun = len(chosen), time.perf_counter()
     images: list[ThingsSample] = []
     found: Found = []
@@ -96,7 +91,7 @@ def kept_evaluation(
 
     fresh: forget what is kept.
     """
-    protocol = protocol_of(detector, dataset)
+    protocol = protocol_of(detector, dataset.with_classes(detector.classes))
     parts = {k: v for k, v in protocol.describe().items() if k not in ("model", "details", "precision")}
     path = folder / f"detection-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}.json"
     if path.exists() and not fresh:

@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from denseclip.data.masks import ignore_index
+from denseclip.data.labels import ignore_index
 from denseclip.errors import UserError
 from denseclip.label.items import Item
 from denseclip.label.regions import Regions

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from denseclip.clip.checkpoint import load_pickle, unwrap
 from denseclip.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,12 +36,12 @@ def trained_kind(source: str | Path) -> Source | None:
     if path.suffix not in SUFFIXES or not path.is_file():
         return None
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
+        state = load_pickle(path, mmap=is_zipfile(path))
     except Exception:  # a TorchScript archive, a torn file
         return None
     if _is_ours(state):
         return "detector" if state["system"] == "detection" else "ours"
-    names = state.get("state_dict", state) if isinstance(state, dict) else {}
+    names = unwrap(state) if isinstance(state, dict) else {}
     if "decode_head.text_embeddings" in names:
         return "maskclip+"
     if "bbox_head.retina_cls.weight" in names or "rpn_head.rpn_cls.weight" in names:
@@ -58,7 +59,7 @@ def read_saved(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"there is no checkpoint {path}; give the .pt file that training wrote")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
+        state = load_pickle(path, mmap=is_zipfile(path))
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); check it") from None
     except Exception as error:  # torn zip, foreign pickle: half a dozen kinds, in words for programmers

@@ -8,6 +8,7 @@ from typing import Any
 from denseclip.clip import load_clip
 from denseclip.clip.device import pick_device, pick_precision
 from denseclip.data.transforms import ResizeRule
+from denseclip.errors import UserError
 from denseclip.nets.saved import load_trained, trained_kind
 from denseclip.segment.background import Background
 from denseclip.segment.options import Compat, DenseOptions, KeyNorm, Refinement
@@ -26,6 +27,7 @@ def load(
     *,
     preset: str | DenseOptions = "maskclip",
     pretrained: str | None = None,
+    activation: str | None = None,
     device: str = "auto",
     precision: str = "auto",
     cache: bool = True,
@@ -36,6 +38,7 @@ def load(
     model: "tiny-rn", "tiny-vit" (embedded), a name such as "ViT-B-16", or a path; see `load_clip`. The path of a
     checkpoint of `denseclip train` gives the trained model, with its own words if there are no others.
     classes: words, see `ClassPrompts.parse`; may be set later. preset: the last block, see `PRESETS`.
+    activation: "quick-gelu" or "gelu", for a file of weights that does not say it.
     device: "auto", "cpu", "cuda", ... precision: "auto", "fp32", "bf16", "fp16". cache: keep class embeddings on
     disk. options: the keywords of `make_settings`.
 
@@ -46,10 +49,12 @@ def load(
     how = pick_precision(precision, target)
     store = EmbeddingCache() if cache else None
     if trained_kind(model):
+        if activation is not None:
+            raise UserError(f"{model} is a trained model, which knows its activation; leave out activation")
         trained = load_trained(model, target, how.dtype)
         return Segmenter(trained, classes, settings, cache=store, precision=how)
-    clip = load_clip(model, pretrained=pretrained, device=target).folded().to(dtype=how.dtype)
-    return Segmenter(clip, classes, settings, cache=store, precision=how)
+    clip = load_clip(model, pretrained=pretrained, activation=activation, device=target)
+    return Segmenter(clip.folded().to(dtype=how.dtype), classes, settings, cache=store, precision=how)
 
 
 def make_settings(

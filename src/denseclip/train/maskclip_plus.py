@@ -14,6 +14,7 @@ from denseclip.clip import ImageStats, load_clip
 from denseclip.clip.model import ResNet
 from denseclip.data.augment import Augmentation
 from denseclip.data.datasets import SegmentationDataset
+from denseclip.data.labels import IGNORE
 from denseclip.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from denseclip.errors import UserError
 from denseclip.nets.student import Student, StudentConfig, build_student
@@ -183,6 +184,10 @@ def build_maskclip_plus(
     Raises UserError for names that are unknown, weights that are not there, and parts that do not fit.
     """
     part, spec = recipe.student, dataset.spec
+    if len(spec.classes) > IGNORE:
+        raise UserError(
+            f"{spec.name} has {len(spec.classes)} classes; MaskCLIP+ learns at most {IGNORE}: take fewer"
+        )
     if recipe.labels.hide == "unseen" and not spec.unseen:
         raise UserError(f'{spec.name} has no unseen classes; take hide = "all" or another data set')
     if part.background and spec.background != 0:

@@ -15,7 +15,7 @@ GAP = 4  # pixels between pictures
 def draw_panel(batch: Batch, labels: Tensor, predicted: Tensor, spec: DatasetSpec) -> NDArray[np.uint8]:
     """A row for each of B crops: the image, the labels that are trained on, the prediction; under it the legend.
 
-    labels, predicted: (B, S, T), 255 is not painted. Returns (H, W, 3) uint8 RGB.
+    labels, predicted: (B, S, T), classes; what is none is not painted. Returns (H, W, 3) uint8 RGB.
     """
     has_background = spec.background == 0
     palette = paint.vivid_palette(len(spec.classes), background=has_background)

@@ -66,7 +66,7 @@ def open_training_data(part: DataPart, root: Path | None) -> SegmentationDataset
             raise UserError(f"data.side goes with sticker sets, not with {part.train}; leave it out")
         dataset = open_stickers(dataset_spec(part.train), part.split, side=part.side)
     else:
-        dataset = _open_split(part, root)
+        dataset = open_dataset(part.train, root, _split(part))
     return dataset if part.images is None else LimitedDataset(dataset, part.images)
 
 
@@ -79,9 +79,7 @@ def open_recipe_data(recipe: TrainRecipe, root: Path | None) -> TrainingData:
         raise UserError(
             "data.classes goes with pictures without annotation; a detector needs boxes, leave it out"
         )
-    own = not is_dataset(part.train) and part.train != COCO and part.split == "train"
-    split = None if own and "train" not in read_own(Path(part.train)).splits else part.split
-    return open_things(part.train, root, split, side=part.side, learn=True).first(part.images)
+    return open_things(part.train, root, _split(part), side=part.side, learn=True).first(part.images)
 
 
 def training_data_or_words(recipe: TrainRecipe, root: Path | None) -> TrainingData:
@@ -96,14 +94,11 @@ def training_data_or_words(recipe: TrainRecipe, root: Path | None) -> TrainingDa
     return open_training_data(part, root)
 
 
-def _open_split(part: DataPart, root: Path | None) -> SegmentationDataset:
-    """The split; all of a user's own data if it has no split "train"."""
-    try:
-        return open_dataset(part.train, root, part.split)
-    except UserError:
-        if is_dataset(part.train) or part.split != "train":
-            raise
-        return open_dataset(part.train, root)
+def _split(part: DataPart) -> str | None:
+    """The split to learn from; all of a user's own data if it names no split "train"."""
+    if is_dataset(part.train) or part.train == COCO or not Path(part.train).exists():
+        return part.split
+    return read_own(Path(part.train)).split_to_train(part.split)
 
 
 def train(

@@ -49,7 +49,7 @@ class Holder:
 
         Raises UserError for what cannot be loaded.
         """
-        model = load(origin.model, device=origin.device, precision=origin.precision, cache=False).clip
+        model = load(origin.model, cache=False, **origin.options).clip
         known = presets(model)
         first = preset or next(iter(known))
         if first not in known:

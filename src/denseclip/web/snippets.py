@@ -10,17 +10,18 @@ from denseclip.web.question import Question
 
 @dataclass(frozen=True)
 class Origin:
-    """How the page's model was loaded: what `--model`, `--device` and `--precision` were."""
+    """How the page's model was loaded: what `--model`, `--device`, `--precision`, `--activation` were."""
 
     model: str
     device: str = "auto"
     precision: str = "auto"
+    activation: str | None = None
 
     @property
     def options(self) -> dict[str, str]:
-        """Device and precision, where they were given."""
-        given = {"device": self.device, "precision": self.precision}
-        return {name: value for name, value in given.items() if value != "auto"}
+        """Device, precision and activation, where they were given."""
+        given = {"device": self.device, "precision": self.precision, "activation": self.activation}
+        return {name: value for name, value in given.items() if value not in ("auto", None)}
 
 
 def command(origin: Origin, question: Question, picture: str) -> str:

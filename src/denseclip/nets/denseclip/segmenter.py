@@ -47,7 +47,7 @@ class DenseClipSegmenter(LanguageGuided):
         return DenseClipOutput(guidance, pyramid, self.decode_head(pyramid))
 
     def loss(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Images (B, 3, H, W) and labels (B, H, W) int64, 255 ignored -> {"decode", "aux"}, to be summed.
+        """Images (B, 3, H, W) and labels (B, H, W) int64, see `ignore_index` -> {"decode", "aux"}, to be summed.
 
         "aux" is the pixel-text loss on the score map (equation 6), weighted; absent without language or weight.
         """
