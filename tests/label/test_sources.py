@@ -160,7 +160,7 @@ def test_what_is_no_source_is_said_in_one_line(source, message):
     "content",
     [b"", b"[]", b"{}", b'{"images": 3}', b'{"images": [{}]}', b"\xff\xfe", b"[" * 5000, b'{"images": []}',
      b'{"images": [{"id": 1, "file_name": "a"}, {"id": 1, "file_name": "b"}]}',
-     b'{"images": [{"id": "x", "file_name": "a"}]}', b'{"images": [{"id": 1, "file_name": "a\\u0000"}]}'],
+     b'{"images": [{"id": [], "file_name": "a"}]}', b'{"images": [{"id": 1, "file_name": "a\\u0000"}]}'],
 )  # fmt: skip
 def test_damaged_lists(tmp_path, content):
     (tmp_path / "x.json").write_bytes(content)

@@ -166,7 +166,7 @@ def test_every_form_of_a_picture(form, tmp_path):
         "pil": Image.fromarray(array),
         "array": array,
         "gray": array[..., 0],
-        "rgba": np.dstack([array, array[..., :1]]),
+        "rgba": np.dstack([array, np.full_like(array[..., :1], 255)]),
         "tensor": torch.from_numpy(array).permute(2, 0, 1),
         "float": (array / 255.0).astype(np.float32),
     }
@@ -178,12 +178,12 @@ def test_every_form_of_a_picture(form, tmp_path):
     ("wrong", "message"),
     [
         (np.zeros((3, 4, 5, 6)), "an array of shape (3, 4, 5, 6) is no picture; give (H, W, 3)"),
-        (np.zeros((4, 4, 3), np.int32), "a picture of int32 is not understood; convert it to uint8"),
+        (np.zeros((4, 4, 3), np.int32), "a picture of int32 does not say what is white; convert it to uint8"),
         (
             np.full((4, 4, 3), 7.0),
-            "a float picture must have values in 0..1; divide by 255 or convert to uint8",
+            "the picture has values from 7 to 7, not 0 to 1; ",
         ),
-        (torch.zeros(2, 3, 8, 8), "a Tensor of shape (2, 3, 8, 8) is no picture; give a path"),
+        (torch.zeros(2, 3, 8, 8), "a tensor of shape (2, 3, 8, 8) is no picture; give (3, H, W)"),
         (42, "a int is no picture; give a path"),
         ("no/such.png", "there is no picture no/such.png; check the name"),
     ],

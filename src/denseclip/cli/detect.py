@@ -54,6 +54,7 @@ def detect(
     its images and categories. Pictures that cannot be read are listed at the end, and the exit code is 1.
     """
     from denseclip.data.images import list_images
+    from denseclip.data.unread import unread_in
     from denseclip.outputs import OutputFolder
 
     identity = {"model": str(model), "threshold": threshold, "resize": resize}
@@ -73,6 +74,7 @@ def detect(
     _summary(counts, len(paths) - len(failed), out)
     for line in failed:
         o.console.print(f"[red]skipped[/red] {line}", soft_wrap=True, highlight=False)
+    o.tell_unread(unread_in(pictures))
     if failed:
         raise typer.Exit(1)
 

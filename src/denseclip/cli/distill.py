@@ -41,6 +41,7 @@ def distill(
     if classes is None:
         raise UserError('no words are given; add --classes "cat, sofa, grass"')
     from denseclip.cli.train import run
+    from denseclip.data.unread import unread_in, unread_line
     from denseclip.train.distill import distill_recipe, write_report
     from denseclip.train.recipe import parse_changes
 
@@ -48,5 +49,9 @@ def distill(
     changes = parse_changes([*(change or []), *([f"steps={steps}"] if steps else [])])
     recipe = distill_recipe(images, classes, teacher, from_scratch=from_scratch, changes=changes)
     outcome = run(recipe, out, root=None, device=device)
-    report = write_report(recipe, outcome.checkpoint, outcome.skipped)
+    unread = unread_in([images])
+    report = write_report(
+        recipe, outcome.checkpoint, (*outcome.skipped, *filter(None, [unread_line(unread)]))
+    )
+    o.tell_unread(unread)
     o.console.print(f"report: {report}", soft_wrap=True, highlight=False)

@@ -1,6 +1,7 @@
 """`denseclip label`: a mountain of pictures becomes a data set."""
 
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -126,7 +127,8 @@ def label(
     options = JobOptions(parse_formats(formats), rules, overlays, images_too, image_prefix)
     if engine not in ("local", "ray"):
         raise UserError(f"engine {engine!r} is unknown; choose local or ray")
-    items = list_items(source, images=images, leave_out=out)
+    unread: Counter[str] = Counter()
+    items = list_items(source, images=images, leave_out=out, unread=unread)
     load = _loader(o.ModelOptions(model, classes, settings, device, precision), given)
     labeller = load()
     how = _engine(engine, load, labeller, address, workers)
@@ -139,7 +141,9 @@ def label(
             named = f"labelling ({skipped} skipped)" if skipped else "labelling"
             progress.update(task, completed=done, description=named)
 
-        summary = run_job(labeller, items, out, options, how, overwrite=overwrite, progress=report)
+        summary = run_job(
+            labeller, items, out, options, how, overwrite=overwrite, unread=unread, progress=report
+        )
     _show(summary, out)
     if summary.skipped:
         raise typer.Exit(1)
@@ -209,3 +213,4 @@ def _show(summary: "Summary", out: Path) -> None:
     if summary.skipped > len(summary.reasons):
         rest = summary.skipped - len(summary.reasons)
         o.console.print(f"[red]skipped[/red] {rest} more, listed in {out / 'pictures.csv'}", soft_wrap=True)
+    o.tell_unread(summary.unread)

@@ -119,6 +119,14 @@ class ModelOptions:
             )
 
 
+def tell_unread(counts: Mapping[str, int]) -> None:
+    """Print which kinds of pictures were not read, if there are any."""
+    from denseclip.data.unread import unread_line
+
+    if counts:
+        console.print(unread_line(counts), style="red", soft_wrap=True, highlight=False)
+
+
 def given(context: typer.Context, values: dict[str, Any]) -> dict[str, Any]:
     """Those of the values, by parameter name, which the user wrote and did not leave to the default."""
     sources = {name: context.get_parameter_source(name) for name in values}

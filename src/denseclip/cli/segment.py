@@ -50,6 +50,7 @@ def segment(
     """
     settings = o.settings(locals())
     from denseclip.data.images import list_images
+    from denseclip.data.unread import unread_in
     from denseclip.outputs import OutputFolder
     from denseclip.segment.segmentation import heat_suffixes
 
@@ -77,6 +78,7 @@ def segment(
     _summary(areas, len(todo) - len(failed), segmenter.classes, out)
     for line in failed:
         o.console.print(f"[red]skipped[/red] {line}", soft_wrap=True, highlight=False)
+    o.tell_unread(unread_in(pictures))
     if failed:
         raise typer.Exit(1)
 

@@ -13,6 +13,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from denseclip.data.unread import unread_in, unread_line
 from denseclip.data.walk import walk
 from denseclip.errors import UserError
 from denseclip.outputs import is_output
@@ -84,7 +85,7 @@ def _expand(source: str) -> list[Path]:
     if path.is_dir():
         found = [each for each in walk(path, SUFFIXES) if not is_output(each)]
         if not found:
-            raise UserError(f"folder {source} holds no pictures; they end in {', '.join(SUFFIXES)}")
+            raise UserError(_none(f"folder {source} holds no pictures", source))
         return found
     if path.exists():
         return [path]
@@ -93,8 +94,13 @@ def _expand(source: str) -> list[Path]:
     matches = map(Path, glob.glob(source, recursive=True))  # noqa: PTH207 Path.glob takes no absolute pattern
     found = [match for match in matches if _is_picture(match) and match.is_file()]
     if not found:
-        raise UserError(f"no picture matches {source}; they end in {', '.join(SUFFIXES)}")
+        raise UserError(_none(f"no picture matches {source}", source))
     return found
+
+
+def _none(what: str, source: str) -> str:
+    others = unread_line(unread_in([source]))
+    return f"{what}; they end in {', '.join(SUFFIXES)}" + (f"; {others}" if others else "")
 
 
 def _is_picture(path: Path) -> bool:
@@ -148,8 +154,13 @@ def _decode(content: bytes, name: str, max_pixels: int) -> np.ndarray:
         if width * height > max_pixels:
             size = f"{width} x {height} pixels, more than {max_pixels:,}"
             raise UserError(f"{name} has {size}; make it smaller")
-        picture.load()
-        return upright(_to_rgb(picture, name), picture)
+        return from_pillow(picture, name)
+
+
+def from_pillow(picture: Image.Image, name: str) -> np.ndarray:
+    """A Pillow image as `read_image` gives its file; UserError, with `name`, for values out of range."""
+    picture.load()
+    return upright(_to_rgb(picture, name), picture)
 
 
 def upright(array: np.ndarray, picture: Image.Image) -> np.ndarray:
@@ -177,7 +188,7 @@ def _formats() -> tuple[str, ...]:
 def _to_rgb(picture: Image.Image, name: str) -> np.ndarray:
     """Any mode -> (H, W, 3) uint8."""
     if picture.mode == "F" or picture.mode.startswith("I"):
-        return np.repeat(_to_8_bit(np.asarray(picture), name)[..., None], 3, axis=-1)
+        return np.repeat(gray_to_8_bit(np.asarray(picture), name)[..., None], 3, axis=-1)
     if picture.has_transparency_data:
         layer = picture.convert("RGBA")
         paper = Image.new("RGBA", layer.size, "white")
@@ -185,8 +196,8 @@ def _to_rgb(picture: Image.Image, name: str) -> np.ndarray:
     return np.array(picture.convert("RGB"))
 
 
-def _to_8_bit(gray: np.ndarray, name: str) -> np.ndarray:
-    """Gray (H, W) of 16-bit integers, or of floats in 0..1 -> uint8, rounded."""
+def gray_to_8_bit(gray: np.ndarray, name: str) -> np.ndarray:
+    """Whole numbers of 16 bits, or floats of 0..1, in any shape -> uint8, rounded; UserError for values beyond."""
     top = 1 if gray.dtype.kind == "f" else 65535
     if not (gray.min() >= 0 and gray.max() <= top):  # not a number fails, too
         span = f"{gray.min():g} to {gray.max():g}"

@@ -3,11 +3,12 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from denseclip.errors import UserError
@@ -47,13 +48,14 @@ def run_job(
     engine: Engine,
     *,
     overwrite: bool = False,
+    unread: Mapping[str, int] = MappingProxyType({}),
     progress: Progress | None = None,
 ) -> Summary:
     """Label all items into `out`, or what is left of them, and write what holds all pictures.
 
     What is finished of a job with the same settings is kept; pictures that were skipped are tried again.
-    overwrite: start anew in a folder that holds a finished job, another one, or other files. progress: called
-    after each picture.
+    overwrite: start anew in a folder that holds a finished job, another one, or other files. unread: what
+    `list_items` counted, for the summary. progress: called after each picture.
 
     Raises UserError if the folder holds something else, or cannot be written.
     """
@@ -78,15 +80,15 @@ def run_job(
                 if whole and journal.labelled == len(items):
                     if progress:
                         progress(len(items), 0, len(items))
-                    return Summary.of(labels, journal.records)
+                    return Summary.of(labels, journal.records, unread)
                 before = journal.labelled
                 output.begin()
                 _label(engine, plan, journal, items, progress)
                 if not whole or journal.labelled > before:
-                    _finish(plan, journal, items)
+                    _finish(plan, journal, items, unread)
                 journal.tidy()
                 output.finish()
-                return Summary.of(labels, journal.records)
+                return Summary.of(labels, journal.records, unread)
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise UserError(f"cannot write to {out} ({reason}); mend it and run the same command again") from None
@@ -127,7 +129,7 @@ def _label(
     journal.sync()
 
 
-def _finish(plan: Plan, journal: Journal, items: Sequence[Item]) -> None:
+def _finish(plan: Plan, journal: Journal, items: Sequence[Item], unread: Mapping[str, int]) -> None:
     """Write everything that holds more than one picture."""
     out, labels = plan.target.out, plan.target.labels
     for writer in make_writers(plan.formats, plan.target):
@@ -146,4 +148,4 @@ def _finish(plan: Plan, journal: Journal, items: Sequence[Item]) -> None:
 
         writer.finish(entries)
     sheet.write_sheet(out / "contact-sheet.jpg", labels, journal.records())
-    write_summary(out, labels, journal.records)
+    write_summary(out, labels, journal.records, unread)

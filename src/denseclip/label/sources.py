@@ -4,12 +4,14 @@ import glob
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from itertools import product
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path, PurePath, PurePosixPath
 
+from denseclip.data.coco import parse_images
 from denseclip.data.images import SUFFIXES, list_images
+from denseclip.data.unread import count_unread, unread_in, unread_line
 from denseclip.errors import UserError
 from denseclip.label import remote, shards
 from denseclip.label.items import Item, named
@@ -18,29 +20,39 @@ MAX_LIST_BYTES = 4 * 2**30
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
-def list_items(source: str, *, images: str | None = None, leave_out: Path | None = None) -> list[Item]:
+def list_items(
+    source: str,
+    *,
+    images: str | None = None,
+    leave_out: Path | None = None,
+    unread: Counter[str] | None = None,
+) -> list[Item]:
     """The pictures of a source, each with a unique name, in an order that depends on nothing else.
 
     source: a folder (searched in depth), a picture, a pattern ("photos/**/*.jpg"), a list (.txt, one path or
     address a line), a COCO file (.json), tar shards (one, a pattern, "shard-{000..011}.tar"), or any of these
     behind an address that fsspec opens ("s3://bucket/photos"). images: where the pictures of a COCO file or a list
-    lie, if not beside it. leave_out: a folder in which no picture is looked for.
+    lie, if not beside it. leave_out: a folder in which no picture is looked for. unread: is given the number of
+    pictures that are of kinds that cannot be read, by suffix.
 
     Raises UserError if there is nothing, or a list cannot be understood.
     """
+    unread = Counter() if unread is None else unread
     suffix = PurePosixPath(source.partition("::")[0]).suffix.lower()
     if suffix == ".tar" or source.lower().endswith((".tar.gz", ".tgz", ".tar.zst", ".tar.bz2")):
-        items = [item for shard in _expand(source) for item in shards.list_shard(shard)]
+        items = [item for shard in _expand(source) for item in shards.list_shard(shard, unread)]
     elif suffix == ".txt":
         items = list(_from_list(source, images))
     elif suffix == ".json":
         items = _from_coco(source, images)
     elif remote.is_address(source):
-        items = _from_address(source)
+        items = _from_address(source, unread)
     else:
         items = _from_paths(source, leave_out)
+        unread += unread_in([source])
     if not items:
-        raise UserError(f"{source} holds no pictures; they end in {', '.join(SUFFIXES)}")
+        others = f"; {unread_line(unread)}" if unread else ""
+        raise UserError(f"{source} holds no pictures; they end in {', '.join(SUFFIXES)}{others}")
     return named(items)
 
 
@@ -84,13 +96,14 @@ def _from_paths(source: str, leave_out: Path | None) -> list[Item]:
     ]
 
 
-def _from_address(source: str) -> list[Item]:
+def _from_address(source: str, unread: Counter[str]) -> list[Item]:
     found = remote.expand(source)
     if len(found) == 1 and found[0][1] == source:
         return [Item(*found[0])]
     shards_found = [address for name, address in found if name.lower().endswith(".tar")]
     if shards_found:
-        return [item for shard in shards_found for item in shards.list_shard(shard)]
+        return [item for shard in shards_found for item in shards.list_shard(shard, unread)]
+    unread += count_unread(name for name, _ in found)
     return [
         Item(name, address)
         for name, address in found
@@ -113,20 +126,40 @@ def _text(source: str) -> str:
 
 
 def _from_list(source: str, images: str | None) -> Iterator[Item]:
-    """One picture a line; relative ones lie in `images` or beside the list, or else below the present folder."""
+    """One picture a line; relative ones lie in `images` or beside the list, or else below the present folder.
+
+    Empty lines and comments (#) are left out, and a picture that was there before.
+    """
     folder = images or _folder(source)
     beside = images is not None or remote.is_address(source)
+    seen: set[str] = set()
     for line in _text(source).splitlines():
         entry = line.strip()
-        if not entry or entry.startswith("#"):
-            continue
         if "\0" in entry:
             raise UserError(f"{source} is no list of pictures; write one path a line")
+        if not entry or (entry.startswith("#") and not _exists(_join(folder, entry))):
+            continue
         where = _join(folder, entry)
-        if not beside and not remote.is_address(entry) and not _exists(where) and _exists(entry):
-            where = entry
-        file = entry.partition("::")[0].split("://")[-1] if remote.is_address(entry) else entry
-        yield Item(_relative(file), where)
+        if not remote.is_address(where) and not _exists(where):
+            slashed = entry.replace("\\", "/")  # as Windows writes it
+            if _exists(_join(folder, slashed)):
+                where = _join(folder, slashed)
+            elif not beside and _exists(entry):
+                where = entry
+        same = where if remote.is_address(where) else os.path.realpath(where)
+        if same not in seen:
+            seen.add(same)
+            yield Item(_name(entry, where, folder), where)
+
+
+def _name(entry: str, where: str, folder: str) -> str:
+    """What a picture is called in annotation files: its path from the folder of pictures; all of an address."""
+    if remote.is_address(where):
+        return _relative(entry.partition("::")[0].split("://")[-1])
+    path, base = PurePath(where), PurePath(folder)
+    if path.is_relative_to(base):
+        return path.relative_to(base).as_posix()
+    return PurePath(os.path.relpath(where, folder)).as_posix()
 
 
 def _exists(path: str) -> bool:
@@ -134,33 +167,20 @@ def _exists(path: str) -> bool:
 
 
 def _from_coco(source: str, images: str | None) -> list[Item]:
-    """The pictures of a COCO file, by its ids; it keeps them and its file names."""
+    """The pictures of a COCO file, by its ids; it keeps them, if they are numbers, and its file names."""
     try:
         raw = json.loads(_text(source))
-        entries = [(_whole(image["id"]), str(image["file_name"])) for image in raw["images"]]
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise UserError(
-            f"{source} is not a COCO file ({type(error).__name__}: {str(error)[:80]}); it needs images with id and "
-            "file_name"
-        ) from None
-    if len({number for number, _ in entries}) < len(entries):
-        raise UserError(f"{source} gives one id to several images; repair it")
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{source} is not JSON ({str(error)[:80]}); export it again") from None
+    entries = parse_images(raw, source)
+    numbered = all(isinstance(own, int) for own in entries)
     folder = images or _folder(source)
     return [
-        Item(name, _join(folder, name), number=number)
-        for number, name in sorted(entries)
-        if "\0" not in name or _refuse(f"{source} has a file_name with a null character; repair it")
+        Item(name, _join(folder, name), number=own if numbered and isinstance(own, int) else None)
+        for own, name in sorted(
+            entries.items(), key=lambda entry: (not numbered, entry[0] if numbered else 0)
+        )
     ]
-
-
-def _refuse(message: str) -> bool:
-    raise UserError(message)
-
-
-def _whole(number: Any) -> int:  # noqa: ANN401
-    if not isinstance(number, int) or isinstance(number, bool):
-        raise TypeError(f"id {str(number)[:40]} is no whole number")
-    return number
 
 
 def _folder(source: str) -> str:

@@ -4,7 +4,7 @@ import csv
 import heapq
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -49,11 +49,12 @@ class Summary:
     sure: dict[str, float] = field(default_factory=dict)
     least: list[tuple[float, str]] = field(default_factory=list)
     reasons: list[tuple[str, str]] = field(default_factory=list)
+    unread: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, labels: Labels, records: Records) -> Self:
-        """Add up a journal."""
-        made = cls(labels)
+    def of(cls, labels: Labels, records: Records, unread: Mapping[str, int]) -> Self:
+        """Add up a journal. unread: pictures of kinds that cannot be read, by suffix."""
+        made = cls(labels, unread=unread)
         for _, record in records():
             made._add(record)
         made.least = heapq.nsmallest(
@@ -105,13 +106,14 @@ class Summary:
             "confidence": self.confidence,
             "classes": self.rows(),
             "least_confident": [{"file": file, "confidence": value} for value, file in self.least],
+            "unread": dict(self.unread),
             "skipped_files": [{"file": file, "reason": reason} for file, reason in self.reasons],
         }
 
 
-def write_summary(out: Path, labels: Labels, records: Records) -> Summary:
+def write_summary(out: Path, labels: Labels, records: Records, unread: Mapping[str, int]) -> Summary:
     """summary.json; pictures.csv, one line per picture, the skipped with their reasons."""
-    summary = Summary.of(labels, records)
+    summary = Summary.of(labels, records, unread)
     write_text(out / "summary.json", json.dumps(summary.to_dict(), indent=1, ensure_ascii=False) + "\n")
     write_lines(out / "pictures.csv", _table(labels, records))
     return summary

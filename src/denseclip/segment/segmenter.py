@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from denseclip.clip.device import Precision
+from denseclip.data.pictures import Picture, as_rgb
 from denseclip.errors import UserError
 from denseclip.segment.decoding import Decoding
 from denseclip.segment.features import DenseFeatures
-from denseclip.segment.inputs import Picture, as_array, network_inputs, plan
+from denseclip.segment.inputs import network_inputs, plan
 from denseclip.segment.model import Model, embed_words, encoder_of
 from denseclip.segment.resample import Size
 from denseclip.segment.segmentation import Segmentation
@@ -111,14 +112,14 @@ class Segmenter:
     def encode(self, picture: Picture) -> Encoded:
         """Run the image tower, once per picture.
 
-        picture: a path, a PIL image, an array (H, W, 3) or a tensor (3, H, W), see `as_array`.
+        picture: a path, a PIL image, an array (H, W, 3) or a tensor (3, H, W), see `as_rgb`.
         Raises UserError for what is no picture or cannot be read.
         """
         return self.encode_batch([picture])[0]
 
     def encode_batch(self, pictures: Sequence[Picture]) -> list[Encoded]:
         """Encode several pictures; network inputs of the same size share batches."""
-        images = [as_array(picture) for picture in pictures]
+        images = [as_rgb(picture) for picture in pictures]
         plans = [plan(image.shape[:2], self.settings, self.encoder.stride) for image in images]
         inputs = [
             network_inputs(image, cuts, self.encoder.stats) for image, cuts in zip(images, plans, strict=True)
