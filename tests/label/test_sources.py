@@ -44,10 +44,10 @@ def test_lists(pictures, tmp_path, monkeypatch):
     items = list_items(str(tmp_path / "in" / "list.txt"))
     assert [item.file for item in items] == ["p001.png", "sub/p000.png", "missing.png"]
     assert items[0].read().shape[2] == 3
-    (tmp_path / "list.txt").write_text("p001.png\n../in/p001.png")
+    (tmp_path / "list.txt").write_text("p001.png\n../in/p001.png\n../in/other.png")
     assert [item.name for item in list_items(str(tmp_path / "list.txt"), images=str(pictures))] == [
         "p001",
-        "in/p001",
+        "in/other",
     ]
     monkeypatch.chdir(tmp_path)
     (tmp_path / "lists").mkdir()

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from denseclip.cli import options as o
 
@@ -34,9 +35,9 @@ def prepare(
         done = run(
             name, root, workers=workers, progress=lambda n, of: progress.update(task, completed=n, total=of)
         )
-    o.console.print(f"{done.written} files written, {done.kept} were there")
+    o.say(f"{done.written} files written, {done.kept} were there")
     for path in done.lists:
-        o.console.print(f"list {path}", soft_wrap=True, highlight=False)
+        o.say(f"list {path}")
     _list("could not be converted", done.failed)
     if done.failed:
         raise typer.Exit(1)
@@ -67,11 +68,13 @@ def check(
     for one in found:
         expected = "-" if one.expected is None else str(one.expected)
         counts = (one.images, expected, len(one.missing), len(one.bad))
-        table.add_row(one.split, *map(str, counts), "complete" if one.ok else "[red]not complete[/red]")
+        table.add_row(
+            one.split, *map(str, counts), Text("complete") if one.ok else Text("not complete", "red")
+        )
     o.console.print(table)
     for one in found:
         if one.problem:
-            o.console.print(f"{one.split}: {one.problem}", soft_wrap=True, highlight=False)
+            o.say(f"{one.split}: {one.problem}")
         _list(f"missing in {one.split}", [str(path) for path in one.missing])
         _list(f"unusable in {one.split}", one.bad)
     if not all(one.ok for one in found):
@@ -81,8 +84,8 @@ def check(
 def _list(title: str, lines: list[str] | tuple[str, ...]) -> None:
     """Print the first lines of a list, if there are any, and how many more there are."""
     if lines:
-        o.console.print(f"[red]{title}[/red]: {len(lines)}")
+        o.say(f"{title}: {len(lines)}", "red")
     for line in lines[:MOST_LINES]:
-        o.console.print(f"  {line}", soft_wrap=True, highlight=False, markup=False)
+        o.say(f"  {line}")
     if len(lines) > MOST_LINES:
-        o.console.print(f"  and {len(lines) - MOST_LINES} more")
+        o.say(f"  and {len(lines) - MOST_LINES} more")

@@ -47,6 +47,6 @@ def demo(
     preset = "maskclip" if model == "tiny-vit" else "maskclip-dilated"
     command = ["denseclip", "segment", *names, "--model", model, "--classes", classes, "--out", str(out)]
     command += ["--preset", preset, "--resize", RESIZE, "--refine", REFINE]
-    o.console.print(f"$ {shlex.join(command)}", highlight=False, soft_wrap=True)
+    o.say(f"$ {shlex.join(command)}")
     segment(names, classes, model, out, preset=preset, resize=RESIZE, refine=REFINE, overwrite=overwrite)
-    o.console.print(f"Look at {out}/scene-*-overlay.png (the pictures themselves are in {out}/pictures).")
+    o.say(f"Look at {out}/scene-*-overlay.png (the pictures themselves are in {out}/pictures).")

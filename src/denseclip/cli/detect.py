@@ -66,14 +66,14 @@ def detect(
         output.refuse_foreign(
             [*(out / f"{stem}-detected.png" for stem in stems), out / IMAGES, out / RESULTS]
         )
-        with o.console.status(f"loading {model}"):
+        with o.status(f"loading {model}"):
             detector = load(model, resize, device)
         output.begin()
         counts, failed = _run(detector, list(zip(paths, stems, strict=True)), out, threshold)
         output.finish()
     _summary(counts, len(paths) - len(failed), out)
     for line in failed:
-        o.console.print(f"[red]skipped[/red] {line}", soft_wrap=True, highlight=False)
+        o.told("skipped", line)
     o.tell_unread(unread_in(pictures))
     if failed:
         raise typer.Exit(1)

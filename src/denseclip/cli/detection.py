@@ -44,7 +44,7 @@ def evaluate(
     if out is not None and (out / "result.json").exists():
         raise UserError(f"{out} has results already; give another --out")
     dataset = open_things(data, root, split)
-    with o.console.status(f"loading {model}"):
+    with o.status(f"loading {model}"):
         detector = load(model, given.get("resize"), device)
     with o.picture_progress() as progress:
         bar = progress.add_task("evaluating", total=None)
@@ -59,7 +59,7 @@ def evaluate(
     if out is not None:
         run.result.write(out, run.found)
         draw_detections(detector, dataset, out / EXAMPLES, images=len(dataset.first(limit)))
-        o.console.print(f"written to {out}")
+        o.say(f"written to {out}")
     return run.result
 
 
@@ -87,8 +87,8 @@ def show(result: "DetectionResult") -> None:
     for kind in ("box", "mask"):
         shown = [(name, v) for name, v in result.figures.items() if name.startswith(kind)]
         if shown:
-            o.console.print(", ".join(f"{name} {percent(value)}" for name, value in shown), highlight=False)
+            o.say(", ".join(f"{name} {percent(value)}" for name, value in shown))
     for line in result.skipped:
-        o.console.print(f"[red]skipped[/red] {line}", soft_wrap=True, highlight=False)
+        o.told("skipped", line)
     speed = f", {result.images / result.seconds:.1f} images/s" if result.seconds else ""
-    o.console.print(f"{result.images} images counted, {len(result.skipped)} skipped{speed}")
+    o.say(f"{result.images} images counted, {len(result.skipped)} skipped{speed}")

@@ -54,4 +54,4 @@ def distill(
         recipe, outcome.checkpoint, (*outcome.skipped, *filter(None, [unread_line(unread)]))
     )
     o.tell_unread(unread)
-    o.console.print(f"report: {report}", soft_wrap=True, highlight=False)
+    o.say(f"report: {report}")

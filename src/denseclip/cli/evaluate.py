@@ -112,7 +112,7 @@ class _Job:
         from denseclip.evaluate.runner import evaluate as run
 
         state = self._state(out)
-        with o.console.status(f"loading {model}"):
+        with o.status(f"loading {model}"):
             segmenter = segmenter_for(self.dataset.spec, model, **self.settings)
         with o.picture_progress() as progress:
             task = progress.add_task(f"evaluating {segmenter.clip.name}", total=None)
@@ -134,7 +134,7 @@ class _Job:
         if out is not None:
             write_report(result, out)
             draw_examples(segmenter, self.dataset, out / EXAMPLES, images=result.protocol.images)
-            o.console.print(f"written to {out}")
+            o.say(f"written to {out}")
         return result
 
     def _state(self, out: Path | None) -> Path | None:

@@ -43,9 +43,9 @@ def export(
     model = load_trained(checkpoint, torch.device("cpu"), torch.float32)
     words = None if classes is None else ClassPrompts.parse(classes)
     network, names = model.network(words, templates("85"))
-    with o.console.status("exporting"):
+    with o.status("exporting"):
         write(network, model.stats, names, path, kind=kind, argmax=not scores)
-    o.console.print(f"{path}: {len(names)} classes", soft_wrap=True, highlight=False)
+    o.say(f"{path}: {len(names)} classes")
 
 
 def _export_detector(checkpoint: Path, path: Path, kind: Literal["onnx", "torch-export"]) -> None:
@@ -55,7 +55,7 @@ def _export_detector(checkpoint: Path, path: Path, kind: Literal["onnx", "torch-
     from denseclip.nets.saved import load_detector
 
     detector = load_detector(checkpoint, torch.device("cpu"))
-    with o.console.status("exporting"):
+    with o.status("exporting"):
         export_detector(detector, path, kind=kind)
     told = f"{len(detector.classes)} classes; resize pictures as {detector.resize}"
-    o.console.print(f"{path}: {told}", soft_wrap=True, highlight=False)
+    o.say(f"{path}: {told}")

@@ -96,7 +96,7 @@ def _show(costs: dict[str, "Cost"], *, published: bool) -> None:
     o.console.print(table)
     for name, row in beside.items():
         if row.why:
-            o.console.print(f"{name}: {row.explain(costs[name])}.", highlight=False, soft_wrap=True)
+            o.say(f"{name}: {row.explain(costs[name])}.")
 
 
 def _show_modules(name: str, cost: "Cost") -> None:

@@ -175,7 +175,7 @@ def _of_things(model: str, resize: str | None, device: str, threshold: float | N
     from denseclip.label.things import SCORE, ThingLabeller
 
     need_pycocotools()
-    with o.console.status(f"loading {model}"):
+    with o.status(f"loading {model}"):
         return ThingLabeller(load(model, resize, device), SCORE if threshold is None else threshold)
 
 
@@ -204,13 +204,13 @@ def _show(summary: "Summary", out: Path) -> None:
     if summary.labelled:
         o.console.print(table)
         if len(rows) > 20:
-            o.console.print(f"{len(rows) - 20} more classes are in {out / 'summary.json'}.")
+            o.say(f"{len(rows) - 20} more classes are in {out / 'summary.json'}.")
         shown = ", ".join(f"{file} ({value:.2f})" for value, file in summary.least[:3])
-        o.console.print(f"Least confident: {shown}", soft_wrap=True, highlight=False)
-        o.console.print(f"Look at {out / 'contact-sheet.jpg'}.", soft_wrap=True, highlight=False)
+        o.say(f"Least confident: {shown}")
+        o.say(f"Look at {out / 'contact-sheet.jpg'}.")
     for _, reason in summary.reasons:
-        o.console.print(f"[red]skipped[/red] {reason}", soft_wrap=True, highlight=False)
+        o.told("skipped", reason)
     if summary.skipped > len(summary.reasons):
         rest = summary.skipped - len(summary.reasons)
-        o.console.print(f"[red]skipped[/red] {rest} more, listed in {out / 'pictures.csv'}", soft_wrap=True)
+        o.told("skipped", f"{rest} more, listed in {out / 'pictures.csv'}")
     o.tell_unread(summary.unread)

@@ -1,5 +1,6 @@
 """The `denseclip` command."""
 
+import io
 import os
 import signal
 import sys
@@ -62,6 +63,9 @@ def _interrupt(signal_number: int, frame: FrameType | None) -> None:
 def main() -> None:
     """Run a command; a user's mistake is one line on stderr and exit code 2, an interruption 130."""
     signal.signal(signal.SIGINT, _interrupt)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # not every terminal has all letters of a user's words
+            stream.reconfigure(errors="replace")
     try:
         app()
     except UserError as error:

@@ -38,7 +38,7 @@ def models(everything: Everything = False, local: Local = False) -> None:
     o.console.print(table)
     hidden = len(rows) - len(shown)
     if hidden and not local:
-        o.console.print(f"{hidden} more with --all.")
+        o.say(f"{hidden} more with --all.")
 
 
 def _wanted(row: "CatalogRow", everything: bool, local: bool) -> bool:

@@ -6,24 +6,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
     Task,
-    TextColumn,
     TimeRemainingColumn,
 )
 from rich.text import Text
 
+from denseclip.cli.console import console as console
+from denseclip.cli.console import say as say
+from denseclip.cli.console import status as status
+from denseclip.cli.console import text_column as text_column
+from denseclip.cli.console import told as told
 from denseclip.errors import UserError
 
 if TYPE_CHECKING:
     from denseclip.segment.segmenter import Segmenter
-
-console = Console()
 
 Model = Annotated[
     str,
@@ -113,7 +114,7 @@ class ModelOptions:
             if Path(self.model).suffix in SUFFIXES and not Path(self.model).is_file():
                 raise UserError(f"there is no file {self.model}; check the path")
             raise UserError('no words are given; add --classes "cat, sofa, grass"')
-        with console.status(f"loading {self.model}"):
+        with status(f"loading {self.model}"):
             return denseclip.load(
                 self.model, self.classes, device=self.device, precision=self.precision, **self.settings
             )
@@ -124,7 +125,7 @@ def tell_unread(counts: Mapping[str, int]) -> None:
     from denseclip.data.unread import unread_line
 
     if counts:
-        console.print(unread_line(counts), style="red", soft_wrap=True, highlight=False)
+        say(unread_line(counts), "red")
 
 
 def given(context: typer.Context, values: dict[str, Any]) -> dict[str, Any]:
@@ -167,7 +168,7 @@ class Speed(ProgressColumn):
 def picture_progress(what: str = "images") -> Progress:
     """A progress bar that counts pictures, or other things."""
     columns = (
-        TextColumn("{task.description}"),
+        text_column("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         Speed(what),

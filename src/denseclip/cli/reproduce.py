@@ -116,7 +116,7 @@ def _bar(progress: "Progress") -> Callable[[str, int, int], None]:
 
 def _say(line: str) -> None:
     """A line of its own, never folded."""
-    o.console.print(line, soft_wrap=True, highlight=False, markup=False)
+    o.say(line)
 
 
 def _show(report: "Report") -> None:

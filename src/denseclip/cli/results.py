@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from denseclip.cli.options import console
+from denseclip.cli.console import console, say, told
 
 if TYPE_CHECKING:
     from denseclip.evaluate.compare import Comparison
@@ -26,12 +26,12 @@ def show(result: "Result") -> None:
         table.add_row(name, *map(percent, (row.iou, row.accuracy, row.precision)), f"{row.pixels:,}")
     console.print(table)
     if len(rows) > MOST_ROWS:
-        console.print(f"{len(rows) - MOST_ROWS} more classes are in classes.csv of --out.")
+        say(f"{len(rows) - MOST_ROWS} more classes are in classes.csv of --out.")
     console.print(summary_table([result]))
     for line in result.skipped:
-        console.print(f"[red]skipped[/red] {line}", soft_wrap=True, highlight=False)
+        told("skipped", line)
     speed = f", {result.images / result.seconds:.1f} images/s" if result.seconds else ""
-    console.print(f"{result.images} images counted, {len(result.skipped)} skipped{speed}")
+    say(f"{result.images} images counted, {len(result.skipped)} skipped{speed}")
 
 
 def protocol_table(protocol: dict[str, Any]) -> Table:
@@ -72,11 +72,10 @@ def show_comparison(comparison: "Comparison") -> None:
     console.print(table)
     console.print(summary_table([comparison.first, comparison.second]))
     for name, one in comparison.differences.items():
-        told = "significant" if one.significant else "may be chance"
-        console.print(
+        verdict = "significant" if one.significant else "may be chance"
+        say(
             f"{name}: first minus second {one.miou * 100:+.2f}, 95 % interval over images "
-            f"{one.low * 100:+.2f} to {one.high * 100:+.2f}: {told}",
-            highlight=False,
+            f"{one.low * 100:+.2f} to {one.high * 100:+.2f}: {verdict}",
         )
 
 

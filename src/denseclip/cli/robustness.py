@@ -70,7 +70,7 @@ def robustness(
     values = o.settings(locals())
     settings = o.given(context, values) | {"protocol": protocol, "device": device, "precision": precision}
     dataset = open_dataset(data, root, split)
-    with o.console.status(f"loading {model}"):
+    with o.status(f"loading {model}"):
         segmenter = segmenter_for(dataset.spec, model, **settings)
     with OutputFolder(out, "robustness", begin=True), o.picture_progress() as progress:
         grid = run(
@@ -86,7 +86,7 @@ def robustness(
         )
         write_grid(grid, out)
     _print(grid)
-    o.console.print(f"written to {out}", soft_wrap=True, highlight=False)
+    o.say(f"written to {out}")
 
 
 def _progress(progress: "Progress") -> "CellProgress":
@@ -113,4 +113,4 @@ def _print(grid: "Grid") -> None:
     table.add_row("mean", *(f"{grid.mean(level):.2f}" for level in grid.levels))
     o.console.print(table)
     for line in clean.skipped:
-        o.console.print(f"[red]skipped[/red] {line}", soft_wrap=True, highlight=False)
+        o.told("skipped", line)

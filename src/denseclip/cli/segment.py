@@ -74,10 +74,10 @@ def segment(
         if not failed:
             output.finish()
     if done:
-        o.console.print(f"{len(done)} were there from the run before.", highlight=False)
+        o.say(f"{len(done)} were there from the run before.")
     _summary(areas, len(todo) - len(failed), segmenter.classes, out)
     for line in failed:
-        o.console.print(f"[red]skipped[/red] {line}", soft_wrap=True, highlight=False)
+        o.told("skipped", line)
     o.tell_unread(unread_in(pictures))
     if failed:
         raise typer.Exit(1)
@@ -118,4 +118,4 @@ def _summary(areas: Counter[str], done: int, classes: tuple[str, ...], out: Path
     o.console.print(table)
     absent = len(classes) - len(areas)
     if absent:
-        o.console.print(f"{absent} of {len(classes)} classes were not found.")
+        o.say(f"{absent} of {len(classes)} classes were not found.")

@@ -44,13 +44,13 @@ def serve(
     from denseclip.web.snippets import Origin
 
     limits = Limits(upload=max_upload * 2**20, pixels=max_pixels, words=max_words)
-    with o.console.status(f"loading {model}"):
+    with o.status(f"loading {model}"):
         holder = Holder.open(Origin(model, device, precision, activation), limits, preset)
     with serving(holder, host, port) as (address, thread):
-        o.console.print(holder.about()["text"], highlight=False)
-        o.console.print(f"The page is on {address} until Ctrl-C", highlight=False)
+        o.say(holder.about()["text"])
+        o.say(f"The page is on {address} until Ctrl-C")
         if host not in ("127.0.0.1", "localhost", "::1"):
-            o.console.print("Whoever reaches this machine can use the page.")
+            o.say("Whoever reaches this machine can use the page.")
         if browser:
             typer.launch(address)
         _until_stopped(thread)

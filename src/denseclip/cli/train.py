@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress
 from rich.table import Table
 
 from denseclip.cli import detection
@@ -51,7 +51,7 @@ def train(
 
     if recipe == "list":
         for name in recipe_names():
-            o.console.print(f"{name}: {read_recipe(name).title}", soft_wrap=True, highlight=False)
+            o.say(f"{name}: {read_recipe(name).title}")
         return
     chosen = read_recipe(recipe, changes or ())
     if dry_run:
@@ -75,7 +75,7 @@ def run(
     from denseclip.train.run import train as start
 
     quiet = not is_first_process()
-    columns = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.fields[told]}"))
+    columns = (o.text_column("{task.description}"), BarColumn(20), o.text_column("{task.fields[told]}"))
     with Progress(*columns, console=o.console, disable=quiet) as progress:
         bar = progress.add_task("loading", total=recipe.steps, told="")
 
@@ -87,20 +87,20 @@ def run(
             progress.update(bar, completed=told.step, description=told.phase, told=line)
             every = max(1, recipe.steps // 20)
             if not o.console.is_terminal and not quiet and told.step % every == 0:
-                o.console.print(f"{told.phase}: {line}", highlight=False, soft_wrap=True)
+                o.say(f"{told.phase}: {line}")
 
         outcome = start(recipe, folder, root=root, device=device, strategy=strategy, tell=tell)
     if not quiet:
         for line in outcome.skipped:
-            o.console.print(f"[red]skipped[/red] {line}", soft_wrap=True, highlight=False)
+            o.told("skipped", line)
         for line in outcome.warnings:
-            o.console.print(f"[yellow]warning[/yellow] {line}", soft_wrap=True, highlight=False)
-        o.console.print(f"ran in {outcome.precision}", highlight=False)
+            o.told("warning", line, "yellow")
+        o.say(f"ran in {outcome.precision}")
         done = f"{outcome.steps} steps" if outcome.steps else "nothing was left to do"
-        o.console.print(f"{done}, {_time(outcome.seconds)} in all: {outcome.checkpoint}", highlight=False)
+        o.say(f"{done}, {_time(outcome.seconds)} in all: {outcome.checkpoint}")
         use = "detect" if recipe.system == "detection" else "segment"
         told = f"use it: denseclip {use} PICTURES --model {outcome.checkpoint}"
-        o.console.print(told, soft_wrap=True, highlight=False)
+        o.say(told)
     return outcome
 
 
@@ -152,11 +152,9 @@ def _show(recipe: "TrainRecipe", root: Path | None) -> None:
     new = recipe.model_copy(update={"student": recipe.student.model_copy(update={"pretrained": False})})
     task = build_task(new, dataset, torch.device("cpu"))
     cost = estimate(task, recipe, torch.device("cpu"))
-    o.console.print(
+    o.say(
         f"{len(dataset) or 'no'} images; {cost.parameters / 1e6:.1f} M parameters are trained; about "
         f"{cost.memory / 2**30:.1f} GiB in fp32; about {_time(cost.seconds)} on this machine's CPU",
-        highlight=False,
-        soft_wrap=True,
     )
 
 

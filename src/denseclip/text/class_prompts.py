@@ -48,11 +48,13 @@ class ClassPrompts:
         """Read classes from what a user gives.
 
         - text, "cat|kitten, red car, grass": classes between commas or on lines of their own, `|` between
-          the prompts of one class, the first of which names it;
+          the prompts of one class, the first of which names it. Quotes around a class keep its commas;
         - the name of a class set, "voc", or of several, "voc+city", whose exact duplicates merge. A class set
           goes before a word of the same name: write ["city"] for the word;
         - a list of texts, in each of which commas belong to the word;
         - a dict {class: prompt, or list of prompts}: the class name itself is no prompt unless listed;
+        - a dict {id: name} of all ids from 0 on, as in the classes.json of `denseclip segment`;
+        - JSON of such a list or dict as text;
         - a file, a path or a text that ends in .json (list or dict) or .txt (as text; `#` starts a comment).
 
         Raises:

@@ -10,6 +10,7 @@ from typing import Any
 
 from denseclip.errors import UserError
 from denseclip.text.facts import class_set, is_class_set
+from denseclip.text.quotes import split_words
 from denseclip.text.words import LITERAL, clean, show
 
 Entry = tuple[str, tuple[str, ...]]
@@ -17,6 +18,7 @@ ClassSource = str | os.PathLike[str] | list[str] | tuple[str, ...] | Mapping[str
 
 MAX_FILE_BYTES = 8 * 2**20
 _FILE_NAME = re.compile(r"\.(json|txt|ya?ml|csv|toml)$", re.IGNORECASE)
+_JSON = re.compile(r"""\s*(\[\s*(["\[{\]]|$)|\{)""")
 _EXAMPLE = 'write "cat, red car, grass"'
 
 
@@ -45,16 +47,19 @@ def _from_text(text: str) -> list[Entry]:
         return [(word.strip(), (word,)) for word in words]
     if _FILE_NAME.search(text.strip()) and "," not in text:
         return _from_file(Path(text.strip()))
+    if _JSON.match(text):
+        return _from_object(_parse_json(text), "the classes")
     return _from_words(text.splitlines())
 
 
 def _from_words(lines: list[str]) -> list[Entry]:
-    parts = [part for line in lines if line.strip() for part in line.strip().removesuffix(",").split(",")]
-    return _from_list(parts)
+    return _from_list([part for line in lines if line.strip() for part in split_words(line)])
 
 
 def _from_object(source: object, what: str) -> list[Entry]:
     if isinstance(source, Mapping):
+        if source and all(isinstance(name, str) and name.isdecimal() for name in source):
+            return _from_ids(source)
         return [_from_item(name, value) for name, value in source.items()]
     if isinstance(source, list | tuple):
         return _from_list(source)
@@ -71,6 +76,17 @@ def _from_list(parts: list[Any] | tuple[Any, ...]) -> list[Entry]:
         prompts = _synonyms(part, f"class {number}")
         entries.append((prompts[0].removeprefix(LITERAL).strip(), prompts))
     return entries
+
+
+def _from_ids(names: Mapping[str, Any]) -> list[Entry]:
+    """{id: name}, as `classes.json` has it: masks get these ids again, so they must be 0, 1, 2, ..."""
+    ids = sorted(map(int, names))
+    if ids != list(range(len(names))):
+        raise UserError(
+            f"the ids are {', '.join(map(str, ids[:6]))}{', ...' if len(ids) > 6 else ''}, but masks count classes "
+            "from 0 without gaps; number them so, or give a list of names"
+        )
+    return [_from_item(name, name) for _, name in sorted(names.items(), key=lambda item: int(item[0]))]
 
 
 def _from_item(name: object, value: object) -> Entry:
