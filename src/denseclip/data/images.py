@@ -163,6 +163,15 @@ def from_pillow(picture: Image.Image, name: str) -> np.ndarray:
     return upright(_to_rgb(picture, name), picture)
 
 
+def is_turned(source: Path | bytes) -> bool:
+    """Whether the EXIF orientation of a picture, of a path or in bytes, is not upright; False for what is none."""
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
+            return _orientation(picture) in _UPRIGHT
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return False
+
+
 def upright(array: np.ndarray, picture: Image.Image) -> np.ndarray:
     """The pixels of a picture, (H, W) or (H, W, 3), turned by its EXIF orientation."""
     turn = _UPRIGHT.get(_orientation(picture))

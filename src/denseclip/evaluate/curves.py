@@ -42,6 +42,10 @@ def draw_curves(path: Path, title: str, curves: Mapping[str, Curve]) -> None:
 
 
 def save_figure(figure: "Figure", path: Path) -> None:
-    """Write a PNG whose bytes depend on the figure alone."""
+    """Write a PNG whose bytes depend on the figure alone. Names are no formulas, whatever dollars they have."""
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=120, metadata={"Software": None})

@@ -49,7 +49,7 @@ class Rules:
 
 @dataclass(frozen=True)
 class Labels:
-    """What mask values mean. The first class is left out of annotations if it is called "background".
+    """What mask values mean. A class that is called "background" is left out of annotations.
 
     masks: whether regions have shapes; if not, they are boxes.
     """
@@ -57,10 +57,11 @@ class Labels:
     classes: tuple[str, ...]
     masks: bool = True
 
-    @property
-    def background(self) -> bool:
-        """Whether class 0 is the background."""
-        return self.classes[0].strip().lower() == BACKGROUND
+    @cached_property
+    def background(self) -> int | None:
+        """The mask value of the background; None without one."""
+        names = [name.strip().lower() for name in self.classes]
+        return names.index(BACKGROUND) if BACKGROUND in names else None
 
     @property
     def void(self) -> int:
@@ -70,12 +71,13 @@ class Labels:
     @property
     def things(self) -> tuple[str, ...]:
         """The classes without the background."""
-        return self.classes[1:] if self.background else self.classes
+        return tuple(name for value, name in enumerate(self.classes) if value != self.background)
 
-    @property
-    def first(self) -> int:
-        """The mask value of `things[0]`."""
-        return int(self.background)
+    @cached_property
+    def numbers(self) -> NDArray[np.int64]:
+        """By mask value, what annotation files call a class: 0 the background, things from 1 on."""
+        rising = np.arange(len(self.classes)) != self.background
+        return np.where(rising, np.cumsum(rising), 0)
 
 
 @dataclass(frozen=True)

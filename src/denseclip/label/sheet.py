@@ -52,8 +52,9 @@ def write_sheet(path: Path, labels: Labels, records: Iterator[tuple[int, Record]
                 areas[int(name)] += count / sum(record["pixels"].values())
     if not tiles:
         return
-    areas[: labels.first] = 0
-    palette = paint.vivid_palette(len(areas), background=labels.background)
+    if labels.background is not None:
+        areas[labels.background] = 0
+    palette = paint.vivid_palette(len(areas), background=labels.background == 0)
     order = [k for k in np.argsort(-areas, kind="stable").tolist()[:40] if areas[k]]
     legend = [(labels.classes[k], palette[k].tolist()) for k in order]
     save(paint.with_legend(_grid(tiles), legend), path, quality=90)

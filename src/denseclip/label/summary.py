@@ -125,7 +125,7 @@ def _table(labels: Labels, records: Records) -> Iterator[str]:
         if SKIPPED in r:
             yield _row(r["file"], r["name"], "", "", "", "", "", r[SKIPPED])
         else:
-            found = sum(name != "void" and int(name) >= labels.first for name in r["pixels"])
+            found = sum(name != "void" and int(name) != labels.background for name in r["pixels"])
             yield _row(
                 r["file"], r["name"], r["width"], r["height"], r["regions"], found, r["confidence"], ""
             )

@@ -55,12 +55,12 @@ class WordLabeller:
         mask = result.mask if labels.void == 255 else result.mask.astype(np.int32)
         if rules.void_below is not None:
             mask = np.where(confidence < rules.void_below, mask.dtype.type(labels.void), mask)
-        leave_out = (labels.void, 0) if labels.background else (labels.void,)
-        regions = find_regions(mask, leave_out)
+        rest = labels.void if labels.background is None else labels.background
+        regions = find_regions(mask, (labels.void, rest))
         small = regions.area < rules.min_area
         if small.any():
             taken_out = regions.only(small).paint(np.ones(int(small.sum()), np.int64)) > 0
-            mask = np.where(taken_out, mask.dtype.type(0 if labels.background else labels.void), mask)
+            mask = np.where(taken_out, mask.dtype.type(rest), mask)
             regions = regions.only(~small)
         kept = replace(result, mask=mask, void=labels.void)
         return Labelled(item, position, labels, result.image, mask, confidence, regions, kept)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from denseclip.errors import UserError
+from denseclip.label.labelled import Labels
 from denseclip.web.session import Answer, Picture
 
 
@@ -34,7 +35,7 @@ def picture_png(picture: Picture) -> bytes:
 def coco_json(answer: Answer) -> bytes:
     """One picture in COCO's form: an annotation, run lengths, for each class that occurs.
 
-    Categories are the classes without the background, numbered from 1 in the order of the mask's ids.
+    Categories are numbered as `denseclip label` does: the classes without the background, from 1 on.
     Raises UserError without pycocotools.
     """
     try:
@@ -42,19 +43,19 @@ def coco_json(answer: Answer) -> bytes:
     except ImportError:
         raise UserError("COCO files need pycocotools: pip install 'denseclip[web]'") from None
     result = answer.result
-    first = int(result.has_background)  # mask id of category 1
+    labels = Labels(result.classes)
     height, width = result.mask.shape
     annotations: list[dict[str, Any]] = []
     for name in result.areas:
         index = result.classes.index(name)
-        if index < first:
+        if index == labels.background:
             continue
         run = runs.encode(np.asfortranarray(result.mask == index, dtype=np.uint8))
         annotations.append(
             {
                 "id": len(annotations) + 1,
                 "image_id": 1,
-                "category_id": index - first + 1,
+                "category_id": int(labels.numbers[index]),
                 "segmentation": {"size": [height, width], "counts": run["counts"].decode("ascii")},
                 "area": result.areas[name],
                 "bbox": [float(side) for side in runs.toBbox(run)],
@@ -65,7 +66,7 @@ def coco_json(answer: Answer) -> bytes:
         "info": {"description": f"denseclip, {answer.segmenter.clip.name}"},
         "images": [{"id": 1, "file_name": answer.picture.name, "height": height, "width": width}],
         "categories": [
-            {"id": k + 1, "name": name, "supercategory": ""} for k, name in enumerate(result.classes[first:])
+            {"id": k, "name": name, "supercategory": ""} for k, name in enumerate(labels.things, start=1)
         ],
         "annotations": annotations,
     }

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from PIL import Image
 
 from denseclip import outputs
+from denseclip.data.images import is_turned
 from denseclip.io import atomic_path
 from denseclip.label.items import Item
 from denseclip.label.labelled import Labelled, Labels, Rules
@@ -118,18 +119,31 @@ def below(folder: Path, name: str, suffix: str) -> Path:
     return folder / f"{name}{suffix}"
 
 
-def place_image(item: Item, folder: Path) -> None:
-    """Put a picture itself into a folder under the item's name: a hard link where possible, else its bytes."""
+def place_image(picture: Labelled, folder: Path) -> Path:
+    """Put a picture itself into a folder under the item's name: a hard link where possible, else its bytes.
+
+    One that is stored turned (EXIF) is written upright, for readers that do not turn it: as JPEG if it is one, else
+    as PNG. Returns its path.
+    """
+    item = picture.item
     path = below(folder, item.name, Path(item.file).suffix.lower() or ".jpg")
-    if not is_address(item.where) and item.size < 0:
+    local = not is_address(item.where) and item.size < 0
+    content = None if local else item.content()
+    if is_turned(Path(item.where) if content is None else content):
+        jpeg = path.suffix in (".jpg", ".jpeg", ".jfif")
+        path = path if jpeg else below(folder, item.name, ".png")
+        save(Image.fromarray(picture.image), path, **({"quality": 95, "subsampling": 0} if jpeg else {}))
+        return path
+    if local:
         path.parent.mkdir(parents=True, exist_ok=True)
         outputs.note(path, link=Path(item.where))
         path.unlink(missing_ok=True)
         try:
             os.link(Path(item.where).resolve(), path)
         except OSError:  # another disk, or links are not allowed
-            pass
+            content = item.content()
         else:
-            return
+            return path
     with atomic_path(path) as temporary:
-        temporary.write_bytes(item.content())
+        temporary.write_bytes(content or b"")
+    return path

@@ -12,7 +12,7 @@ from denseclip.label.outlines import along_edges
 
 
 class _Coco(Writer):
-    """FILE.json. Category ids are mask values if there is a background, mask values + 1 if not."""
+    """FILE.json. Category ids are 1, 2, ... for the classes in order, without the background."""
 
     boxes = True
 
@@ -25,7 +25,7 @@ class _Coco(Writer):
         regions, scored = picture.regions, self.target.rules.confidence is not None
         return [
             [
-                int(regions.label[i]) + 1 - self.target.labels.first,
+                int(self.target.labels.numbers[regions.label[i]]),
                 int(regions.area[i]),
                 regions.box[i].tolist(),
                 self.shape(picture, i),

@@ -4,6 +4,7 @@ import base64
 import hashlib
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import quote
 from xml.etree import ElementTree as Xml
 
 import numpy as np
@@ -43,7 +44,7 @@ class LabelStudioWriter(Writer):
     def _task(self, entry: Entry) -> dict[str, Any]:
         results = [self._result(entry, number, *stroke) for number, stroke in enumerate(entry.payload)]
         prediction = {"model_version": self.target.model, "score": entry.confidence, "result": results}
-        address = f"{self.target.image_prefix}{entry.item.file}"
+        address = f"{self.target.image_prefix}{quote(entry.item.file)}"
         return {"data": {"image": address}, "predictions": [prediction]}
 
     def _result(self, entry: Entry, number: int, label: int, packed: str, score: float) -> dict[str, Any]:

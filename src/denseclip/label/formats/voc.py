@@ -49,9 +49,10 @@ class VocWriter(Writer):
         for part, ids in (("Class", class_ids(picture, VOID)), ("Object", object_ids(picture, VOID))):
             image = painted(ids)
             save(image, below(folder / f"Segmentation{part}", name, ".png"), compress_level=PNG_LEVEL)
-        write_text(below(folder / "Annotations", name, ".xml"), _boxes(picture))
+        file = Path(picture.item.file).name
         if self.target.link_images:
-            place_image(picture.item, folder / "JPEGImages")
+            file = place_image(picture, folder / "JPEGImages").name
+        write_text(below(folder / "Annotations", name, ".xml"), _boxes(picture, file))
 
     def finish(self, entries: Entries) -> None:
         """See `Writer`."""
@@ -72,8 +73,8 @@ def check_names(form: str, labels: Labels) -> None:
 
 def class_ids(picture: Labelled, void: int) -> NDArray[np.integer]:
     """VOC's class of each pixel, (H, W): 0 the background, classes from 1 on, `void` where there is no label."""
-    ids = picture.mask.astype(np.int32) + 1 - picture.labels.first
-    return np.where(picture.mask == picture.labels.void, void, ids)
+    outside = picture.mask == picture.labels.void
+    return np.where(outside, void, picture.labels.numbers[np.where(outside, 0, picture.mask)])
 
 
 def object_ids(picture: Labelled, void: int) -> NDArray[np.integer]:
@@ -103,11 +104,11 @@ def labelmap(labels: Labels) -> str:
     return "# label:color_rgb:parts:actions\n" + "".join(lines)
 
 
-def _boxes(picture: Labelled) -> str:
-    """The picture's Annotations file: a box per region, corners counted from 1 and included."""
+def _boxes(picture: Labelled, file: str) -> str:
+    """The Annotations file of a picture in `file`: a box per region, corners counted from 1 and included."""
     height, width = picture.size
     root = Xml.Element("annotation")
-    _leaf(root, "filename", Path(picture.item.file).name)
+    _leaf(root, "filename", file)
     size = Xml.SubElement(root, "size")
     for key, value in (("width", width), ("height", height), ("depth", 3)):
         _leaf(size, key, value)

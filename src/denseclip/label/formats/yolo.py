@@ -29,10 +29,10 @@ class YoloWriter(Writer):
         for i in range(len(regions)):
             points = (through_centres(regions.crop(i)) + regions.box[i, :2] + INSIDE) / (width, height)
             path = " ".join(f"{value:.7g}" for value in points.ravel())
-            lines.append(f"{regions.label[i] - self.target.labels.first} {path}\n")
+            lines.append(f"{self.target.labels.numbers[regions.label[i]] - 1} {path}\n")
         write_lines(below(folder / "labels", picture.item.name, ".txt"), lines)
         if self.target.link_images:
-            place_image(picture.item, folder / "images")
+            place_image(picture, folder / "images")
 
     def finish(self, entries: Entries) -> None:
         """See `Writer`."""
