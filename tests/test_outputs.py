@@ -21,7 +21,9 @@ from denseclip.data.images import list_images, read_image
 from denseclip.errors import UserError
 from denseclip.io import atomic_path, write_text
 from denseclip.outputs import HOME, OutputFolder, is_output, mark
+from denseclip.train.run import train
 from label_support import Stub, blobs, label
+from train_support import small
 
 STEMS = ("x", "X", "x-overlay", "x-heat-c", "b-x", "x-2", "classes")
 SUFFIXES = (".png", ".jpg", ".PNG")
@@ -164,6 +166,7 @@ def test_other_commands_and_the_interface_keep_files_too(tmp_path):
         ("evaluate", "tiny-rn", "stickers20", "--limit", "1"),
         ("robustness", "tiny-rn", "stickers20", "--limit", "1"),
         ("distill", "{p}", "-c", "a, b", "--steps", "1"), ("train", "stickers20-annofree", "steps=1"),
+        ("detect", "{p}", "--model", "none.pt"),
     ],
     ids=lambda command: command[0],
 )  # fmt: skip
@@ -174,6 +177,20 @@ def test_a_place_that_cannot_be_written(capsys, tmp_path, command, place):
     assert ran.code == 2
     assert ran.err.startswith("denseclip: ") and ran.err.count("\n") == 1 and "file" in ran.err
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_export_replaces_no_file(capsys, tmp_path):
+    pytest.importorskip("onnxscript")
+    checkpoint = train(small(steps=1), tmp_path / "run").checkpoint
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "model.onnx").write_text("mine")
+    for code, folder in ((2, "mine"), (0, "ours"), (2, "ours")):
+        ran = run(capsys, "export", checkpoint, "--out", tmp_path / folder / "model.onnx")
+        assert ran.code == code, ran.err
+    assert (tmp_path / "mine" / "model.onnx").read_text() == "mine"
+    (tmp_path / "file").write_text("mine")
+    ran = run(capsys, "export", checkpoint, "--out", tmp_path / "file" / "model.onnx")
+    assert (ran.code, ran.err.count("\n")) == (2, 1)
 
 
 def test_a_full_disk_is_one_line_and_the_command_goes_on(capsys, tmp_path):
@@ -202,6 +219,7 @@ def test_a_full_disk_is_one_line_and_the_command_goes_on(capsys, tmp_path):
 COMMANDS = {
     "segment": ["segment", "p", "-c", "cat, sky", "-o", "out", "--templates", "1"],
     "label": ["label", "p", "-c", "cat, sky", "-o", "out", "--templates", "1"],
+    "detect": ["detect", "p", "--model", "detector/last.pt", "-o", "out", "--threshold", "0.1"],
     "distill": [
         "distill", "p", "-c", "cat, sky", "-o", "out", "--steps", "60", "--set", "save_every=2", "--set", "batch=2",
         "--set", "augment.crop=[32,32]", "--set", "workers=0", "--set", "precision=fp32", "--from-scratch",
@@ -215,8 +233,26 @@ COMMANDS = {
 def test_killed_it_goes_on_and_a_second_one_is_refused(name, tmp_path):
     for number in range(60):
         picture(tmp_path / "p" / f"{number:02d}.png", number)
-    command = [sys.executable, "-m", "denseclip.cli.main", *COMMANDS[name]]
-    began = {"segment": "*-overlay.png", "label": "masks/*.png", "distill": "last.pt"}[name]
+    program = [sys.executable, "-m", "denseclip.cli.main"]
+    command = [*program, *COMMANDS[name]]
+    if name == "detect":
+        short = [
+            "steps=1",
+            "data.images=2",
+            "workers=0",
+            "precision=fp32",
+            "--no-evaluation",
+            "--out",
+            "detector",
+        ]
+        train = [*program, "train", "stickers20-denseclip-retinanet", *short]
+        subprocess.run(train, cwd=tmp_path, check=True, capture_output=True)
+    began = {
+        "segment": "*-overlay.png",
+        "detect": "*-detected.png",
+        "label": "masks/*.png",
+        "distill": "last.pt",
+    }[name]
     with subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     ) as process:
@@ -233,7 +269,8 @@ def test_killed_it_goes_on_and_a_second_one_is_refused(name, tmp_path):
     assert contents(tmp_path / "p") == before
     assert not list((tmp_path / "out").rglob(".*.tmp*"))
     if name != "distill":
-        made = list((tmp_path / "out").glob("[0-9][0-9].png" if name == "segment" else "masks/*.png"))
+        pattern = {"segment": "[0-9][0-9].png", "detect": "*-detected.png", "label": "masks/*.png"}[name]
+        made = list((tmp_path / "out").glob(pattern))
         assert len(made) == 60
 
 
