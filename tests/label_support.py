@@ -28,6 +28,8 @@ ALL = ("png", "coco", "coco-polygons", "yolo", "voc", "cvat", "label-studio")
 class Stub(Segmenter):
     """Class k where red is in the k-th quarter of 0..255; confidence: green / 255."""
 
+    machine = "stub"  # the same in processes of which only one is told to take fp32
+
     def __init__(self, classes=CLASSES, *, background=False, seconds=0.0):
         self._names = ("background", *classes) if background else tuple(classes)
         self._ontology = ClassPrompts.parse(list(self._names))

@@ -214,3 +214,4 @@ def _show(summary: "Summary", out: Path) -> None:
         rest = summary.skipped - len(summary.reasons)
         o.told("skipped", f"{rest} more, listed in {out / 'pictures.csv'}")
     o.tell_unread(summary.unread)
+    o.say(f"ran in {summary.machine}")

@@ -76,6 +76,7 @@ def segment(
     if done:
         o.say(f"{len(done)} were there from the run before.")
     _summary(areas, len(todo) - len(failed), segmenter.classes, out)
+    o.say(f"ran in {segmenter.machine}")
     for line in failed:
         o.told("skipped", line)
     o.tell_unread(unread_in(pictures))

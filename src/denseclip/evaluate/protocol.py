@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from typing import Any, Self
 
-from denseclip.clip.device import processor
 from denseclip.data.datasets import SegmentationDataset
 from denseclip.segment.segmenter import Segmenter
 
@@ -63,7 +62,7 @@ class Protocol:
                 "torch": version("torch"),
                 "open_clip": version("open_clip_torch"),
             },
-            machine=f"{segmenter.precision or 'as loaded'}, {processor(clip.device)}",
+            machine=segmenter.machine,
         )
 
     def describe(self) -> dict[str, Any]:

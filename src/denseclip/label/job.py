@@ -59,7 +59,7 @@ def run_job(
 
     Raises UserError if the folder holds something else, or cannot be written.
     """
-    labels = labeller.labels
+    labels, told = labeller.labels, {"unread": unread, "machine": labeller.machine}
     target = Target(out, labels, options.rules, labeller.name, options.link_images, options.image_prefix)
     plan = Plan(target, options.formats, options.overlays, frozenset(sheet.chosen(len(items))))
     writers = make_writers(
@@ -80,15 +80,15 @@ def run_job(
                 if whole and journal.labelled == len(items):
                     if progress:
                         progress(len(items), 0, len(items))
-                    return Summary.of(labels, journal.records, unread)
+                    return Summary.of(labels, journal.records, **told)
                 before = journal.labelled
                 output.begin()
                 _label(engine, plan, journal, items, progress)
                 if not whole or journal.labelled > before:
-                    _finish(plan, journal, items, unread)
+                    _finish(plan, journal, items, **told)
                 journal.tidy()
                 output.finish()
-                return Summary.of(labels, journal.records, unread)
+                return Summary.of(labels, journal.records, **told)
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise UserError(f"cannot write to {out} ({reason}); mend it and run the same command again") from None
@@ -129,7 +129,7 @@ def _label(
     journal.sync()
 
 
-def _finish(plan: Plan, journal: Journal, items: Sequence[Item], unread: Mapping[str, int]) -> None:
+def _finish(plan: Plan, journal: Journal, items: Sequence[Item], **told: Any) -> None:
     """Write everything that holds more than one picture."""
     out, labels = plan.target.out, plan.target.labels
     for writer in make_writers(plan.formats, plan.target):
@@ -148,4 +148,4 @@ def _finish(plan: Plan, journal: Journal, items: Sequence[Item], unread: Mapping
 
         writer.finish(entries)
     sheet.write_sheet(out / "contact-sheet.jpg", labels, journal.records())
-    write_summary(out, labels, journal.records, unread)
+    write_summary(out, labels, journal.records, **told)

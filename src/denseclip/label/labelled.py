@@ -122,6 +122,10 @@ class Labeller(Protocol):
     def labels(self) -> Labels:
         """What it may find."""
 
+    @property
+    def machine(self) -> str:
+        """Precision, why it was chosen, and the processor, for the summary."""
+
     def identity(self) -> dict[str, Any]:
         """All of it that labels depend on, as JSON holds it."""
 

@@ -50,11 +50,12 @@ class Summary:
     least: list[tuple[float, str]] = field(default_factory=list)
     reasons: list[tuple[str, str]] = field(default_factory=list)
     unread: Mapping[str, int] = field(default_factory=dict)
+    machine: str = ""
 
     @classmethod
-    def of(cls, labels: Labels, records: Records, unread: Mapping[str, int]) -> Self:
-        """Add up a journal. unread: pictures of kinds that cannot be read, by suffix."""
-        made = cls(labels, unread=unread)
+    def of(cls, labels: Labels, records: Records, **told: Any) -> Self:
+        """Add up a journal. told: `unread`, pictures of kinds that cannot be read, by suffix; and `machine`."""
+        made = cls(labels, **told)
         for _, record in records():
             made._add(record)
         made.least = heapq.nsmallest(
@@ -107,13 +108,14 @@ class Summary:
             "classes": self.rows(),
             "least_confident": [{"file": file, "confidence": value} for value, file in self.least],
             "unread": dict(self.unread),
+            "machine": self.machine,
             "skipped_files": [{"file": file, "reason": reason} for file, reason in self.reasons],
         }
 
 
-def write_summary(out: Path, labels: Labels, records: Records, unread: Mapping[str, int]) -> Summary:
+def write_summary(out: Path, labels: Labels, records: Records, **told: Any) -> Summary:
     """summary.json; pictures.csv, one line per picture, the skipped with their reasons."""
-    summary = Summary.of(labels, records, unread)
+    summary = Summary.of(labels, records, **told)
     write_text(out / "summary.json", json.dumps(summary.to_dict(), indent=1, ensure_ascii=False) + "\n")
     write_lines(out / "pictures.csv", _table(labels, records))
     return summary

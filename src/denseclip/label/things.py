@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from denseclip.clip.device import processor
 from denseclip.errors import UserError
 from denseclip.label.items import Item
 from denseclip.label.labelled import Labelled, Labels, Rules
@@ -48,6 +49,11 @@ class ThingLabeller:
     def labels(self) -> Labels:
         """See `Labeller`."""
         return Labels((BACKGROUND, *self.detector.classes), self.detector.masks)
+
+    @property
+    def machine(self) -> str:
+        """See `Labeller`."""
+        return f"fp32, {processor(self.detector.device)}"
 
     def identity(self) -> dict[str, Any]:
         """See `Labeller`."""

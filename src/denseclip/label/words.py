@@ -31,6 +31,11 @@ class WordLabeller:
         """See `Labeller`."""
         return Labels(self.segmenter.classes)
 
+    @property
+    def machine(self) -> str:
+        """See `Labeller`."""
+        return self.segmenter.machine
+
     def identity(self) -> dict[str, Any]:
         """See `Labeller`."""
         model, settings, ontology = self.segmenter.clip, self.segmenter.settings, self.segmenter._ontology

@@ -78,9 +78,19 @@ def write_graph(
     if kind == "onnx":
         _onnx(module, outputs, names, path, cell)
         return
+    if not free_sizes():
+        raise UserError(
+            "--format torch-export needs torch 2.14, older ones fix sizes: update torch, or take onnx"
+        )
     program = torch.export.export(module, (_example(),), dynamic_shapes=_dynamic(cell), strict=False)
     with atomic_path(path) as temporary:
         torch.export.save(program, temporary, extra_files={CLASSES: names})
+
+
+def free_sizes() -> bool:
+    """Whether torch.export leaves height and width free; before torch 2.14 it asks for odd or even ones."""
+    major, minor = torch.__version__.split(".")[:2]
+    return (int(major), int(minor)) >= (2, 14)
 
 
 def _onnx(module: nn.Module, outputs: Sequence[str], names: str, path: Path, cell: int) -> None:

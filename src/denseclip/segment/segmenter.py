@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from denseclip.clip.device import Precision
+from denseclip.clip.device import Precision, processor
 from denseclip.data.pictures import Picture, as_rgb
 from denseclip.errors import UserError
 from denseclip.segment.decoding import Decoding
@@ -108,6 +108,11 @@ class Segmenter:
         after = self.settings
         if self._ontology and (before.background, before.templates) != (after.background, after.templates):
             self.set_classes(self._ontology)
+
+    @property
+    def machine(self) -> str:
+        """Precision, why it was chosen, and the processor, for protocols."""
+        return f"{self.precision or 'precision as loaded'}, {processor(self.clip.device)}"
 
     def encode(self, picture: Picture) -> Encoded:
         """Run the image tower, once per picture.
