@@ -47,9 +47,17 @@ def _from_text(text: str) -> list[Entry]:
         return [(word.strip(), (word,)) for word in words]
     if _FILE_NAME.search(text.strip()) and "," not in text:
         return _from_file(Path(text.strip()))
-    if _JSON.match(text):
+    if _JSON.match(text) or _is_json_list(text):
         return _from_object(_parse_json(text), "the classes")
     return _from_words(text.splitlines())
+
+
+def _is_json_list(text: str) -> bool:
+    """Whether it is one, whatever is in it; words may be in brackets, too."""
+    try:
+        return isinstance(json.loads(text), list)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _from_words(lines: list[str]) -> list[Entry]:
