@@ -66,7 +66,7 @@ def _from_words(lines: list[str]) -> list[Entry]:
 
 def _from_object(source: object, what: str) -> list[Entry]:
     if isinstance(source, Mapping):
-        if source and all(isinstance(name, str) and name.isdecimal() for name in source):
+        if source and all(_is_id(name) and isinstance(value, str) for name, value in source.items()):
             return _from_ids(source)
         return [_from_item(name, value) for name, value in source.items()]
     if isinstance(source, list | tuple):
@@ -84,6 +84,10 @@ def _from_list(parts: list[Any] | tuple[Any, ...]) -> list[Entry]:
         prompts = _synonyms(part, f"class {number}")
         entries.append((prompts[0].removeprefix(LITERAL).strip(), prompts))
     return entries
+
+
+def _is_id(name: object) -> bool:
+    return isinstance(name, str) and name.isascii() and name.isdecimal()
 
 
 def _from_ids(names: Mapping[str, Any]) -> list[Entry]:
