@@ -47,9 +47,9 @@ class Stub(Segmenter):
     def classes(self):
         return self._names
 
-    def encode(self, picture):
+    def encode_batch(self, pictures):
         time.sleep(self.seconds)
-        return picture
+        return list(pictures)
 
     def segment(self, picture, *, confidence=False):
         mask = (picture[..., 0].astype(np.int64) * len(self._names) // 256).astype(np.uint8)

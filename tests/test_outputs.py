@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cli_support import run
-from denseclip.data.images import list_images, read_image
+from denseclip.data.images import list_images
 from denseclip.errors import UserError
 from denseclip.io import atomic_path, write_text
 from denseclip.outputs import HOME, OutputFolder, is_output, mark
@@ -48,7 +48,7 @@ class Reader(Stub):
         return self
 
     def segment(self, picture, *, confidence=False):
-        return super().segment(read_image(picture), confidence=True)
+        return super().segment(picture, confidence=True)
 
 
 def segment(capsys, *arguments):

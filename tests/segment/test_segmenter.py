@@ -248,3 +248,16 @@ def test_the_package_offers_its_names():
     assert set(denseclip.__all__) <= {name for name in denseclip.__all__ if getattr(denseclip, name)}
     with pytest.raises(AttributeError):
         _ = denseclip.nothing
+
+
+@pytest.mark.parametrize("batch_size", [None, 3])
+def test_many_pictures_are_the_same_as_one_by_one(batch_size):
+    one = segmenter()
+    pictures = [picture(), picture()[:40], picture()[::-1].copy(), picture()]
+    found = list(one.segment_many(iter(pictures), batch_size=batch_size))
+    for image, result in zip(pictures, found, strict=True):
+        assert (result.mask == one.segment(image).mask).mean() > (0.999 if batch_size else 0.99999)
+    lazy = one.segment_many([picture(), "no/such.png"])
+    assert next(lazy).mask.shape == picture().shape[:2]
+    with pytest.raises(UserError, match="there is no picture"):
+        next(lazy)

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,7 @@ from denseclip.cli import options as o
 from denseclip.errors import UserError
 
 if TYPE_CHECKING:
+    from denseclip.nets.detection.detected import Detected
     from denseclip.nets.detection.trained import TrainedDetector
 
 Pictures = Annotated[
@@ -98,6 +100,7 @@ def _run(
     from denseclip.data.images import read_image
     from denseclip.data.things import need_pycocotools
     from denseclip.io import write_text
+    from denseclip.segment.engine import Engine
 
     need_pycocotools()
     counts: Counter[str] = Counter()
@@ -105,21 +108,26 @@ def _run(
     entries: list[dict[str, Any]] = []
     images: list[dict[str, Any]] = []
     categories = range(1, len(detector.classes) + 1)
-    with o.picture_progress() as progress:
+
+    def finish(item: tuple[Path, str], detected: "Detected") -> "Detected":
+        found = detected.above(threshold)
+        found.save(out, item[1])
+        return found
+
+    engine = Engine(
+        lambda item: read_image(item[0]), lambda batch: [detector.detect(one) for one in batch], finish
+    )
+    with o.picture_progress() as progress, closing(engine.run(named)) as results:
         task = progress.add_task("detecting", total=len(named))
-        for number, (path, stem) in enumerate(named, start=1):
-            try:
-                image = read_image(path)
-            except UserError as error:
-                failed.append(str(error))
-            else:
-                found = detector.detect(image).above(threshold)
-                found.save(out, stem)
-                counts.update(found.names)
-                entries += found.to_coco(number, categories)
-                height, width = image.shape[:2]
-                images.append({"id": number, "file_name": str(path), "height": height, "width": width})
+        for number, ((path, _), found) in enumerate(results, start=1):
             progress.advance(task)
+            if isinstance(found, UserError):
+                failed.append(str(found))
+                continue
+            counts.update(found.names)
+            entries += found.to_coco(number, categories)
+            height, width = found.image.shape[:2]
+            images.append({"id": number, "file_name": str(path), "height": height, "width": width})
     names = [{"id": k, "name": name} for k, name in zip(categories, detector.classes, strict=True)]
     described = {"info": {"model": detector.name}, "images": images, "categories": names, "annotations": []}
     write_text(out / IMAGES, json.dumps(described, ensure_ascii=False) + "\n")

@@ -1,6 +1,7 @@
 """`denseclip segment`: pictures and words in, masks out."""
 
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,7 @@ from denseclip.cli import options as o
 from denseclip.errors import UserError
 
 if TYPE_CHECKING:
-    from denseclip.segment.segmenter import Segmenter
+    from denseclip.segment.segmenter import Encoded, Segmenter
 
 Pictures = Annotated[
     list[str], typer.Argument(help="Files, folders (searched in depth) or globs.", show_default=False)
@@ -88,19 +89,25 @@ def _run(
     segmenter: "Segmenter", named: list[tuple[Path, str]], out: Path, heatmaps: bool
 ) -> tuple[Counter[str], list[str]]:
     """Segment and write; returns the area per class and a line for each picture that failed."""
+    from denseclip.data.images import read_image
+    from denseclip.segment.engine import Engine, default_batch
+
+    def finish(item: tuple[Path, str], encoded: "Encoded") -> dict[str, int]:
+        result = segmenter.segment(encoded)
+        result.save(out, item[1], heatmaps=heatmaps)
+        return result.areas
+
+    batch = default_batch(segmenter.clip.device)
+    engine = Engine(lambda item: read_image(item[0]), segmenter.encode_batch, finish, batch)
     areas: Counter[str] = Counter()
     failed = []
-    with o.picture_progress() as progress:
+    with o.picture_progress() as progress, closing(engine.run(named)) as results:
         task = progress.add_task("segmenting", total=len(named))
-        for path, stem in named:
-            try:
-                result = segmenter.segment(path)
-            except UserError as error:
-                failed.append(str(error))
-                progress.advance(task)
-                continue
-            result.save(out, stem, heatmaps=heatmaps)
-            areas.update(result.areas)
+        for _, one in results:
+            if isinstance(one, UserError):
+                failed.append(str(one))
+            else:
+                areas.update(one)
             progress.advance(task)
     return areas, failed
 

@@ -17,8 +17,10 @@ from denseclip.data.things import Runs, ThingsDataset, ThingsSample
 from denseclip.errors import UserError
 from denseclip.evaluate.detection_result import DetectionResult
 from denseclip.evaluate.protocol import Protocol
-from denseclip.io import prefetch, write_text
+from denseclip.io import write_text
+from denseclip.nets.detection.detected import Detected
 from denseclip.nets.detection.trained import TrainedDetector
+from denseclip.segment.engine import Engine
 
 Progress = Callable[[int, int], None]  # done, total
 Found = list[dict[str, Any]]
@@ -53,22 +55,26 @@ def evaluate_detector(
     found: Found = []
     skipped = []
 
-    def read(index: int) -> "ThingsSample | UserError":
-        try:
-            return chosen[index]
-        except UserError as error:
-            return error
+    def finish(index: int, found: tuple[ThingsSample, Detected]) -> tuple[ThingsSample, Found]:
+        del index
+        sample, detected = found
+        return _without_pixels(sample), detected.to_coco(sample.number, chosen.categories)
 
+    engine = Engine(
+        lambda index: chosen[index],
+        lambda samples: [(sample, detector.detect(sample.image)) for sample in samples],
+        finish,
+    )
     progress(0, total)
-    with contextlib.closing(prefetch(read, range(total), workers=2, waiting=4)) as samples:
-        for done, sample in enumerate(samples, start=1):
-            if isinstance(sample, UserError):
+    with contextlib.closing(engine.run(range(total))) as results:
+        for done, (_, one) in enumerate(results, start=1):
+            if isinstance(one, UserError):
                 if not skip_bad:
-                    raise sample
-                skipped.append(str(sample))
+                    raise one
+                skipped.append(str(one))
             else:
-                found += detector.detect(sample.image).to_coco(sample.number, dataset.categories)
-                images.append(_without_pixels(sample))
+                images.append(one[0])
+                found += one[1]
             progress(done, total)
     if not images:
         raise UserError(f"none of {total} images of {dataset.name} can be used; the first: {skipped[0]}")

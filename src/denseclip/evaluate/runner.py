@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,12 +15,10 @@ from denseclip.evaluate.metrics import ConfusionMatrix
 from denseclip.evaluate.protocol import Corruption, Protocol
 from denseclip.evaluate.result import Result
 from denseclip.evaluate.state import Tally
-from denseclip.io import prefetch
 from denseclip.segment.dataset_words import class_ids
+from denseclip.segment.engine import Engine, default_batch
 from denseclip.segment.segmenter import Encoded, Segmenter
 
-S = TypeVar("S")
-T = TypeVar("T")
 _Labelled = tuple[Encoded, np.ndarray]  # a picture and its mask in class indices
 Progress = Callable[[int, int], None]  # done, total
 Change = Callable[[Sample], np.ndarray]
@@ -47,7 +44,8 @@ def evaluate(
     list images that cannot be used and go on. progress: called with (done, total) images, first with those of an
     earlier run.
 
-    Every image is run by itself, so that no figure depends on order or on what else is evaluated.
+    On a CPU every image is run by itself, so that no figure depends on order or on what else is evaluated; a GPU
+    runs images of one size together.
     Raises UserError for an image that cannot be used (unless skip_bad), if none can be used, and if `state`
     belongs to another evaluation.
     """
@@ -84,7 +82,7 @@ def _silent(done: int, total: int) -> None:
 
 
 class _Bench:
-    """One evaluation at work: threads read ahead, this one encodes, another decodes and counts."""
+    """One evaluation at work."""
 
     def __init__(
         self,
@@ -105,18 +103,16 @@ class _Bench:
     def run(self, total: int) -> Iterator[int]:
         """Count what is not counted yet; yields how many images are done, after each."""
         started, before = time.perf_counter(), self.tally.seconds
-        read, encode, count = _careful(self._read), _careful(self._encode), _careful(self._count)
-        with (
-            closing(prefetch(read, range(self.tally.done, total), workers=2, waiting=6)) as samples,
-            closing(prefetch(count, map(encode, samples), workers=1, waiting=2)) as counted,
-        ):
-            for outcome in counted:
-                if isinstance(outcome, UserError):
+        batch = default_batch(self.segmenter.clip.device)
+        engine = Engine(self._read, self._encode, self._count, batch, lambda sample: sample.image.shape)
+        with closing(engine.run(range(self.tally.done, total))) as results:
+            for _, counts in results:
+                if isinstance(counts, UserError):
                     if not self.skip_bad:
-                        raise outcome
-                    self.tally.skipped.append(str(outcome))
+                        raise counts
+                    self.tally.skipped.append(str(counts))
                 else:
-                    self.tally.matrix.merge(outcome)
+                    self.tally.matrix.merge(counts)
                 self.tally.done += 1
                 self.tally.seconds = before + time.perf_counter() - started
                 yield self.tally.done
@@ -133,10 +129,12 @@ class _Bench:
         sample = self.dataset[index]
         return sample if self.change is None else replace(sample, image=self.change(sample))
 
-    def _encode(self, sample: Sample) -> _Labelled:
-        return self.segmenter.encode(sample.image), sample.mask
+    def _encode(self, samples: list[Sample]) -> list[_Labelled]:
+        encoded = self.segmenter.encode_batch([sample.image for sample in samples])
+        return [(one, sample.mask) for one, sample in zip(encoded, samples, strict=True)]
 
-    def _count(self, labelled: _Labelled) -> ConfusionMatrix:
+    def _count(self, index: int, labelled: _Labelled) -> ConfusionMatrix:
+        del index
         encoded, mask = labelled
         device, spec = self.segmenter.clip.device, self.dataset.spec
         predicted = torch.from_numpy(self.segmenter.segment(encoded).mask).to(device)  # (H, W)
@@ -145,17 +143,3 @@ class _Bench:
         counts = ConfusionMatrix(len(spec.classes), device, per_image=True)
         counts.update(predicted, torch.from_numpy(mask).to(device), spec.ignore_index)
         return counts
-
-
-def _careful(stage: Callable[[S], T]) -> Callable[[S | UserError], T | UserError]:
-    """The stage, with the user's error for a result where it or a stage before it fails."""
-
-    def run(item: S | UserError) -> T | UserError:
-        if isinstance(item, UserError):
-            return item
-        try:
-            return stage(item)
-        except UserError as error:
-            return error
-
-    return run

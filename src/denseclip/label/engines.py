@@ -3,39 +3,28 @@
 import json
 import os
 from collections.abc import Callable, Generator, Iterable
-from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from denseclip.errors import UserError
-from denseclip.io import prefetch
 from denseclip.label.items import Item
 from denseclip.label.labelled import Labeller
 from denseclip.label.stages import Outcome, Plan, Stages, Task
 
 Engine = Callable[[Plan, Iterable[Task]], Generator[Outcome, None, None]]
-MOST_WORKERS = 8
 
 
 @dataclass(frozen=True)
 class LocalEngine:
-    """This machine: threads read ahead, this one encodes, others make masks and write."""
+    """This machine."""
 
     labeller: Labeller
 
     def __call__(self, plan: Plan, tasks: Iterable[Task]) -> Generator[Outcome, None, None]:
         """The outcomes, in order."""
-        stages = Stages(self.labeller, plan)
-        workers = max(1, min(MOST_WORKERS, (os.cpu_count() or 2) // 2))
-        with (
-            closing(prefetch(stages.read, tasks, workers=workers, waiting=workers + 3)) as pictures,
-            closing(
-                prefetch(stages.label, map(stages.encode, pictures), workers=workers, waiting=workers + 1)
-            ) as outcomes,
-        ):
-            yield from outcomes
+        return Stages(self.labeller, plan).run(tasks)
 
 
 @dataclass(frozen=True)
@@ -101,7 +90,7 @@ class _Worker:
         self._stages = Stages(load(), plan)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        outcome = self._stages.all(Task(int(row["position"]), Item.parse(row["item"])))
+        outcome = self._stages.one(Task(int(row["position"]), Item.parse(row["item"])))
         return {"position": outcome.position, "record": json.dumps(outcome.record, ensure_ascii=False)}
 
 

@@ -129,8 +129,12 @@ class Labeller(Protocol):
     def identity(self) -> dict[str, Any]:
         """All of it that labels depend on, as JSON holds it."""
 
-    def encode(self, image: NDArray[np.uint8]) -> Any:  # noqa: ANN401
-        """What the network makes of a picture (H, W, 3) uint8 RGB. Called for one at a time."""
+    @property
+    def batch(self) -> int:
+        """How many pictures are encoded together."""
+
+    def encode(self, images: list[NDArray[np.uint8]]) -> list[Any]:
+        """What the network makes of pictures (H, W, 3) uint8 RGB, all of one shape."""
 
     def label(self, encoded: Any, item: Item, position: int, rules: Rules) -> Labelled:  # noqa: ANN401
         """Turn that into labels, and apply the rules. Called in any thread."""

@@ -1,12 +1,11 @@
 """What is done to one picture, from its bytes to its files and its record."""
 
-from collections.abc import Callable
+from collections.abc import Generator, Iterable
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from denseclip.errors import UserError
 from denseclip.label import sheet
@@ -16,9 +15,8 @@ from denseclip.label.items import Item, printable
 from denseclip.label.journal import SKIPPED, Record
 from denseclip.label.labelled import Labelled, Labeller
 from denseclip.label.summary import measure
-from denseclip.outputs import ForeignFileError
+from denseclip.segment.engine import Engine
 
-T = TypeVar("T")
 FULL = 65535  # of a 16-bit confidence map
 
 
@@ -27,6 +25,9 @@ class Task(NamedTuple):
 
     position: int
     item: Item
+
+    def __str__(self) -> str:
+        return str(self.item)
 
 
 class Outcome(NamedTuple):
@@ -47,36 +48,27 @@ class Plan:
 
 
 class Stages:
-    """The three stages of a picture; each hands a reason on where it, or a stage before it, cannot go on."""
+    """The engine of a job, whose items are tasks and whose results are records."""
 
     def __init__(self, labeller: Labeller, plan: Plan) -> None:
         self.labeller, self.plan = labeller, plan
         self.writers = make_writers(plan.formats, plan.target)
+        self.engine = Engine(lambda task: task.item.read(), labeller.encode, self._label, labeller.batch)
 
-    def read(self, task: Task) -> tuple[Task, NDArray[np.uint8] | UserError]:
-        """The picture, (H, W, 3) uint8 RGB."""
-        return task, _attempt(task.item.read, task)
+    def run(self, tasks: Iterable[Task]) -> Generator[Outcome, None, None]:
+        """The outcomes, in order."""
+        with closing(self.engine.run(tasks)) as results:
+            yield from (self._outcome(*result) for result in results)
 
-    def encode(self, given: tuple[Task, NDArray[np.uint8] | UserError]) -> tuple[Task, Any]:
-        """Run the network; by itself, so that no label depends on its neighbours."""
-        task, image = given
-        if isinstance(image, UserError):
-            return task, image
-        return task, _attempt(lambda: self.labeller.encode(image), task)
+    def one(self, task: Task) -> Outcome:
+        """The outcome of one task."""
+        return self._outcome(task, self.engine.one(task))
 
-    def label(self, given: tuple[Task, Any]) -> Outcome:
-        """Make the labels and write the picture's files."""
-        task, encoded = given
-        record = (
-            encoded if isinstance(encoded, UserError) else _attempt(lambda: self._label(task, encoded), task)
-        )
+    def _outcome(self, task: Task, record: Record | UserError) -> Outcome:
+        """The record with the picture's names, or with the reason why there is none."""
         if isinstance(record, UserError):
             record = {SKIPPED: printable(str(record))}
         return Outcome(task.position, {"name": task.item.name, "file": task.item.file, **record})
-
-    def all(self, task: Task) -> Outcome:
-        """All stages, one after the other."""
-        return self.label(self.encode(self.read(task)))
 
     def _label(self, task: Task, encoded: Any) -> Record:  # noqa: ANN401
         target = self.plan.target
@@ -98,23 +90,4 @@ def _save_confidence(picture: Labelled, target: Target) -> None:
     levels = np.rint(picture.confidence.clip(0, 1) * FULL).astype(np.uint16)
     save(
         Image.fromarray(levels), below(target.out / "confidence", picture.item.name, ".png"), compress_level=1
-    )
-
-
-def _attempt(work: Callable[[], T], task: Task) -> T | UserError:
-    """What the work gives, or why this picture cannot be labelled. Errors of writing are not the picture's."""
-    try:
-        return work()
-    except ForeignFileError:
-        raise
-    except UserError as error:
-        return error
-    except MemoryError:
-        pass
-    except RuntimeError as error:  # torch's errors of memory have no class of their own on a CPU
-        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
-            raise
-    return UserError(
-        f"picture {task.item} does not fit into memory; give a smaller --resize or, unless the model is a detector, "
-        "--slide 512/341"
     )

@@ -64,9 +64,11 @@ class ThingLabeller:
             "resize": str(detector.resize),
         }
 
-    def encode(self, image: NDArray[np.uint8]) -> "Detected":
+    batch = 1
+
+    def encode(self, images: list[NDArray[np.uint8]]) -> "list[Detected]":
         """See `Labeller`."""
-        return self.detector.detect(image)
+        return [self.detector.detect(image) for image in images]
 
     def label(self, encoded: "Detected", item: Item, position: int, rules: Rules) -> Labelled:
         """See `Labeller`. What is too small is taken out before the best is painted on top."""

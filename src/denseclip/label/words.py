@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from denseclip.label.items import Item
 from denseclip.label.labelled import Labelled, Labels, Rules
 from denseclip.label.regions import find_regions
+from denseclip.segment.engine import default_batch
 from denseclip.segment.segmentation import Segmentation
 from denseclip.segment.segmenter import Encoded, Segmenter
 
@@ -48,9 +49,14 @@ class WordLabeller:
             "settings": settings.describe(),
         }
 
-    def encode(self, image: NDArray[np.uint8]) -> Encoded:
+    @property
+    def batch(self) -> int:
         """See `Labeller`."""
-        return self.segmenter.encode(image)
+        return default_batch(self.segmenter.clip.device)
+
+    def encode(self, images: list[NDArray[np.uint8]]) -> list[Encoded]:
+        """See `Labeller`."""
+        return self.segmenter.encode_batch(images)
 
     def label(self, encoded: Encoded, item: Item, position: int, rules: Rules) -> Labelled:
         """See `Labeller`. Raises UserError where the Segmenter does."""

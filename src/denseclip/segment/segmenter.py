@@ -1,6 +1,7 @@
 """Encode a picture once, ask for words as often as you like."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
@@ -14,6 +15,7 @@ from denseclip.clip.device import Precision, processor
 from denseclip.data.pictures import Picture, as_rgb
 from denseclip.errors import UserError
 from denseclip.segment.decoding import Decoding
+from denseclip.segment.engine import Engine, default_batch
 from denseclip.segment.features import DenseFeatures
 from denseclip.segment.inputs import network_inputs, plan
 from denseclip.segment.model import Model, embed_words, encoder_of
@@ -156,6 +158,26 @@ class Segmenter:
             heat_of=decoding.heat,
             has_background=bool(self.settings.background),
         )
+
+    def segment_many(
+        self, pictures: Iterable[Picture], *, batch_size: int | None = None, confidence: bool = False
+    ) -> Generator[Segmentation, None, None]:
+        """The masks of many pictures, lazily and in order, through the engine: read ahead, run in batches.
+
+        batch_size: pictures of one size that are encoded together; None: several on a GPU, one on a CPU. Raises
+        UserError where the turn of a picture comes that cannot be used.
+        """
+        engine = Engine(
+            as_rgb,
+            self.encode_batch,
+            lambda _, encoded: self.segment(encoded, confidence=confidence),
+            batch_size or default_batch(self.clip.device),
+        )
+        with closing(engine.run(pictures)) as results:
+            for _, result in results:
+                if isinstance(result, UserError):
+                    raise result
+                yield result
 
     def decoding(self, picture: "Picture | Encoded") -> Decoding:
         """The scores of a picture under the present words, for heat maps and single pixels."""

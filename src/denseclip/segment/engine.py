@@ -1,0 +1,121 @@
+"""The one pipeline of all commands: pictures are read ahead, encoded in batches of one shape, finished in threads.
+
+Results come in the order of the items, and what waits is bounded, so memory does not grow with the pictures.
+"""
+
+import os
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Generic, TypeVar
+
+import torch
+
+from denseclip.errors import UserError
+from denseclip.io import prefetch
+from denseclip.outputs import ForeignFileError
+
+Item = TypeVar("Item")  # what names a picture
+Picture = TypeVar("Picture")
+Encoded = TypeVar("Encoded")
+Result = TypeVar("Result")
+A = TypeVar("A")
+
+LOOK_AHEAD = 4  # batches that are read before pictures of one shape are put together
+MOST_WORKERS = 8
+
+
+def default_batch(device: torch.device) -> int:
+    """Pictures encoded together: several on a GPU; one on a CPU, where no figure then depends on its neighbors."""
+    return 16 if device.type == "cuda" else 1
+
+
+@dataclass(frozen=True)
+class Engine(Generic[Item, Picture, Encoded, Result]):
+    """How an item becomes a result.
+
+    read: in threads, the picture of an item. encode: in the caller's thread, pictures of one shape, as many results.
+    finish: in threads, the result of an item and what was encoded. batch: pictures per call of `encode`, at most.
+    shape: what pictures of one batch have in common. workers: threads that read, and threads that finish; None: by
+    the machine.
+    """
+
+    read: Callable[[Item], Picture]
+    encode: Callable[[list[Picture]], list[Encoded]]
+    finish: Callable[[Item, Encoded], Result]
+    batch: int = 1
+    shape: Callable[[Any], Hashable] = lambda picture: picture.shape
+    workers: int | None = None
+
+    def run(self, items: Iterable[Item]) -> Generator[tuple[Item, Result | UserError], None, None]:
+        """Every item with its result, in order, or with the reason why it has none: of any stage, or of memory.
+
+        What is no fault of a picture, such as a disk that is full, is raised.
+        """
+        workers = self.workers or max(1, min(MOST_WORKERS, (os.cpu_count() or 2) // 2))
+        ahead = workers + max(3, self.batch * LOOK_AHEAD if self.batch > 1 else 0)
+        with (
+            closing(prefetch(self._read, items, workers=workers, waiting=ahead)) as pictures,
+            closing(
+                prefetch(self._finish, self._encode(pictures), workers=workers, waiting=workers + self.batch)
+            ) as results,
+        ):
+            yield from results
+
+    def one(self, item: Item) -> Result | UserError:
+        """The result of one item, all in this thread."""
+        return self._finish(next(self._encode(iter([self._read(item)]))))[1]
+
+    def _read(self, item: Item) -> tuple[Item, Picture | UserError]:
+        return item, attempt(lambda: self.read(item), item)
+
+    def _finish(self, given: tuple[Item, Encoded | UserError]) -> tuple[Item, Result | UserError]:
+        item, encoded = given
+        if isinstance(encoded, UserError):
+            return item, encoded
+        return item, attempt(lambda: self.finish(item, encoded), item)
+
+    def _encode(
+        self, pictures: Iterator[tuple[Item, Picture | UserError]]
+    ) -> Iterator[tuple[Item, Encoded | UserError]]:
+        size = self.batch * LOOK_AHEAD if self.batch > 1 else 1
+        while window := list(islice(pictures, size)):
+            done: dict[int, Encoded | UserError] = {}
+            groups: dict[Hashable, list[int]] = {}
+            for place, (_, picture) in enumerate(window):
+                if isinstance(picture, UserError):
+                    done[place] = picture
+                else:
+                    groups.setdefault(self.shape(picture) if self.batch > 1 else place, []).append(place)
+            for places in groups.values():
+                for start in range(0, len(places), self.batch):
+                    part = places[start : start + self.batch]
+                    done |= zip(part, self._batch([window[place] for place in part]), strict=True)
+            yield from ((item, done[place]) for place, (item, _) in enumerate(window))
+
+    def _batch(self, batch: list[tuple[Item, Any]]) -> list[Encoded | UserError]:
+        """Encode pictures together; one by one if that fails, so that the fault is its picture's alone."""
+        found = attempt(lambda: self.encode([picture for _, picture in batch]), batch[0][0])
+        if not isinstance(found, UserError):
+            return list(found)
+        return [found] if len(batch) == 1 else [each for one in batch for each in self._batch([one])]
+
+
+def attempt(work: Callable[[], A], item: object) -> A | UserError:
+    """What the work gives, or why this picture cannot be used. Errors of writing are not the picture's."""
+    try:
+        return work()
+    except ForeignFileError:
+        raise
+    except UserError as error:
+        return error
+    except MemoryError:
+        pass
+    except RuntimeError as error:  # torch's errors of memory have no class of their own on a CPU
+        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
+    return UserError(
+        f"picture {item} does not fit into memory; give a smaller --resize or, unless the model is a detector, "
+        "--slide 512/341"
+    )
