@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.bench_segment import loaded, random_rn50
 from denseclip.nets.denseclip import DenseClipConfig, build_denseclip
-from denseclip.text.facts import class_set
+from denseclip.text.prompts import class_set
 
 SIDE, ROUNDS = 512, 3
 

@@ -7,7 +7,7 @@ from denseclip.data.labels import training_labels
 from denseclip.data.masks import to_classes
 from denseclip.data.published import dataset_names, dataset_spec
 from denseclip.errors import UserError
-from denseclip.text.facts import class_set, facts
+from denseclip.text.prompts import class_set, facts
 
 SIZES = {
     "voc20": 20,

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from denseclip.errors import UserError
 from denseclip.text import ClassPrompts, class_set
-from denseclip.text.sources import MAX_FILE_BYTES
+from denseclip.text.prompts import MAX_FILE_BYTES
 
 
 def parsed(source: object) -> dict[str, list[str]]:

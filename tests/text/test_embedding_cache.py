@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from denseclip.text import EmbeddingCache, cache_folder
-from denseclip.text.cache import MERGE_AT, Rows
+from denseclip.text.embeddings import MERGE_AT, Rows
 
 GROUP = "g" * 32
 

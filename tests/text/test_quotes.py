@@ -6,7 +6,7 @@ import pytest
 
 from denseclip.errors import UserError
 from denseclip.text import ClassPrompts
-from denseclip.text.quotes import split_words
+from denseclip.text.prompts import split_words
 
 SKY_CAR = [
     '"sky", "car"',

@@ -13,7 +13,7 @@ from denseclip.data.specs import DatasetSpec
 from denseclip.data.texts import read_lines
 from denseclip.errors import UserError
 from denseclip.io import write_text
-from denseclip.text.facts import facts
+from denseclip.text.prompts import facts
 
 Progress = Callable[[int, int], None]  # done, total
 _CITY_IDS = (

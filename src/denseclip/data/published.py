@@ -7,7 +7,7 @@ from denseclip.data.specs import DatasetSpec, Split
 from denseclip.data.sticker_sets import sticker_specs
 from denseclip.data.transforms import ResizeRule
 from denseclip.errors import UserError
-from denseclip.text.facts import class_set, dataset_facts
+from denseclip.text.prompts import class_set, dataset_facts
 
 
 def dataset_names() -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from denseclip.nets.detection import Detector, DetectorConfig, build_detector, g
 from denseclip.nets.detection.config import Kind
 from denseclip.nets.detection.regions import BOX_SIDE, MASK_SIDE, RegionHead
 from denseclip.nets.detection.retina import RetinaHead
-from denseclip.text.facts import coco_things
+from denseclip.text.prompts import coco_things
 
 REGIONS, MASKED = 1000, 100  # regions whose class, and whose mask, is looked for in one picture
 GRID = 42  # positions for 1344 pixels

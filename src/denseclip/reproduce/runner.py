@@ -31,7 +31,7 @@ from denseclip.reproduce.needs import not_installed, require
 from denseclip.reproduce.report import Report, describe, refuse_foreign, write
 from denseclip.reproduce.runs import Finished, FinishedRun, Key, Rows, Run, runs_of
 from denseclip.reproduce.tables import Scale, Table, read_table
-from denseclip.text.cache import cache_folder
+from denseclip.text.embeddings import cache_folder
 from denseclip.train.checkpoint import LAST, Progress
 from denseclip.train.loop import Told
 from denseclip.train.run import train

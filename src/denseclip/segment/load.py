@@ -18,7 +18,7 @@ from denseclip.segment.settings import Settings
 from denseclip.segment.views import Slide
 from denseclip.text import ClassPrompts, EmbeddingCache
 from denseclip.text import templates as named_templates
-from denseclip.text.sources import ClassSource, read_words
+from denseclip.text.prompts import ClassSource, read_words
 
 
 def load(

@@ -24,7 +24,7 @@ from denseclip.segment.segmentation import Segmentation
 from denseclip.segment.settings import Settings
 from denseclip.segment.views import Window
 from denseclip.text import ClassEmbeddings, ClassPrompts, EmbeddingCache
-from denseclip.text.sources import ClassSource
+from denseclip.text.prompts import ClassSource
 
 BATCH_PIXELS = 1 << 21  # of one network batch
 NO_CLASSES = 'no classes are set; call set_classes(["cat", "grass"]) first'

@@ -1,9 +1,15 @@
 """Class sets, prompts, ontologies and class embeddings."""
 
-from denseclip.text.cache import EmbeddingCache, cache_folder
-from denseclip.text.class_prompts import BACKGROUND, ClassPrompts
-from denseclip.text.embeddings import ClassEmbeddings, embed_classes, ensemble
-from denseclip.text.facts import DatasetFacts, class_set, class_set_names, dataset_facts, facts
+from denseclip.text.embeddings import ClassEmbeddings, EmbeddingCache, cache_folder, embed_classes, ensemble
+from denseclip.text.prompts import (
+    BACKGROUND,
+    ClassPrompts,
+    DatasetFacts,
+    class_set,
+    class_set_names,
+    dataset_facts,
+    facts,
+)
 from denseclip.text.templates import (
     TEMPLATES_1,
     TEMPLATES_80,

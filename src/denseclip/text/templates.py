@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from denseclip.errors import UserError
-from denseclip.text.facts import facts
+from denseclip.text.prompts import facts
 
 BLANK = "{}"
 TEMPLATES_85: tuple[str, ...] = facts().templates

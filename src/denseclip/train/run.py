@@ -23,7 +23,7 @@ from denseclip.io import write_text
 from denseclip.nets.saved import read_saved
 from denseclip.outputs import OutputFolder
 from denseclip.text import ClassPrompts
-from denseclip.text.facts import coco_things
+from denseclip.text.prompts import coco_things
 from denseclip.train.checkpoint import LAST, differences
 from denseclip.train.loop import Loop, Told, make_fabric, training_precision
 from denseclip.train.recipe import DataPart, TrainRecipe

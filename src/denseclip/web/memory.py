@@ -2,7 +2,7 @@
 
 from threading import Lock
 
-from denseclip.text.cache import EmbeddingCache, Rows
+from denseclip.text.embeddings import EmbeddingCache, Rows
 
 
 class MemoryCache(EmbeddingCache):

@@ -22,7 +22,7 @@ from denseclip.nets.denseclip.shapes import Shapes, VitShape
 from denseclip.nets.saved import fingerprint_of, restore
 from denseclip.segment.features import DenseFeatures
 from denseclip.text import ClassEmbeddings, ClassPrompts, EmbeddingCache, class_set
-from denseclip.text.words import LITERAL, key
+from denseclip.text.prompts import LITERAL, key
 
 
 def contents_of(model: DenseClipSegmenter, stats: ImageStats) -> dict[str, Any]:

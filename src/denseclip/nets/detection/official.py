@@ -17,7 +17,7 @@ from denseclip.nets.denseclip.shapes import Heads, Shapes, infer_shapes
 from denseclip.nets.detection.build import build_detector
 from denseclip.nets.detection.config import DetectorConfig, Kind
 from denseclip.nets.detection.detector import Detector
-from denseclip.text.facts import coco_things
+from denseclip.text.prompts import coco_things
 
 State = dict[str, Tensor]
 MARKS: dict[str, Kind] = {"bbox_head.retina_cls.weight": "retinanet", "rpn_head.rpn_cls.weight": "maskrcnn"}
