@@ -19,8 +19,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from denseclip.errors import UserError
-from denseclip.segment.candidates import candidates
-from denseclip.segment.decode import decode
+from denseclip.segment.decode import candidates, decode
 
 CLASSES, SIDE, SIZE = 171, 32, (512, 512)
 ROUNDS, REPEATS = 7, 3

@@ -16,7 +16,7 @@ from denseclip.label.sources import list_items
 from denseclip.label.things import ThingLabeller
 from denseclip.label.words import WordLabeller
 from denseclip.outputs import HOME
-from denseclip.segment.segmentation import Segmentation
+from denseclip.segment.result import Segmentation
 from denseclip.segment.segmenter import Segmenter
 from denseclip.segment.settings import Settings
 from denseclip.text import ClassPrompts

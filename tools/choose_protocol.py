@@ -17,8 +17,7 @@ from denseclip.errors import UserError
 from denseclip.evaluate.presets import segmenter_for
 from denseclip.evaluate.runner import evaluate
 from denseclip.io import write_text
-from denseclip.segment.options import PRESETS, Refinement, preset
-from denseclip.segment.views import Slide
+from denseclip.segment.settings import PRESETS, Refinement, Slide, preset
 
 Row = dict[str, Any]  # preset, windows, refine, mIoU and pAcc in percent, seconds per scene
 LINE = "{preset:18} {windows:8} {refine:8} {mIoU:>6} {pAcc:>6} {seconds:>7}"

@@ -4,7 +4,7 @@ import pytest
 import torch
 from score_maps import KINDS, score_map
 
-from denseclip.segment.candidates import candidates, cell_nodes
+from denseclip.segment.decode import candidates, cell_nodes
 
 
 def by_cell(found):

@@ -13,7 +13,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from denseclip.errors import UserError
 from denseclip.segment import decode as decode_module
-from denseclip.segment import decode_cells as cells_module
 from denseclip.segment.decode import decode
 from denseclip.segment.resample import resize
 from fixtures_support import cases
@@ -30,9 +29,9 @@ def force(monkeypatch):
             monkeypatch.setattr(decode_module, "cells_pay", lambda *_: way == "cells")
         if small:
             monkeypatch.setattr(decode_module, "CHUNK_SCORES", 3000)
-            monkeypatch.setattr(cells_module, "BAND_SCORES", 300)
-            monkeypatch.setattr(cells_module, "BLOCK_SCORES", 500)
-            monkeypatch.setattr(cells_module, "CROWD_SCORES", 700)
+            monkeypatch.setattr(decode_module, "BAND_SCORES", 300)
+            monkeypatch.setattr(decode_module, "BLOCK_SCORES", 500)
+            monkeypatch.setattr(decode_module, "CROWD_SCORES", 700)
 
     return choose
 

@@ -7,8 +7,8 @@ from torch import nn
 
 from clip_support import load_openai_checkpoint, tiny_clip
 from denseclip.errors import UserError
-from denseclip.segment.features import DenseEncoder
-from denseclip.segment.options import DenseOptions, preset
+from denseclip.segment.attention import DenseEncoder
+from denseclip.segment.settings import DenseOptions, preset
 
 ARCH = {"type": "rn", "layers": [1, 1, 1, 3], "width": 16, "out": 32, "image_size": 64}
 

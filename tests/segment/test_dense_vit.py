@@ -7,9 +7,8 @@ import torch.nn.functional as F
 from clip_support import tiny_clip
 from denseclip.clip.transformer import resize_positions
 from denseclip.errors import UserError
-from denseclip.segment.attention import dense_block, mix_values, neighborhood
-from denseclip.segment.features import DenseEncoder
-from denseclip.segment.options import PRESETS, Compat, DenseOptions, Refinement, preset
+from denseclip.segment.attention import DenseEncoder, dense_block, mix_values, neighborhood
+from denseclip.segment.settings import PRESETS, Compat, DenseOptions, Refinement, preset
 
 
 def images(side=(64, 64), seed=0):

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 
 from clip_support import load_openai_checkpoint
+from denseclip.segment.attention import DenseEncoder, DenseFeatures
 from denseclip.segment.decode import decode
-from denseclip.segment.features import DenseEncoder, DenseFeatures
-from denseclip.segment.options import Compat, DenseOptions
 from denseclip.segment.refine import key_smoothing, prompt_denoising
+from denseclip.segment.settings import Compat, DenseOptions
 from fixtures_support import cases
 
 pytestmark = pytest.mark.fixtures

@@ -12,8 +12,8 @@ import denseclip
 from clip_support import tiny_clip
 from denseclip.errors import UserError
 from denseclip.segment.load import make_settings
-from denseclip.segment.options import PRESETS
 from denseclip.segment.segmenter import Segmenter
+from denseclip.segment.settings import PRESETS
 
 WORDS = ["cat", "sofa", "grass", "red car"]
 

@@ -7,7 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from denseclip.errors import UserError
-from denseclip.segment.views import Composer, Slide, windows
+from denseclip.segment.fusion import Composer
+from denseclip.segment.preprocess import windows
+from denseclip.segment.settings import Slide
 
 
 def full_size(cuts, scores, size):

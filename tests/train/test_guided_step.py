@@ -8,8 +8,8 @@ from clip_support import load_openai_checkpoint
 from denseclip.errors import UserError
 from denseclip.nets.layers import Backbone
 from denseclip.nets.student import Student, StudentConfig
-from denseclip.segment.features import DenseEncoder
-from denseclip.segment.options import Compat
+from denseclip.segment.attention import DenseEncoder
+from denseclip.segment.settings import Compat
 from denseclip.text import ClassEmbeddings
 from denseclip.train.losses import segmentation_sums
 from denseclip.train.phases import Labeller, Phases

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from denseclip.errors import UserError
-from denseclip.segment.options import Refinement
+from denseclip.segment.settings import Refinement
 from denseclip.text import ClassEmbeddings
 from denseclip.train.pseudo_labels import Evidence, LabelRule, assign_labels, select
 from fixtures_support import cases

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from denseclip.errors import UserError
-from denseclip.segment.features import DenseEncoder
+from denseclip.segment.attention import DenseEncoder
 from denseclip.segment.load import make_settings
 from denseclip.segment.segmenter import Segmenter
 from denseclip.web.holder import Holder, presets

@@ -14,7 +14,7 @@ from denseclip.clip.tokenizer import tokenizer_for
 from denseclip.data.stickers import COLOURS, TEXTURES, sprite_names
 from denseclip.data.stickers.sprites import RECOLOURABLE
 from denseclip.segment.attention import dense_block
-from denseclip.segment.options import DenseOptions
+from denseclip.segment.settings import DenseOptions
 from tools.train_tiny.batches import WHOLE, WORDS, Batch, phrase
 from tools.train_tiny.contrast import bank_contrast, pair_contrast, phrase_contrast, place_contrast, spread
 from tools.train_tiny.recipes import TinyRecipe

@@ -53,7 +53,7 @@ def segment(
     from denseclip.data.images import list_images
     from denseclip.data.unread import unread_in
     from denseclip.outputs import OutputFolder
-    from denseclip.segment.segmentation import heat_suffixes
+    from denseclip.segment.result import heat_suffixes
 
     options = o.ModelOptions(model, classes, settings, device, precision)
     segmenter = options.load() if heatmaps else None  # whose classes the files are called by

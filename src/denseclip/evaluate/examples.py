@@ -12,7 +12,7 @@ from denseclip.data.specs import DatasetSpec
 from denseclip.errors import UserError
 from denseclip.io import atomic_path
 from denseclip.segment import paint
-from denseclip.segment.dataset_words import class_ids
+from denseclip.segment.load import class_ids
 from denseclip.segment.segmenter import Segmenter
 
 WIDTH, GAP, HEADER = 240, 6, 22  # pixels

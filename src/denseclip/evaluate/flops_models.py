@@ -28,7 +28,7 @@ from denseclip.nets.denseclip.shapes import (
 from denseclip.nets.denseclip.trained import TrainedDenseClip
 from denseclip.nets.detection.config import Kind
 from denseclip.nets.saved import DETECTORS, load_detector, load_trained, trained_kind
-from denseclip.segment.features import DenseEncoder
+from denseclip.segment.attention import DenseEncoder
 from denseclip.text import class_set
 
 DEFAULT_SIZE = (1024, 1024)

@@ -5,8 +5,7 @@ from typing import Any
 
 from denseclip.data.specs import DatasetSpec
 from denseclip.errors import UserError
-from denseclip.segment.dataset_words import set_dataset_classes
-from denseclip.segment.load import load
+from denseclip.segment.load import load, set_dataset_classes
 from denseclip.segment.segmenter import Segmenter
 
 PROTOCOLS: dict[str, dict[str, Any]] = {

@@ -15,8 +15,8 @@ from denseclip.evaluate.metrics import ConfusionMatrix
 from denseclip.evaluate.protocol import Corruption, Protocol
 from denseclip.evaluate.result import Result
 from denseclip.evaluate.state import Tally
-from denseclip.segment.dataset_words import class_ids
 from denseclip.segment.engine import Engine, default_batch
+from denseclip.segment.load import class_ids
 from denseclip.segment.segmenter import Encoded, Segmenter
 
 _Labelled = tuple[Encoded, np.ndarray]  # a picture and its mask in class indices

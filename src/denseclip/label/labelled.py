@@ -11,7 +11,7 @@ from denseclip.data.labels import ignore_index
 from denseclip.errors import UserError
 from denseclip.label.items import Item
 from denseclip.label.regions import Regions
-from denseclip.segment.segmentation import Segmentation
+from denseclip.segment.result import Segmentation
 from denseclip.text import BACKGROUND
 
 Confidence = Literal["regions", "pixels"]

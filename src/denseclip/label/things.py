@@ -13,7 +13,7 @@ from denseclip.errors import UserError
 from denseclip.label.items import Item
 from denseclip.label.labelled import Labelled, Labels, Rules
 from denseclip.label.regions import Regions, stack_regions
-from denseclip.segment.segmentation import Segmentation
+from denseclip.segment.result import Segmentation
 from denseclip.text import BACKGROUND
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from denseclip.label.items import Item
 from denseclip.label.labelled import Labelled, Labels, Rules
 from denseclip.label.regions import find_regions
 from denseclip.segment.engine import default_batch
-from denseclip.segment.segmentation import Segmentation
+from denseclip.segment.result import Segmentation
 from denseclip.segment.segmenter import Encoded, Segmenter
 
 

@@ -15,7 +15,7 @@ from denseclip.errors import UserError
 
 if TYPE_CHECKING:
     from denseclip.nets.detection.trained import TrainedDetector
-    from denseclip.segment.model import TrainedModel
+    from denseclip.segment.segmenter import TrainedModel
 
 FORMAT = 1
 KIND = "denseclip"

@@ -15,7 +15,7 @@ from denseclip.errors import UserError
 from denseclip.nets.published import load_published
 from denseclip.nets.saved import fingerprint_of, restore
 from denseclip.nets.student import Student, StudentConfig, build_student
-from denseclip.segment.features import DenseFeatures
+from denseclip.segment.attention import DenseFeatures
 from denseclip.text import TEMPLATES_85, ClassEmbeddings, ClassPrompts, EmbeddingCache, embed_classes
 
 OF_LENGTH = {1024: ("RN50",), 512: ("ViT-B-16", "RN101"), 640: ("RN50x4",), 768: ("RN50x16",)}

@@ -1,4 +1,4 @@
-"""`denseclip.load`: from names and plain values to a Segmenter."""
+"""`denseclip.load`: from names and plain values to a Segmenter, and the words of a data set for it."""
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
@@ -7,16 +7,14 @@ from typing import Any
 
 from denseclip.clip import load_clip
 from denseclip.clip.device import pick_device, pick_precision
+from denseclip.data.specs import DatasetSpec
 from denseclip.data.transforms import ResizeRule
 from denseclip.errors import UserError
 from denseclip.nets.saved import load_trained, trained_kind
-from denseclip.segment.background import Background
-from denseclip.segment.options import Compat, DenseOptions, KeyNorm, Refinement
-from denseclip.segment.options import preset as named_preset
 from denseclip.segment.segmenter import Segmenter
-from denseclip.segment.settings import Settings
-from denseclip.segment.views import Slide
-from denseclip.text import ClassPrompts, EmbeddingCache
+from denseclip.segment.settings import Background, Compat, DenseOptions, KeyNorm, Refinement, Settings, Slide
+from denseclip.segment.settings import preset as named_preset
+from denseclip.text import BACKGROUND, ClassPrompts, EmbeddingCache
 from denseclip.text import templates as named_templates
 from denseclip.text.prompts import ClassSource, read_words
 
@@ -98,3 +96,37 @@ def make_settings(
         background=Background(() if background is None else tuple(read_words(background)), threshold),
         templates=named_templates(templates),
     )
+
+
+def set_dataset_classes(segmenter: Segmenter, spec: DatasetSpec) -> None:
+    """Ask a segmenter for the classes of a data set.
+
+    If its settings have a background rule, that rule takes the place of the data set's background class;
+    otherwise the background is looked for with its own word, like any class.
+    Raises UserError if there is a rule but no such class.
+    """
+    scored = _scored(segmenter, spec)
+    classes, prompts = tuple(spec.classes[k] for k in scored), tuple(spec.prompts[k] for k in scored)
+    segmenter.set_classes(ClassPrompts(classes, prompts))
+
+
+def class_ids(segmenter: Segmenter, spec: DatasetSpec) -> list[int]:
+    """The data set's class index for each id in the segmenter's masks, after `set_dataset_classes`."""
+    scored = _scored(segmenter, spec)
+    names = tuple(spec.classes[k] for k in scored)
+    if not segmenter.settings.background:
+        assert segmenter.classes == names, f"classes of {spec.name} are not set"
+        return list(scored)
+    assert segmenter.classes == (BACKGROUND, *names), f"classes of {spec.name} are not set"
+    assert spec.background is not None
+    return [spec.background, *scored]
+
+
+def _scored(segmenter: Segmenter, spec: DatasetSpec) -> Sequence[int]:
+    """Indices of the classes that the segmenter has words for."""
+    everything = range(len(spec.classes))
+    if not segmenter.settings.background:
+        return everything
+    if spec.background is None:
+        raise UserError(f"{spec.name} has no background class: leave out the background words and threshold")
+    return [k for k in everything if k != spec.background]

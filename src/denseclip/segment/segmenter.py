@@ -3,28 +3,224 @@
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import groupby
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
+from denseclip.clip import Clip, ImageStats
 from denseclip.clip.device import Precision, processor
 from denseclip.data.pictures import Picture, as_rgb
 from denseclip.errors import UserError
-from denseclip.segment.decoding import Decoding
+from denseclip.segment.attention import DenseEncoder, DenseFeatures
+from denseclip.segment.decode import Confidence, Decoded, decode
 from denseclip.segment.engine import Engine, default_batch
-from denseclip.segment.features import DenseFeatures
-from denseclip.segment.inputs import network_inputs, plan
-from denseclip.segment.model import Model, embed_words, encoder_of
-from denseclip.segment.resample import Size
-from denseclip.segment.segmentation import Segmentation
-from denseclip.segment.settings import Settings
-from denseclip.segment.views import Window
-from denseclip.text import ClassEmbeddings, ClassPrompts, EmbeddingCache
+from denseclip.segment.fusion import Composer
+from denseclip.segment.preprocess import Window, network_inputs, plan
+from denseclip.segment.refine import key_smoothing, prompt_denoising
+from denseclip.segment.resample import Size, heatmaps, scores_at
+from denseclip.segment.result import Segmentation
+from denseclip.segment.settings import DenseOptions, Settings
+from denseclip.text import ClassEmbeddings, ClassPrompts, EmbeddingCache, embed_classes
 from denseclip.text.prompts import ClassSource
+
+
+class Encoder(Protocol):
+    """The image side of a model under given settings."""
+
+    @property
+    def stride(self) -> int:
+        """Input pixels per cell of the map; inputs are made a multiple of it."""
+
+    @property
+    def stats(self) -> ImageStats:
+        """How pixels are normalised."""
+
+    def encode(self, images: Tensor, *, keys: bool = False) -> DenseFeatures:
+        """Images (B, 3, H, W), normalised by `stats` -> features; keys are those of key smoothing."""
+
+    def scores(self, features: DenseFeatures, matrix: Tensor) -> Tensor:
+        """Scores (B, P, h, w) of every position under the P rows of `matrix`, which `embed` made."""
+
+
+class TrainedModel(Protocol):
+    """A trained network that answers for its own words, and for others as well as it can.
+
+    ontology: its own classes. logit_scale: factor on scores in the soft-max of a probability. fingerprint: a hash
+    of its weights.
+    """
+
+    name: str
+    ontology: ClassPrompts
+    logit_scale: float
+
+    @property
+    def fingerprint(self) -> str: ...  # noqa: D102
+    @property
+    def device(self) -> torch.device: ...  # noqa: D102
+    def describe(self) -> str:
+        """One line, the name first."""
+
+    @property
+    def stats(self) -> ImageStats:
+        """How pixels are normalised."""
+
+    def network(
+        self, ontology: ClassPrompts | None, templates: Sequence[str]
+    ) -> tuple[nn.Module, tuple[str, ...]]:
+        """Normalised images (B, 3, H, W) to logits (B, K, h, w) as one module, and its K class names."""
+
+    def encoder(self) -> Encoder:
+        """Its image side."""
+
+    def embed(
+        self, ontology: ClassPrompts, templates: Sequence[str], cache: EmbeddingCache | None
+    ) -> ClassEmbeddings:
+        """Rows of words; UserError for a word that it cannot look for."""
+
+
+Model = Clip | TrainedModel
+
+
+def encoder_of(model: Model, settings: "Settings") -> Encoder:
+    """A CLIP made dense, or a trained model's own image side; UserError for settings that go with a CLIP only."""
+    if isinstance(model, Clip):
+        return DenseEncoder(model, settings.dense, settings.compat)
+    if settings.dense != DenseOptions():
+        raise UserError(
+            f"{model.name} is a trained model, it has no last block to vary; leave out the preset"
+        )
+    if settings.refine.ks:
+        raise UserError(f"{model.name} is a trained model, it has no keys; leave out key smoothing")
+    return model.encoder()
+
+
+def embed_words(
+    model: Model, ontology: ClassPrompts, templates: Sequence[str], cache: EmbeddingCache | None
+) -> ClassEmbeddings:
+    """Rows of all prompts of an ontology."""
+    if isinstance(model, Clip):
+        return embed_classes(model, ontology, templates, cache=cache)
+    return model.embed(ontology, templates, cache)
+
+
+COARSE = 8  # pixels per cell of composed scores
+
+
+class Decoding:
+    """The scores of an encoded picture under a segmenter's words, and what follows from them."""
+
+    def __init__(self, segmenter: "Segmenter", encoded: "Encoded") -> None:
+        self.segmenter = segmenter
+        self.encoded = encoded
+        self.size: Size = encoded.size
+        settings = segmenter.settings
+        official = settings.compat.drop_all and isinstance(segmenter.clip, Clip)
+        self.temperature = 100.0 if official else segmenter.clip.logit_scale
+        self.via = (encoded.cuts[0].height, encoded.cuts[0].width) if settings.compat.free_size else None
+
+    @cached_property
+    def maps(self) -> list[Tensor]:
+        """Refined scores (K, h, w) of every network input."""
+        return [self._refined(i) for i in range(len(self.encoded.cuts))]
+
+    @cached_property
+    def composer(self) -> Composer | None:
+        """How the inputs are averaged; None for a single one."""
+        return self._composer(self.size) if self.segmenter.settings.composed else None
+
+    @torch.inference_mode()
+    def decoded(self, confidence: bool) -> Decoded:
+        """Mask (H, W) over the scored classes and the background, and confidence if asked for or needed."""
+        background = self.segmenter.settings.background
+        kind: Confidence | None = "score" if self.segmenter.settings.refine.ks else "probability"
+        if not confidence and background.threshold is None:
+            kind = None
+        words = len(self.maps[0])
+        void = 0 if background.words else words
+        out = self._decode(kind, background.threshold, void)
+        if (
+            background.threshold is not None and not background.words
+        ):  # class 0 has no scores: all others move up
+            ids = out.mask.to(torch.int32) + 1
+            out = Decoded(torch.where(ids == words + 1, 0, ids), out.confidence)
+        return out
+
+    def scores(self) -> Tensor:
+        """Scores (K, h, w) before decoding; on a grid of `COARSE` pixels if several inputs are averaged."""
+        if self.composer is None:
+            return self.maps[0]
+        size = (max(1, -(-self.size[0] // COARSE)), max(1, -(-self.size[1] // COARSE)))
+        return self._composer(size).full(self.maps)
+
+    def heat(self, index: int) -> NDArray[np.float32]:
+        """The upsampled scores of one class, (H, W) float32."""
+        if self.composer is not None:
+            return self.composer.plane(self.maps, index).cpu().numpy()
+        return heatmaps(self.maps[0][None], [index], self.size, via=self.via)[0, 0].cpu().numpy()
+
+    def at(self, row: int, column: int) -> Tensor:
+        """The scores (K,) at one pixel."""
+        if self.composer is not None:
+            return self.composer.band(self.maps, slice(row, row + 1))[:, 0, column]
+        return scores_at(self.maps[0][None], torch.tensor([[row, column]]), self.size, via=self.via)[0, 0]
+
+    def _composer(self, size: Size) -> Composer:
+        """Cosines are averaged as they are, trained models' views by probability, as their tests are defined."""
+        temperature = None if isinstance(self.segmenter.clip, Clip) else self.temperature
+        return Composer(list(self.encoded.cuts), [_hw(one) for one in self.maps], size, temperature)
+
+    def _refined(self, index: int) -> Tensor:
+        """Cosines of one input's positions with the prompts, best prompt per class, PD, KS; (K, h, w)."""
+        segmenter, dense = self.segmenter, self.encoded.features[index]
+        refine, compat = segmenter.settings.refine, segmenter.settings.compat
+        embeddings = segmenter.embeddings
+        scores = embeddings.reduce(segmenter.encoder.scores(dense, embeddings.matrix))  # (1, K, h, w)
+        if refine.pd:
+            scores = prompt_denoising(
+                scores, refine.pd, temperature=self.temperature, keep_best=not compat.drop_all
+            )
+        if refine.ks:
+            assert dense.keys is not None
+            scores = key_smoothing(
+                scores, dense.keys, refine.ks, norm=refine.ks_norm, temperature=self.temperature
+            )
+            if segmenter.settings.background.threshold is not None:  # sums over neighbours -> shares
+                scores = scores / scores.abs().sum(1, keepdim=True).clamp_min(1e-12)
+        return scores[0]
+
+    def _decode(self, kind: Confidence | None, threshold: float | None, void: int) -> Decoded:
+        if self.composer is None:
+            out = decode(
+                self.maps[0][None],
+                self.size,
+                via=self.via,
+                confidence=kind,
+                temperature=self.temperature,
+                threshold=threshold,
+                void=void,
+            )
+            return out.map(lambda plane: plane[0])
+        masks, confidences = [], []
+        for rows in self.composer.bands(len(self.maps[0])):
+            full = self.composer.band(self.maps, rows)  # (K, R, W)
+            best, ids = full.max(0)
+            if kind == "probability":
+                best = 1 / ((full - best) * self.temperature).exp_().sum(0)
+            if threshold is not None:
+                ids[best < threshold] = void
+            masks.append(ids.to(torch.int32))
+            confidences.append(best)
+        return Decoded(torch.cat(masks), torch.cat(confidences) if kind else None)
+
+
+def _hw(scores: Tensor) -> Size:
+    return scores.shape[-2], scores.shape[-1]
+
 
 BATCH_PIXELS = 1 << 21  # of one network batch
 NO_CLASSES = 'no classes are set; call set_classes(["cat", "grass"]) first'

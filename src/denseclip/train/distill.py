@@ -14,7 +14,7 @@ from denseclip.data.transforms import ResizeRule, resize_image
 from denseclip.errors import UserError
 from denseclip.io import atomic_path, write_text
 from denseclip.segment.load import load
-from denseclip.segment.segmentation import Segmentation
+from denseclip.segment.result import Segmentation
 from denseclip.segment.segmenter import Segmenter
 from denseclip.text import ClassPrompts
 from denseclip.train.recipe import TrainRecipe, laid_over, make_recipe

@@ -10,10 +10,9 @@ from torch import Tensor
 
 from denseclip.data.labels import IGNORE, UNLABELLED
 from denseclip.errors import UserError
-from denseclip.segment.decode import decode
-from denseclip.segment.options import Refinement
-from denseclip.segment.pixels import Confidence
+from denseclip.segment.decode import Confidence, decode
 from denseclip.segment.refine import key_smoothing, prompt_denoising
+from denseclip.segment.settings import Refinement
 from denseclip.text import ClassEmbeddings
 
 Order = Literal["official", "v1"]

@@ -11,9 +11,8 @@ from denseclip.clip import load_clip
 from denseclip.clip.clip import ImageStats
 from denseclip.clip.device import pick_precision
 from denseclip.data.datasets import SegmentationDataset
-from denseclip.segment.dataset_words import set_dataset_classes
-from denseclip.segment.features import DenseEncoder, DenseFeatures
-from denseclip.segment.load import make_settings
+from denseclip.segment.attention import DenseEncoder, DenseFeatures
+from denseclip.segment.load import make_settings, set_dataset_classes
 from denseclip.segment.refine import key_smoothing, prompt_denoising
 from denseclip.segment.segmenter import Segmenter
 from denseclip.text import ClassEmbeddings, EmbeddingCache

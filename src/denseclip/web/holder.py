@@ -11,7 +11,7 @@ from denseclip.clip.hub import EMBEDDED
 from denseclip.clip.model import ResNet
 from denseclip.errors import UserError
 from denseclip.segment.load import load
-from denseclip.segment.model import Model
+from denseclip.segment.segmenter import Model
 from denseclip.web.limits import Limits
 from denseclip.web.memory import MemoryCache
 from denseclip.web.session import Held

@@ -11,13 +11,10 @@ from numpy.typing import NDArray
 
 from denseclip.clip import Clip
 from denseclip.errors import UserError
-from denseclip.segment.background import Background
-from denseclip.segment.model import Model
-from denseclip.segment.options import Refinement
 from denseclip.segment.refine import REMOVED
-from denseclip.segment.segmentation import Segmentation
-from denseclip.segment.segmenter import Encoded, Segmenter
-from denseclip.segment.settings import Settings
+from denseclip.segment.result import Segmentation
+from denseclip.segment.segmenter import Encoded, Model, Segmenter
+from denseclip.segment.settings import Background, Refinement, Settings
 from denseclip.text import ClassPrompts, EmbeddingCache
 from denseclip.web.limits import Limits
 from denseclip.web.question import Question

@@ -5,7 +5,9 @@ import torch
 import torch.nn.functional as F
 from denseclip_cases import GRADIENT, Case
 
-from denseclip.segment.views import Composer, Slide, windows
+from denseclip.segment.fusion import Composer
+from denseclip.segment.preprocess import windows
+from denseclip.segment.settings import Slide
 from fixtures_support import cases
 
 pytestmark = pytest.mark.fixtures

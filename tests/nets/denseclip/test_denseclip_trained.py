@@ -14,7 +14,7 @@ from denseclip.errors import UserError
 from denseclip.nets.denseclip.trained import TrainedDenseClip, contents_of
 from denseclip.segment.load import make_settings
 from denseclip.segment.segmenter import Segmenter
-from denseclip.segment.views import Slide
+from denseclip.segment.settings import Slide
 
 STATS = ImageStats((0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
 

@@ -20,7 +20,7 @@ from denseclip.nets.denseclip.official import load_official
 from denseclip.nets.denseclip.segmenter import DenseClipSegmenter
 from denseclip.nets.denseclip.shapes import Shapes, VitShape
 from denseclip.nets.saved import fingerprint_of, restore
-from denseclip.segment.features import DenseFeatures
+from denseclip.segment.attention import DenseFeatures
 from denseclip.text import ClassEmbeddings, ClassPrompts, EmbeddingCache, class_set
 from denseclip.text.prompts import LITERAL, key
 

@@ -1,5 +1,6 @@
-"""From pixels to normalised network inputs."""
+"""From pixels to network inputs: size, windows, normalization."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -11,8 +12,37 @@ from denseclip.clip import ImageStats
 from denseclip.data.transforms import normalise
 from denseclip.errors import UserError
 from denseclip.segment.resample import Size
-from denseclip.segment.settings import Settings
-from denseclip.segment.views import Window, windows
+from denseclip.segment.settings import Settings, Slide
+
+
+@dataclass(frozen=True)
+class Window:
+    """One network input: pixels [top, top + height) x [left, left + width) of the picture resized to `frame`."""
+
+    frame: Size
+    top: int
+    left: int
+    height: int
+    width: int
+    flip: bool = False
+
+    def cut(self, frame: Tensor) -> Tensor:
+        """The window of a resized picture (..., H, W)."""
+        piece = frame[..., self.top : self.top + self.height, self.left : self.left + self.width]
+        return piece.flip(-1) if self.flip else piece
+
+
+def windows(frame: Size, slide: Slide | None, flip: bool) -> list[Window]:
+    """The windows of one resized picture: all of it, or sliding; with `flip` also those of its mirror image."""
+    if slide is None:
+        boxes = [(0, 0, *frame)]
+    else:
+        h, w = min(slide.crop, frame[0]), min(slide.crop, frame[1])
+        boxes = [(top, left, h, w) for top in slide.starts(frame[0]) for left in slide.starts(frame[1])]
+    plain = [Window(frame, *box) for box in boxes]
+    mirrored = [Window(frame, top, frame[1] - left - w, h, w, flip=True) for top, left, h, w in boxes]
+    return plain + mirrored if flip else plain
+
 
 MAX_WHOLE = 1 << 25  # pixels of one network input
 

@@ -1,6 +1,5 @@
-"""How a picture is cut into network inputs, and how their scores are put together again."""
+"""The scores of several network inputs, put together on one picture."""
 
-from dataclasses import dataclass
 from functools import cached_property
 from math import log
 
@@ -8,71 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from denseclip.errors import UserError
+from denseclip.segment.preprocess import Window
 from denseclip.segment.resample import Size
 
 BAND_SCORES = 1 << 23  # full-size scores held together while several views are composed
-
-
-@dataclass(frozen=True)
-class Slide:
-    """Windows of `crop` x `crop` pixels every `stride` pixels; the last one is shifted inside the picture."""
-
-    crop: int
-    stride: int
-
-    def __post_init__(self) -> None:
-        if not 0 < self.stride <= self.crop:
-            raise UserError(
-                f"slide {self.crop}/{self.stride} is not possible; the stride must be 1 to {self.crop}"
-            )
-
-    @classmethod
-    def parse(cls, text: str) -> "Slide":
-        """Read "224/112" (crop/stride)."""
-        crop, slash, stride = text.partition("/")
-        if not (slash and crop.strip().isdecimal() and stride.strip().isdecimal()):
-            raise UserError(f"slide {text!r} is not understood; write crop/stride in pixels, such as 224/112")
-        return cls(int(crop), int(stride))
-
-    def __str__(self) -> str:
-        return f"{self.crop}/{self.stride}"
-
-    def starts(self, length: int) -> list[int]:
-        """First pixels of the windows along an axis of `length` pixels."""
-        if length <= self.crop:
-            return [0]
-        count = -(-(length - self.crop) // self.stride) + 1
-        return [min(i * self.stride, length - self.crop) for i in range(count)]
-
-
-@dataclass(frozen=True)
-class Window:
-    """One network input: pixels [top, top + height) x [left, left + width) of the picture resized to `frame`."""
-
-    frame: Size
-    top: int
-    left: int
-    height: int
-    width: int
-    flip: bool = False
-
-    def cut(self, frame: Tensor) -> Tensor:
-        """The window of a resized picture (..., H, W)."""
-        piece = frame[..., self.top : self.top + self.height, self.left : self.left + self.width]
-        return piece.flip(-1) if self.flip else piece
-
-
-def windows(frame: Size, slide: Slide | None, flip: bool) -> list[Window]:
-    """The windows of one resized picture: all of it, or sliding; with `flip` also those of its mirror image."""
-    if slide is None:
-        boxes = [(0, 0, *frame)]
-    else:
-        h, w = min(slide.crop, frame[0]), min(slide.crop, frame[1])
-        boxes = [(top, left, h, w) for top in slide.starts(frame[0]) for left in slide.starts(frame[1])]
-    plain = [Window(frame, *box) for box in boxes]
-    mirrored = [Window(frame, top, frame[1] - left - w, h, w, flip=True) for top, left, h, w in boxes]
-    return plain + mirrored if flip else plain
 
 
 class Composer:
