@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from clip_support import put_in_hub_cache, write_embedded
-from denseclip.clip import folder, hub
-from denseclip.clip.catalog import catalog
+from denseclip.clip import convert, pretrained
+from denseclip.clip.pretrained import catalog
 
 
 @pytest.fixture
@@ -18,9 +18,9 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(hub, "OPENAI_CACHE", tmp_path / "plain")
-    monkeypatch.setattr(folder, "ASSETS", tmp_path / "assets")
-    monkeypatch.delattr(hub, "_hub_answers")
+    monkeypatch.setattr(pretrained, "OPENAI_CACHE", tmp_path / "plain")
+    monkeypatch.setattr(convert, "ASSETS", tmp_path / "assets")
+    monkeypatch.delattr(pretrained, "_hub_answers")
     (tmp_path / "assets").mkdir()
     return tmp_path
 

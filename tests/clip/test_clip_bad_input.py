@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from clip_support import ARCHITECTURES, openai_state, whole_config
-from denseclip.clip import folder, hub, load_clip
+from denseclip.clip import convert, load_clip, pretrained
 from denseclip.errors import UserError
 
 Arguments = tuple[str | Path, dict[str, Any]]
@@ -277,11 +277,11 @@ def test_message(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     def no_route(*_: Any) -> str:
         raise OSError("no route to host")
 
-    monkeypatch.setattr(hub, "_hub_answers", lambda: False)
+    monkeypatch.setattr(pretrained, "_hub_answers", lambda: False)
     monkeypatch.setattr("open_clip.pretrained.download_pretrained_from_url", no_route)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(hub, "OPENAI_CACHE", tmp_path / "plain")
-    monkeypatch.setattr(folder, "ASSETS", tmp_path / "assets")
+    monkeypatch.setattr(pretrained, "OPENAI_CACHE", tmp_path / "plain")
+    monkeypatch.setattr(convert, "ASSETS", tmp_path / "assets")
     make, message = TABLE[case]
     made = make(tmp_path)
     source, options = made if isinstance(made, tuple) else (made, {})

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 from pydantic import ValidationError
 
-from denseclip.clip.hub import is_known
+from denseclip.clip.pretrained import is_known
 from denseclip.data.published import is_dataset
 from denseclip.errors import UserError
 from denseclip.evaluate.presets import PROTOCOLS

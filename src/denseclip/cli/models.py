@@ -8,7 +8,7 @@ from rich.table import Table
 from denseclip.cli import options as o
 
 if TYPE_CHECKING:
-    from denseclip.clip.catalog import CatalogRow
+    from denseclip.clip.pretrained import CatalogRow
 
 Everything = Annotated[
     bool, typer.Option("--all", help="Every model of open_clip that works, not OpenAI's alone.")
@@ -18,7 +18,7 @@ Local = Annotated[bool, typer.Option("--local", help="Only what is on this machi
 
 def models(everything: Everything = False, local: Local = False) -> None:
     """List the models that can be used, and which of them are on this machine."""
-    from denseclip.clip.catalog import catalog
+    from denseclip.clip.pretrained import catalog
 
     rows = catalog()
     shown = [row for row in rows if _wanted(row, everything, local)]

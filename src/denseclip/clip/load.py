@@ -11,10 +11,18 @@ from torch import Tensor
 from denseclip.clip.checkpoint import Checkpoint, read_checkpoint
 from denseclip.clip.clip import OPENAI_STATS, Clip, ImageStats
 from denseclip.clip.config import REQUIRED, Config, check, infer, merge
-from denseclip.clip.folder import WEIGHT_SUFFIXES, embedded_folder, settings_beside, stats_of, weights_in
-from denseclip.clip.hub import EMBEDDED, fetch, find_pretrained, is_known
+from denseclip.clip.convert import (
+    WEIGHT_SUFFIXES,
+    State,
+    embedded_folder,
+    is_hugging_face,
+    settings_beside,
+    stats_of,
+    to_open_clip,
+    weights_in,
+)
 from denseclip.clip.model import Towers, build_towers, without_values
-from denseclip.clip.naming import State, is_hugging_face, to_open_clip
+from denseclip.clip.pretrained import EMBEDDED, fetch, find_pretrained, is_known
 from denseclip.clip.tokenizer import tokenizer_for
 from denseclip.errors import UserError
 

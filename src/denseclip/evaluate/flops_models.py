@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from denseclip.clip import Clip, load_clip
 from denseclip.clip.clip import OPENAI_STATS
 from denseclip.clip.config import check
-from denseclip.clip.hub import EMBEDDED, find_pretrained, is_known
 from denseclip.clip.model import build_towers, without_values
+from denseclip.clip.pretrained import EMBEDDED, find_pretrained, is_known
 from denseclip.clip.tokenizer import tokenizer_for
 from denseclip.evaluate.flops import Cost, Size, Subject, count
 from denseclip.evaluate.flops_detection import detector, subject_of_detector

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from denseclip.clip.folder import embedded_folder
-from denseclip.clip.hub import EMBEDDED, OPENAI_CACHE, cached, fetch, find_pretrained, is_known
+from denseclip.clip.convert import embedded_folder
+from denseclip.clip.pretrained import EMBEDDED, OPENAI_CACHE, cached, fetch, find_pretrained, is_known
 from denseclip.data.open_things import COCO, SOURCE, open_things
 from denseclip.data.opening import open_dataset
 from denseclip.data.published import dataset_spec

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from denseclip.clip import Clip
-from denseclip.clip.hub import EMBEDDED
 from denseclip.clip.model import ResNet
+from denseclip.clip.pretrained import EMBEDDED
 from denseclip.errors import UserError
 from denseclip.segment.load import load
 from denseclip.segment.segmenter import Model

@@ -8,7 +8,7 @@ import pytest
 from safetensors.torch import save_file
 
 from clip_support import ARCHITECTURES, heads_config, openai_state, put_in_hub_cache, tiny_clip, whole_config
-from denseclip.clip import hub, load_clip
+from denseclip.clip import load_clip, pretrained
 from denseclip.errors import UserError
 
 INCEPTION = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
@@ -28,7 +28,7 @@ def invented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "ViT-Invented", config)
     monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "ViT-Invented", tags)
     save_file(openai_state(ARCHITECTURES["vit"], 11), tmp_path / "open_clip_model.safetensors")
-    monkeypatch.setattr(hub, "_hub_answers", lambda: True)
+    monkeypatch.setattr(pretrained, "_hub_answers", lambda: True)
     monkeypatch.setattr(
         open_clip.pretrained, "download_pretrained", lambda _: str(tmp_path / "open_clip_model.safetensors")
     )
@@ -49,18 +49,18 @@ def invented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     ],
 )
 def test_spellings_and_default_tags(name: str, expected: str) -> None:
-    assert hub.find_pretrained(name, None).label == expected
+    assert pretrained.find_pretrained(name, None).label == expected
 
 
 def test_activation_and_statistics_follow_the_weights() -> None:
     openai, laion = (
-        hub.find_pretrained("ViT-L-14", None),
-        hub.find_pretrained("ViT-L-14", "laion2b_s32b_b82k"),
+        pretrained.find_pretrained("ViT-L-14", None),
+        pretrained.find_pretrained("ViT-L-14", "laion2b_s32b_b82k"),
     )
     assert (openai.config["quick_gelu"], laion.config["quick_gelu"]) == (True, False)
     assert openai.stats.mean == pytest.approx((0.48145466, 0.4578275, 0.40821073))
     assert laion.stats.mean == (0.5, 0.5, 0.5)
-    assert hub.find_pretrained("ViT-B-16:metaclip_400m", None).config["quick_gelu"]
+    assert pretrained.find_pretrained("ViT-B-16:metaclip_400m", None).config["quick_gelu"]
 
 
 @pytest.mark.parametrize(
@@ -83,24 +83,24 @@ def test_cached_files_are_used_without_the_network(tmp_path: Path, monkeypatch: 
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("went online")
 
-    monkeypatch.setattr(hub, "_hub_answers", refuse)
+    monkeypatch.setattr(pretrained, "_hub_answers", refuse)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(hub, "OPENAI_CACHE", tmp_path / "plain")
-    entry = hub.find_pretrained("RN50", None)
-    assert hub.cached(entry) is None
+    monkeypatch.setattr(pretrained, "OPENAI_CACHE", tmp_path / "plain")
+    entry = pretrained.find_pretrained("RN50", None)
+    assert pretrained.cached(entry) is None
     put_in_hub_cache(tmp_path, entry.repository, "open_clip_model.safetensors")
-    assert hub.cached(entry) == hub.fetch(entry)
-    assert hub.fetch(entry).read_bytes() == b"weights"
+    assert pretrained.cached(entry) == pretrained.fetch(entry)
+    assert pretrained.fetch(entry).read_bytes() == b"weights"
 
 
 def test_a_file_of_openais_package_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(hub, "OPENAI_CACHE", tmp_path)
+    monkeypatch.setattr(pretrained, "OPENAI_CACHE", tmp_path)
     (tmp_path / "ViT-B-16.pt").write_bytes(b"weights")
-    assert hub.cached(hub.find_pretrained("ViT-B-16", None)) == tmp_path / "ViT-B-16.pt"
-    assert hub.cached(hub.find_pretrained("ViT-B-32", None)) is None
+    assert pretrained.cached(pretrained.find_pretrained("ViT-B-16", None)) == tmp_path / "ViT-B-16.pt"
+    assert pretrained.cached(pretrained.find_pretrained("ViT-B-32", None)) is None
 
 
 def test_a_closed_hub_leaves_openais_address(
@@ -112,7 +112,7 @@ def test_a_closed_hub_leaves_openais_address(
         asked.append(url)
         return str(tmp_path / "open_clip_model.safetensors")
 
-    monkeypatch.setattr(hub, "_hub_answers", lambda: False)
+    monkeypatch.setattr(pretrained, "_hub_answers", lambda: False)
     monkeypatch.setattr(open_clip.pretrained, "download_pretrained_from_url", download)
     assert load_clip(invented).fingerprint == tiny_clip("vit").fingerprint
     assert asked == ["https://example.org/x.pt"]
