@@ -228,13 +228,13 @@ COMMANDS = {
 }  # fmt: skip
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", COMMANDS)
-def test_killed_it_goes_on_and_a_second_one_is_refused(name, tmp_path):
+PROGRAM = [sys.executable, "-m", "denseclip.cli.main"]
+
+
+def prepare(name, folder):
+    """Pictures, and the detector that `detect` asks for."""
     for number in range(60):
-        picture(tmp_path / "p" / f"{number:02d}.png", number)
-    program = [sys.executable, "-m", "denseclip.cli.main"]
-    command = [*program, *COMMANDS[name]]
+        picture(folder / "p" / f"{number:02d}.png", number)
     if name == "detect":
         short = [
             "steps=1",
@@ -245,8 +245,35 @@ def test_killed_it_goes_on_and_a_second_one_is_refused(name, tmp_path):
             "--out",
             "detector",
         ]
-        train = [*program, "train", "stickers20-denseclip-retinanet", *short]
-        subprocess.run(train, cwd=tmp_path, check=True, capture_output=True)
+        train = [*PROGRAM, "train", "stickers20-denseclip-retinanet", *short]
+        subprocess.run(train, cwd=folder, check=True, capture_output=True)
+
+
+def files_of_2000_bytes():
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_disk_that_takes_no_more_is_one_line_for_every_command(name, tmp_path):
+    prepare(name, tmp_path)
+    before, command = contents(tmp_path / "p"), [*PROGRAM, *COMMANDS[name]]
+    options = {"cwd": tmp_path, "capture_output": True, "text": True, "check": False}
+    ran = subprocess.run(command, preexec_fn=files_of_2000_bytes, **options)
+    lines = [line for line in ran.stderr.splitlines() if line.startswith("denseclip: ")]
+    assert ran.returncode == 2 and len(lines) == 1 and "Traceback" not in ran.stderr, ran.stderr
+    assert not list((tmp_path / "out").rglob(".*.tmp*"))
+    ran = subprocess.run(command, **options)
+    assert ran.returncode == 0, ran.stderr
+    assert contents(tmp_path / "p") == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COMMANDS)
+def test_killed_it_goes_on_and_a_second_one_is_refused(name, tmp_path):
+    prepare(name, tmp_path)
+    command = [*PROGRAM, *COMMANDS[name]]
     began = {
         "segment": "*-overlay.png",
         "detect": "*-detected.png",

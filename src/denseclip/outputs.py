@@ -191,8 +191,11 @@ class OutputFolder:
         }
         path = self.folder / HOME / "run.json"
         temporary = path.with_name(".run.json.tmp")
-        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        try:
+            temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
     def _sweep(self) -> None:
         for here, _, files in os.walk(self.folder):
