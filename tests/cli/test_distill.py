@@ -14,7 +14,7 @@ from PIL import Image
 import denseclip
 from cli_support import call, run
 from denseclip.data.stickers import render
-from denseclip.nets.export import Exported, free_sizes
+from denseclip.models.export import Exported, free_sizes
 
 BROKEN = ["empty.jpg", "text.png", "torn.jpg"]
 WORDS = ["-c", "cat, dog, grass|lawn"]

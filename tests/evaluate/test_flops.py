@@ -164,8 +164,9 @@ def test_trained_checkpoint(monkeypatch):
     from clip_support import tiny_clip
     from denseclip.clip.clip import OPENAI_STATS
     from denseclip.evaluate import flops_models
-    from denseclip.nets.denseclip import DenseClipConfig, build_denseclip
-    from denseclip.nets.denseclip.trained import TrainedDenseClip
+    from denseclip.models.build import build_denseclip
+    from denseclip.models.config import DenseClipConfig
+    from denseclip.models.trained import TrainedDenseClip
 
     model = build_denseclip(DenseClipConfig(), tiny_clip("rn"), ["cat", "dog"])
     parameters = sum(p.numel() for p in model.parameters())

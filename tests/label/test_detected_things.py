@@ -12,13 +12,12 @@ from PIL import Image
 from cli_support import run
 from clip_support import tiny_clip
 from denseclip.clip.clip import OPENAI_STATS
+from denseclip.detection.config import DetectorConfig, guidance_config
+from denseclip.detection.model import build_detector
+from denseclip.detection.predict import Detected, contents_of, load_detector
 from denseclip.errors import UserError
 from denseclip.label.labelled import Rules
 from denseclip.label.things import ThingLabeller
-from denseclip.nets.detection import DetectorConfig, build_detector, guidance_config
-from denseclip.nets.detection.detected import Detected
-from denseclip.nets.detection.trained import contents_of
-from denseclip.nets.saved import load_detector
 from label_support import label, tree, write_pictures
 
 pycoco = pytest.importorskip("pycocotools.coco")

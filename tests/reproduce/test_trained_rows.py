@@ -7,7 +7,7 @@ import pytest
 
 from cli_support import run
 from denseclip.errors import UserError
-from denseclip.nets.saved import read_saved
+from denseclip.models.checkpoint import read_saved
 from denseclip.reproduce import reproduce, runner
 from denseclip.reproduce.runs import runs_of
 from denseclip.reproduce.tables import parse_table

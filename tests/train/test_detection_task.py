@@ -9,10 +9,12 @@ from PIL import Image
 
 from cli_support import run
 from denseclip.data.open_things import open_things
+from denseclip.detection.predict import load_detector
 from denseclip.errors import UserError
 from denseclip.evaluate.detection import average_precisions, evaluate_detector, kept_evaluation
 from denseclip.evaluate.detection_result import DetectionResult
-from denseclip.nets.saved import load_detector, load_trained, trained_kind
+from denseclip.models.checkpoint import trained_kind
+from denseclip.models.trained import load_trained
 from denseclip.train.checkpoint import LAST
 from denseclip.train.loop import learning_rate
 from denseclip.train.recipe import laid_over, read_recipe

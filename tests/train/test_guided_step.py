@@ -6,8 +6,8 @@ import torch
 
 from clip_support import load_openai_checkpoint
 from denseclip.errors import UserError
-from denseclip.nets.layers import Backbone
-from denseclip.nets.student import Student, StudentConfig
+from denseclip.models.backbones import Backbone
+from denseclip.models.student import Student, StudentConfig
 from denseclip.segment.attention import DenseEncoder
 from denseclip.segment.settings import Compat
 from denseclip.text import ClassEmbeddings
@@ -15,7 +15,7 @@ from denseclip.train.losses import segmentation_sums
 from denseclip.train.phases import Labeller, Phases
 from denseclip.train.pseudo_labels import Evidence, LabelRule
 from fixtures_support import cases
-from nets_support import load_official, tensor
+from models_support import load_official, tensor
 
 PHASES = {"guided": 1, "selftrain": 2}  # the step of each
 

@@ -14,7 +14,7 @@ from cli_support import run
 from denseclip.data.published import dataset_spec
 from denseclip.data.sticker_sets import open_stickers
 from denseclip.errors import UserError
-from denseclip.nets.saved import read_saved, trained_kind
+from denseclip.models.checkpoint import read_saved, trained_kind
 from denseclip.train.loop import learning_rate
 from denseclip.train.run import train
 from denseclip.train.schedules import poly_lr

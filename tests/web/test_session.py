@@ -148,8 +148,9 @@ def test_heat_of_what_has_none_says_why(session):
 def test_a_trained_model_is_asked_like_any_other():
     from clip_support import tiny_clip
     from denseclip.clip.clip import OPENAI_STATS
-    from denseclip.nets.denseclip import DenseClipConfig, build_denseclip
-    from denseclip.nets.denseclip.trained import TrainedDenseClip
+    from denseclip.models.build import build_denseclip
+    from denseclip.models.config import DenseClipConfig
+    from denseclip.models.trained import TrainedDenseClip
 
     network = build_denseclip(DenseClipConfig(), tiny_clip("rn"), ["cat", "dog", "background"])
     held = Held(TrainedDenseClip("runs/last.pt", network, OPENAI_STATS), MemoryCache(10))

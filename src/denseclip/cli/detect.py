@@ -13,8 +13,7 @@ from denseclip.cli import options as o
 from denseclip.errors import UserError
 
 if TYPE_CHECKING:
-    from denseclip.nets.detection.detected import Detected
-    from denseclip.nets.detection.trained import TrainedDetector
+    from denseclip.detection.predict import Detected, TrainedDetector
 
 Pictures = Annotated[
     list[str], typer.Argument(help="Files, folders (searched in depth) or globs.", show_default=False)
@@ -85,7 +84,7 @@ def load(model: str | Path, resize: str | None, device: str) -> "TrainedDetector
     """A detector, with another way to resize if one is given."""
     from denseclip.clip.device import pick_device
     from denseclip.data.transforms import ResizeRule
-    from denseclip.nets.saved import load_detector
+    from denseclip.detection.predict import load_detector
 
     rule = None if resize is None else ResizeRule.parse(resize)
     detector = load_detector(model, pick_device(device))

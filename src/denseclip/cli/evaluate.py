@@ -67,7 +67,7 @@ def evaluate(
     """
     values = o.settings(locals())
     from denseclip.data.opening import open_dataset
-    from denseclip.nets.saved import DETECTORS, trained_kind
+    from denseclip.models.checkpoint import DETECTORS, trained_kind
 
     if trained_kind(model) in DETECTORS:
         given = o.given(context, {**values, "protocol": protocol, "compare": compare, "resume": resume})

@@ -28,8 +28,9 @@ def export(
     """
     import torch
 
-    from denseclip.nets.export import export as write
-    from denseclip.nets.saved import DETECTORS, load_trained, trained_kind
+    from denseclip.models.checkpoint import DETECTORS, trained_kind
+    from denseclip.models.export import export as write
+    from denseclip.models.trained import load_trained
     from denseclip.text import ClassPrompts, templates
 
     path = out or checkpoint.with_suffix(".onnx" if kind == "onnx" else ".pt2")
@@ -51,8 +52,8 @@ def export(
 def _export_detector(checkpoint: Path, path: Path, kind: Literal["onnx", "torch-export"]) -> None:
     import torch
 
-    from denseclip.nets.detection.export import export_detector
-    from denseclip.nets.saved import load_detector
+    from denseclip.detection.export import export_detector
+    from denseclip.detection.predict import load_detector
 
     detector = load_detector(checkpoint, torch.device("cpu"))
     with o.status("exporting"):

@@ -151,7 +151,7 @@ def label(
 
 def _loader(options: o.ModelOptions, given: dict[str, Any]) -> "Callable[[], Labeller]":
     """What makes the model, here or in a worker. given: which of the options the user wrote."""
-    from denseclip.nets.saved import DETECTORS, trained_kind
+    from denseclip.models.checkpoint import DETECTORS, trained_kind
 
     if trained_kind(options.model) not in DETECTORS:
         return partial(_of_words, options)

@@ -108,7 +108,7 @@ class ModelOptions:
     def load(self) -> "Segmenter":
         """The Segmenter they describe."""
         import denseclip
-        from denseclip.nets.saved import SUFFIXES, trained_kind
+        from denseclip.models.checkpoint import SUFFIXES, trained_kind
 
         if self.classes is None and not trained_kind(self.model):
             if Path(self.model).suffix in SUFFIXES and not Path(self.model).is_file():

@@ -14,12 +14,11 @@ import numpy as np
 
 from denseclip.clip.device import processor
 from denseclip.data.things import Runs, ThingsDataset, ThingsSample
+from denseclip.detection.predict import Detected, TrainedDetector
 from denseclip.errors import UserError
 from denseclip.evaluate.detection_result import DetectionResult
 from denseclip.evaluate.protocol import Protocol
 from denseclip.io import write_text
-from denseclip.nets.detection.detected import Detected
-from denseclip.nets.detection.trained import TrainedDetector
 from denseclip.segment.engine import Engine
 
 Progress = Callable[[int, int], None]  # done, total

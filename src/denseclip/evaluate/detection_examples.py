@@ -8,11 +8,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from denseclip.data.things import ThingsDataset, ThingsSample
+from denseclip.detection.predict import TrainedDetector, draw_things
 from denseclip.errors import UserError
 from denseclip.evaluate.examples import GAP, HEADER, spread
 from denseclip.io import atomic_path
-from denseclip.nets.detection.draw import draw_things
-from denseclip.nets.detection.trained import TrainedDetector
 
 WIDTH = 320  # pixels; names have to be read
 

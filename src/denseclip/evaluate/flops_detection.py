@@ -7,13 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from denseclip.clip.tokenizer import tokenizer_for
+from denseclip.detection.config import DetectorConfig, Kind, guidance_config
+from denseclip.detection.mask_rcnn import BOX_SIDE, MASK_SIDE, RegionHead
+from denseclip.detection.model import Detector, build_detector
+from denseclip.detection.retinanet import RetinaHead
 from denseclip.evaluate.flops import Subject
-from denseclip.nets.denseclip import Shapes
-from denseclip.nets.denseclip.shapes import ResNetShape, TextShape
-from denseclip.nets.detection import Detector, DetectorConfig, build_detector, guidance_config
-from denseclip.nets.detection.config import Kind
-from denseclip.nets.detection.regions import BOX_SIDE, MASK_SIDE, RegionHead
-from denseclip.nets.detection.retina import RetinaHead
+from denseclip.models.encoders import ResNetShape, Shapes, TextShape
 from denseclip.text.prompts import coco_things
 
 REGIONS, MASKED = 1000, 100  # regions whose class, and whose mask, is looked for in one picture

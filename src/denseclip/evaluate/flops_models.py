@@ -15,19 +15,22 @@ from denseclip.clip.config import check
 from denseclip.clip.model import build_towers, without_values
 from denseclip.clip.pretrained import EMBEDDED, find_pretrained, is_known
 from denseclip.clip.tokenizer import tokenizer_for
+from denseclip.detection.config import Kind
+from denseclip.detection.predict import load_detector
 from denseclip.evaluate.flops import Cost, Size, Subject, count
 from denseclip.evaluate.flops_detection import detector, subject_of_detector
-from denseclip.nets.denseclip import DenseClipConfig, Shapes, build_denseclip
-from denseclip.nets.denseclip.shapes import (
+from denseclip.models.build import build_denseclip
+from denseclip.models.checkpoint import DETECTORS, trained_kind
+from denseclip.models.config import DenseClipConfig
+from denseclip.models.encoders import (
     BackboneShape,
     ResNetShape,
+    Shapes,
     TextShape,
     VitShape,
     default_out_indices,
 )
-from denseclip.nets.denseclip.trained import TrainedDenseClip
-from denseclip.nets.detection.config import Kind
-from denseclip.nets.saved import DETECTORS, load_detector, load_trained, trained_kind
+from denseclip.models.trained import TrainedDenseClip, load_trained
 from denseclip.segment.attention import DenseEncoder
 from denseclip.text import class_set
 

@@ -17,8 +17,7 @@ from denseclip.segment.result import Segmentation
 from denseclip.text import BACKGROUND
 
 if TYPE_CHECKING:
-    from denseclip.nets.detection.detected import Detected
-    from denseclip.nets.detection.trained import TrainedDetector
+    from denseclip.detection.predict import Detected, TrainedDetector
 
 SCORE = 0.5
 

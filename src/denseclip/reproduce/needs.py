@@ -9,7 +9,7 @@ from denseclip.data.open_things import COCO, SOURCE, open_things
 from denseclip.data.opening import open_dataset
 from denseclip.data.published import dataset_spec
 from denseclip.errors import UserError
-from denseclip.nets.backbones import TIMM, V1C_WEIGHTS, build_backbone
+from denseclip.models.backbones import TIMM, V1C_WEIGHTS, build_backbone
 from denseclip.reproduce.runs import Run
 from denseclip.reproduce.tables import Scale
 

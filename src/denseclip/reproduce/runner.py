@@ -17,6 +17,7 @@ from denseclip.clip.device import pick_device
 from denseclip.data.datasets import Sample, SegmentationDataset
 from denseclip.data.open_things import open_things
 from denseclip.data.opening import open_dataset
+from denseclip.detection.predict import load_detector
 from denseclip.errors import UserError
 from denseclip.evaluate.detection import kept_evaluation
 from denseclip.evaluate.detection_result import DetectionResult
@@ -26,7 +27,7 @@ from denseclip.evaluate.report import need_matplotlib
 from denseclip.evaluate.result import Result
 from denseclip.evaluate.robustness import corrupted
 from denseclip.evaluate.runner import evaluate
-from denseclip.nets.saved import load_detector, read_saved
+from denseclip.models.checkpoint import read_saved
 from denseclip.reproduce.needs import not_installed, require
 from denseclip.reproduce.report import Report, describe, refuse_foreign, write
 from denseclip.reproduce.runs import Finished, FinishedRun, Key, Rows, Run, runs_of

@@ -10,7 +10,8 @@ from denseclip.clip.device import pick_device, pick_precision
 from denseclip.data.specs import DatasetSpec
 from denseclip.data.transforms import ResizeRule
 from denseclip.errors import UserError
-from denseclip.nets.saved import load_trained, trained_kind
+from denseclip.models.checkpoint import trained_kind
+from denseclip.models.trained import load_trained
 from denseclip.segment.segmenter import Segmenter
 from denseclip.segment.settings import Background, Compat, DenseOptions, KeyNorm, Refinement, Settings, Slide
 from denseclip.segment.settings import preset as named_preset

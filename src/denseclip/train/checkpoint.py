@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from denseclip.errors import UserError
 from denseclip.io import put
-from denseclip.nets.saved import FORMAT, KIND, read_saved
+from denseclip.models.checkpoint import FORMAT, KIND, read_saved
 from denseclip.train.recipe import TrainRecipe
 
 LAST, BEST = "last.pt", "best.pt"

@@ -12,9 +12,10 @@ from torch import Tensor
 from denseclip.clip import ImageStats, load_clip
 from denseclip.data.datasets import SegmentationDataset
 from denseclip.errors import UserError
-from denseclip.nets.denseclip import DenseClipConfig, DenseClipSegmenter, build_denseclip
-from denseclip.nets.denseclip.build import shapes_for
-from denseclip.nets.denseclip.trained import contents_of
+from denseclip.models.build import build_denseclip, shapes_for
+from denseclip.models.config import DenseClipConfig
+from denseclip.models.denseclip import DenseClipSegmenter
+from denseclip.models.trained import contents_of
 from denseclip.train.guided_task import GuidedTask, with_sum
 from denseclip.train.panels import draw_panel
 from denseclip.train.recipe import TrainRecipe

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from denseclip.clip import load_clip
 from denseclip.data.things import ThingsDataset
+from denseclip.detection.config import DetectorConfig, guidance_config
+from denseclip.detection.model import Detector, build_detector
+from denseclip.detection.predict import contents_of, draw_things
 from denseclip.errors import UserError
-from denseclip.nets.denseclip.build import shapes_for
-from denseclip.nets.detection import Detector, DetectorConfig, build_detector, guidance_config
-from denseclip.nets.detection.draw import draw_things
-from denseclip.nets.detection.trained import contents_of
+from denseclip.models.build import shapes_for
 from denseclip.train.guided_task import GuidedTask, with_sum
 from denseclip.train.recipe import TrainRecipe
 from denseclip.train.samples import normalised

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from denseclip.data.transforms import ResizeRule
-from denseclip.nets.detection import Instances
+from denseclip.detection.config import Instances
 from denseclip.train.recipe import TrainRecipe
 from denseclip.train.samples import Batch
 from denseclip.train.task import Task

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from denseclip.clip import ImageStats
-from denseclip.nets.denseclip.guidance import LanguageGuided
-from denseclip.nets.denseclip.param_groups import param_groups
+from denseclip.models.build import param_groups
+from denseclip.models.denseclip import LanguageGuided
 from denseclip.train.recipe import TrainRecipe
 from denseclip.train.samples import AnyBatch
 from denseclip.train.task import Task

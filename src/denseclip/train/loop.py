@@ -17,7 +17,7 @@ from torch import Tensor
 
 from denseclip.clip.device import Precision, pick_precision
 from denseclip.errors import UserError
-from denseclip.nets.saved import read_saved
+from denseclip.models.checkpoint import read_saved
 from denseclip.train import checkpoint
 from denseclip.train.checkpoint import BEST, LAST, Progress
 from denseclip.train.drift import verdict

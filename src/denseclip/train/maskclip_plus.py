@@ -17,7 +17,7 @@ from denseclip.data.datasets import SegmentationDataset
 from denseclip.data.labels import IGNORE
 from denseclip.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from denseclip.errors import UserError
-from denseclip.nets.student import Student, StudentConfig, build_student
+from denseclip.models.student import Student, StudentConfig, build_student
 from denseclip.segment.settings import Refinement
 from denseclip.train.drift import watch
 from denseclip.train.losses import SegmentationSums, feature_distillation, segmentation_sums

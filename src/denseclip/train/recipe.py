@@ -17,7 +17,7 @@ from denseclip.data.augment import Augmentation
 from denseclip.data.box_augment import BoxAugmentation
 from denseclip.data.transforms import ResizeRule
 from denseclip.errors import UserError
-from denseclip.nets.heads import HeadKind
+from denseclip.models.heads import HeadKind
 
 
 def _to_the_end(phase: object) -> object:
@@ -73,7 +73,9 @@ class AugmentPart(Part):
 
 
 class StudentPart(Part):
-    """The network of MaskCLIP+, see `denseclip.nets.StudentConfig`. pretrained: ImageNet weights of the backbone.
+    """The network of MaskCLIP+, see `denseclip.models.student.StudentConfig`.
+
+    pretrained: ImageNet weights of the backbone.
 
     backbone "clip" starts from the image tower of the teacher's CLIP, "clip:NAME" from that of another one.
     """
@@ -143,7 +145,7 @@ class LabelsPart(Part):
 
 class DenseClipPart(Part):
     """The network of DenseCLIP. clip: where it starts from; weights "random": only its sizes. config: the fields of
-    `denseclip.nets.denseclip.DenseClipConfig`, such as prompting = "pre" or language = false (the CLIP baseline).
+    `denseclip.models.config.DenseClipConfig`, such as prompting = "pre" or language = false (the CLIP baseline).
     """
 
     clip: str = "RN50"
@@ -152,8 +154,9 @@ class DenseClipPart(Part):
 
 
 class DetectionPart(Part):
-    """A detector around the network of `denseclip`. config: the fields of `denseclip.nets.detection.DetectorConfig`,
-    such as kind = "maskrcnn" or profile = "mmdet". resize, ratio, crop, flip, colours: see `BoxAugmentation`; crop
+    """A detector around the network of `denseclip`.
+
+    config: the fields of `denseclip.detection.config.DetectorConfig`, such as kind = "maskrcnn" or profile = "mmdet". resize, ratio, crop, flip, colours: see `BoxAugmentation`; crop
     None: whole pictures, padded to the largest of their batch.
     """
 

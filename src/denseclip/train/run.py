@@ -20,7 +20,7 @@ from denseclip.data.sticker_sets import open_stickers
 from denseclip.data.things import ThingsDataset
 from denseclip.errors import UserError
 from denseclip.io import write_text
-from denseclip.nets.saved import read_saved
+from denseclip.models.checkpoint import read_saved
 from denseclip.outputs import OutputFolder
 from denseclip.text import ClassPrompts
 from denseclip.text.prompts import coco_things

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from denseclip.data.box_augment import BoxAugmentation, BoxView
 from denseclip.data.things import ThingsDataset
-from denseclip.nets.detection import Instances
+from denseclip.detection.config import Instances
 from denseclip.train.samples import EndlessBatches, Share
 
 DIVISOR = 32  # of the sides of a batch: its coarsest map is whole cells

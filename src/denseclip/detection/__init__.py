@@ -1,0 +1,1 @@
+"""RetinaNet and Mask R-CNN guided by words."""

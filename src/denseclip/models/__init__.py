@@ -1,0 +1,1 @@
+"""MaskCLIP+ students and DenseCLIP."""

@@ -1,0 +1,326 @@
+"""DenseCLIP (Rao et al., CVPR 2022): text side, context-aware prompting, score maps, and the segmenter."""
+
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from denseclip.clip.model import TextTransformer
+from denseclip.clip.tokenizer import Tokenize
+from denseclip.data.labels import ignore_index
+from denseclip.errors import UserError
+from denseclip.models.config import DenseClipConfig
+from denseclip.models.encoders import Encoded, Encoder, Shapes, TextShape, make_encoder
+from denseclip.models.fpn import ContextDecoder, Fpn, SemanticFpnHead, resize
+
+
+def pixel_cross_entropy(logits: Tensor, labels: Tensor, *, all_pixels: bool = False) -> Tensor:
+    """Cross-entropy of logits (B, K, h, w), resized bilinearly, with labels (B, H, W) int64, see `ignore_index`.
+
+    The mean over the pixels that count, 0 where there are none; `all_pixels`: the sum is divided by their number
+    with the ignored ones (the official quirk).
+    """
+    full = resize(logits.float(), (labels.shape[1], labels.shape[2]))  # (B, K, H, W)
+    ignored = ignore_index(logits.shape[1])
+    total = F.cross_entropy(full, labels, ignore_index=ignored, reduction="sum")
+    count = labels.numel() if all_pixels else labels.ne(ignored).sum().clamp_min(1)
+    return total / count
+
+
+class Words(nn.Module):
+    """Class names with their tokens and, at inference, their embeddings, which are computed once.
+
+    Embeddings are kept while the module is in eval mode and gradients are off, and are made anew after any
+    change of the weights in place, a new state dict, a move, or a spell in training mode.
+    """
+
+    tokens: Tensor
+
+    def __init__(self, names: Sequence[str], tokens: Tensor) -> None:
+        super().__init__()
+        assert len(names) == len(tokens)
+        self.names = tuple(names)
+        self.register_buffer("tokens", tokens, persistent=False)  # (K, L)
+        self._kept: tuple[Any, Tensor] | None = None
+
+    def embeddings(self, encoder: TextTransformer, contexts: Tensor) -> Tensor:
+        """(B, K, D) from contexts (B, N, W), not normalised."""
+        if self.training or torch.is_grad_enabled():
+            return encoder(self.tokens, contexts)
+        state = (_autocast(contexts.device.type), *map(_state, (contexts, *encoder.parameters())))
+        if self._kept is None or self._kept[0] != state:
+            self._kept = state, encoder(self.tokens, contexts)
+        return self._kept[1]
+
+    def train(self, mode: bool = True) -> "Words":
+        """Training mode forgets the embeddings."""
+        self._kept = None if mode else self._kept
+        return super().train(mode)
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "Words":
+        self._kept = None  # a new device or precision
+        return super()._apply(fn, recurse)
+
+
+def text_encoder(shape: TextShape, embed_dim: int) -> TextTransformer:
+    """A CLIP text transformer of this shape, with initial weights."""
+    return TextTransformer(
+        vocabulary=shape.vocabulary,
+        context_length=shape.rows,
+        width=shape.width,
+        layers=shape.layers,
+        heads=shape.heads,
+        hidden=shape.hidden,
+        embed_dim=embed_dim,
+        quick_gelu=shape.quick_gelu,
+        layer_scale=shape.layer_scale,
+        pool="argmax" if shape.end is None else "eos",
+        eos=shape.end,
+    )
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """What words make of a batch of pictures.
+
+    maps: four feature maps, the score map joined to one of them. scores: cosines (B, K, h, w) of every cell and
+    word. text: embeddings of the words for these pictures (B, K, D), before normalisation. Both None without
+    language.
+    """
+
+    maps: tuple[Tensor, ...]
+    scores: Tensor | None = None
+    text: Tensor | None = None
+
+
+class LanguageGuided(nn.Module):
+    """The part that segmentation and detection share: backbone, text encoder, context decoder, score maps.
+
+    A subclass adds its neck and heads. Parameters have the official names: `backbone.`, `text_encoder.`,
+    `context_decoder.`, `contexts` (1, N, W), `gamma` (D,).
+    """
+
+    def __init__(
+        self,
+        config: DenseClipConfig,
+        shapes: Shapes,
+        classes: Sequence[str],
+        tokenize: Tokenize | None = None,
+    ) -> None:
+        super().__init__()
+        if not classes:
+            raise UserError("no classes are given; name at least one")
+        self.config, self.shapes, self.classes = config, shapes, tuple(classes)
+        self.backbone: Encoder = make_encoder(shapes, config)
+        self.level = self.backbone.score_level if config.score_level is None else config.score_level
+        if config.language:
+            assert shapes.text is not None and tokenize is not None
+            self.tokenize = tokenize
+            self._add_text()
+            self.words = self.words_for(classes)
+
+    def _add_text(self) -> None:
+        config, shape, embed_dim = self.config, self.shapes.text, self.shapes.embed_dim
+        assert shape is not None
+        self.text_encoder = text_encoder(shape, embed_dim)
+        self.contexts = nn.Parameter(torch.empty(1, config.contexts, shape.width))
+        std = 1.0 if config.official else 0.02
+        nn.init.trunc_normal_(self.contexts, std=std, a=-2 * std, b=2 * std)
+        if config.prompting != "none":
+            self.context_decoder = ContextDecoder(
+                embed_dim,
+                embed_dim if config.prompting == "post" else shape.width,
+                width=config.decoder_width,
+                heads=config.decoder_heads,
+                layers=config.decoder_layers,
+                dropout=config.decoder_dropout,
+            )
+        if config.prompting == "post":
+            self.gamma = nn.Parameter(torch.full((embed_dim,), config.gamma))
+        if not config.official:
+            self.freeze_text()
+
+    def freeze_text(self) -> None:
+        """The text encoder learns nothing any more; the contexts still learn through it."""
+        self.text_encoder.requires_grad_(False)
+
+    @property
+    def map_channels(self) -> tuple[int, ...]:
+        """Channels of the four maps as the neck gets them."""
+        channels = list(self.backbone.channels)
+        if self.config.language:
+            channels[self.level] += len(self.classes)
+        return tuple(channels)
+
+    def words_for(self, names: Sequence[str]) -> Words:
+        """Other words for this model; UserError for names longer than the text encoder reads."""
+        if not self.config.language:
+            raise UserError("this model was made without language; words mean nothing to it")
+        tokens = self.tokenize(list(names))  # (K, L)
+        length = int(tokens.ne(0).nonzero()[:, 1].max()) + 1 if tokens.numel() else 0
+        limit = self.text_encoder.context_length - self.config.contexts
+        if length > limit:
+            lengths = tokens.ne(0).sum(dim=1)
+            raise UserError(
+                f"{names[int(lengths.argmax())]!r} has {length - 2} tokens, this model reads {limit - 2}; use a "
+                "shorter name, or load the checkpoint together with its CLIP, which reads longer ones"
+            )
+        like = self.contexts.device
+        return Words(names, tokens[:, :length].to(like)).train(self.training)
+
+    def guide(self, images: Tensor) -> Guidance:
+        """Images (B, 3, H, W), normalised as for the CLIP -> maps for the neck, score map, embeddings."""
+        return self.guided(self.backbone(images))
+
+    def guided(self, encoded: Encoded) -> Guidance:
+        """The same from what the backbone gave."""
+        if not self.config.language:
+            return Guidance(encoded.maps)
+        scores, text = self.scores(encoded, self.words)
+        joined = scores / self.config.tau if self.config.score_logits else scores
+        maps = list(encoded.maps)
+        maps[self.level] = torch.cat([maps[self.level], joined.to(maps[self.level].dtype)], dim=1)
+        return Guidance(tuple(maps), scores, text)
+
+    def scores(self, encoded: Encoded, words: Words) -> tuple[Tensor, Tensor]:
+        """Cosines (B, K, h, w) of z and the words' embeddings (B, K, D), and those (equation 2)."""
+        if self.config.prompting != "pre":
+            return self.scores_of(encoded, words.embeddings(self.text_encoder, self.contexts))
+        context = _tokens(encoded)
+        contexts = self.context_decoder(self.contexts.expand(context.shape[0], -1, -1), context)  # (B, N, W)
+        text = self.text_encoder(words.tokens, contexts)  # (B, K, D)
+        return _cosines(encoded, text), text
+
+    def scores_of(self, encoded: Encoded, text: Tensor) -> tuple[Tensor, Tensor]:
+        """The same from embeddings (1, K, D) before post-model prompting."""
+        context = _tokens(encoded)
+        text = text.expand(context.shape[0], -1, -1)  # (B, K, D)
+        if self.config.prompting == "post":
+            text = text + self.gamma * self.context_decoder(text, context)
+        return _cosines(encoded, text), text
+
+
+def _tokens(encoded: Encoded) -> Tensor:
+    """[g; z] as (B, 1 + hw, D)."""
+    assert encoded.global_feature is not None and encoded.dense_feature is not None
+    return torch.cat([encoded.global_feature[:, :, None], encoded.dense_feature.flatten(2)], dim=2).transpose(
+        1, 2
+    )
+
+
+def _cosines(encoded: Encoded, text: Tensor) -> Tensor:
+    assert encoded.dense_feature is not None
+    local, unit = F.normalize(encoded.dense_feature.float(), dim=1), F.normalize(text.float(), dim=2)
+    return torch.einsum("bdhw,bkd->bkhw", local, unit)
+
+
+def _autocast(device: str) -> bool:
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
+def _state(tensor: Tensor) -> tuple[int, int]:
+    """Which tensor, and how often it was written to."""
+    return id(tensor), 0 if tensor.is_inference() else tensor._version
+
+
+@dataclass(frozen=True)
+class DenseClipOutput:
+    """guidance: what the neck got. pyramid: what it gave. logits: (B, K, H / 4, W / 4)."""
+
+    guidance: Guidance
+    pyramid: tuple[Tensor, ...]
+    logits: Tensor
+
+
+class DenseClipSegmenter(LanguageGuided):
+    """Backbone and words, FPN, Semantic FPN head (section 3); with `language=False` the CLIP baseline."""
+
+    def __init__(
+        self,
+        config: DenseClipConfig,
+        shapes: Shapes,
+        classes: Sequence[str],
+        tokenize: Tokenize | None = None,
+    ) -> None:
+        super().__init__(config, shapes, classes, tokenize)
+        self.neck = Fpn(self.map_channels, config.fpn_channels)
+        self.decode_head = SemanticFpnHead(config.fpn_channels, len(classes), dropout=config.head_dropout)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W), normalised -> logits (B, K, h, w) at about stride 4."""
+        return self.run(images).logits
+
+    def run(self, images: Tensor) -> DenseClipOutput:
+        """Images (B, 3, H, W), normalised -> logits and all that they come from."""
+        guidance = self.guide(images)
+        pyramid = self.neck(guidance.maps)
+        return DenseClipOutput(guidance, pyramid, self.decode_head(pyramid))
+
+    def loss(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Images (B, 3, H, W) and labels (B, H, W) int64, see `ignore_index` -> {"decode", "aux"}, to be summed.
+
+        "aux" is the pixel-text loss on the score map (equation 6), weighted; absent without language or weight.
+        """
+        output, all_pixels = self.run(images), self.config.official
+        losses = {"decode": pixel_cross_entropy(output.logits, labels, all_pixels=all_pixels)}
+        scores = output.guidance.scores
+        if scores is not None and self.config.aux_weight:
+            aux = pixel_cross_entropy(scores / self.config.tau, labels, all_pixels=all_pixels)
+            losses["aux"] = self.config.aux_weight * aux
+        return losses
+
+    def with_words(self, names: Sequence[str]) -> "WordScores":
+        """The score map of this model for other words; it shares the weights and follows their changes."""
+        return WordScores(self, names)
+
+
+class WordScores(nn.Module):
+    """A trained model asked for other words: its score map, without the head that knows its own classes alone."""
+
+    def __init__(self, model: LanguageGuided, names: Sequence[str]) -> None:
+        super().__init__()
+        self.model, self.words = model, model.words_for(names)
+        self.classes = tuple(names)
+        self.training = model.training
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) -> logits (B, K, h, w) = cosine / tau, at the stride of z."""
+        scores, _ = self.model.scores(self.model.backbone(images), self.words)
+        return scores / self.model.config.tau
+
+
+class FixedWords(nn.Module):
+    """In place of `Words`: their embeddings, whatever the text encoder has become."""
+
+    kept: Tensor
+
+    def __init__(self, kept: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("kept", kept)  # (1, K, D)
+
+    def embeddings(self, encoder: TextTransformer, contexts: Tensor) -> Tensor:
+        """(1, K, D), not normalised."""
+        del encoder, contexts
+        return self.kept
+
+
+@torch.no_grad()
+def baked(model: DenseClipSegmenter, names: Sequence[str] | None = None) -> nn.Module:
+    """A copy that gives what `model` gives, or for other `names` its score map, and holds no text encoder.
+
+    With pre-model prompting the text encoder stays, because it runs on every picture.
+    """
+    copied = deepcopy(model)
+    network = copied if names is None else copied.with_words(names)
+    if not model.config.language or model.config.prompting == "pre":
+        return network
+    words = copied.words if names is None else copied.words_for(names)
+    network.words = FixedWords(words.embeddings(copied.text_encoder, copied.contexts))  # type: ignore[assignment]
+    if names is not None:
+        copied.words, copied.neck, copied.decode_head = nn.Identity(), nn.Identity(), nn.Identity()  # type: ignore[assignment]
+    copied.text_encoder = nn.Identity()  # type: ignore[assignment]
+    return network

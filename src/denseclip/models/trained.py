@@ -1,0 +1,361 @@
+"""Trained students and DenseCLIPs as models behind a Segmenter."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from denseclip.clip import Clip, ImageStats, load_clip
+from denseclip.clip.clip import OPENAI_STATS
+from denseclip.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from denseclip.errors import UserError
+from denseclip.models.build import build_denseclip
+from denseclip.models.checkpoint import DETECTORS, fingerprint_of, read_saved, restore, trained_kind
+from denseclip.models.config import DenseClipConfig
+from denseclip.models.denseclip import DenseClipSegmenter, baked
+from denseclip.models.encoders import Encoded, Shapes, VitShape
+from denseclip.models.official import load_official, load_published
+from denseclip.models.student import Student, StudentConfig, build_student
+from denseclip.segment.attention import DenseFeatures
+from denseclip.text import (
+    TEMPLATES_85,
+    ClassEmbeddings,
+    ClassPrompts,
+    EmbeddingCache,
+    class_set,
+    embed_classes,
+)
+from denseclip.text.prompts import LITERAL, key
+
+OF_LENGTH = {1024: ("RN50",), 512: ("ViT-B-16", "RN101"), 640: ("RN50x4",), 768: ("RN50x16",)}
+SAME_WORDS = 0.99  # mean cosine
+
+
+class TrainedStudent:
+    """A MaskCLIP+ student: its own classes from stored vectors, other words from the CLIP it learned from."""
+
+    def __init__(self, name: str, student: Student, ontology: ClassPrompts, text: Mapping[str, str]) -> None:
+        """ontology: of all channels, background first if there is one. text: see `Teacher.source`."""
+        self.name, self.student, self.ontology, self.text = name, student.eval(), ontology, dict(text)
+        self.logit_scale = student.config.temperature
+
+    @classmethod
+    def of(cls, name: str, saved: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -> Self:
+        """Rebuild from a checkpoint's content; every weight has to be there."""
+        contents = saved["contents"]
+        embeddings = ClassEmbeddings(contents["matrix"], contents["owner"], tuple(contents["classes"]))
+        student = build_student(StudentConfig.from_dict(contents["config"]), embeddings)
+        restore(student, saved, name)
+        prompts = tuple(tuple(words) for words in contents["prompts"])
+        ontology = ClassPrompts(
+            student.classes, (("background",), *prompts) if student.config.background else prompts
+        )
+        student.requires_grad_(False).to(device, dtype)
+        return cls(name, student, ontology, contents["text"])
+
+    @classmethod
+    def published(cls, path: Path, device: torch.device, dtype: torch.dtype) -> Self:
+        """A .pth of the official code, see `load_published`."""
+        student = load_published(path)
+        prompts = tuple((name,) for name in student.classes)
+        student.requires_grad_(False).to(device, dtype)
+        return cls(str(path), student, ClassPrompts(student.classes, prompts), {})
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex SHA-256 over all weights, and over the vectors of its own words."""
+        return fingerprint_of(self.student.state_dict() | {"matrix": self.student.matrix})
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.student.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating-point type of the weights."""
+        return self.student.matrix.dtype
+
+    def describe(self) -> str:
+        """One line, the name first."""
+        config = self.student.config
+        millions = sum(p.numel() for p in self.student.parameters()) / 1e6
+        return (
+            f"{self.name}: MaskCLIP+ student, {config.backbone}, {config.head}, stride {config.output_stride}, "
+            f"{len(self.ontology.classes)} classes, "
+            f"{millions:.1f} M parameters, {str(self.dtype).removeprefix('torch.')} on {self.device}"
+        )
+
+    def encoder(self) -> "StudentEncoder":
+        """Its image side."""
+        return StudentEncoder(self.student)
+
+    def embed(
+        self, ontology: ClassPrompts, templates: Sequence[str], cache: EmbeddingCache | None
+    ) -> ClassEmbeddings:
+        """Its own words from what it was trained with, others through the text tower of its CLIP."""
+        known = dict(zip(self.ontology.words, self._own_rows(), strict=True))
+        new = [word for word in ontology.words if word not in known]
+        if new:
+            flat = ClassPrompts(tuple(new), tuple((word,) for word in new))
+            rows = embed_classes(self._clip, flat, templates, cache=cache).matrix.to(self.device, self.dtype)
+            if self.student.mapper is not None:
+                rows = self.student.mapper(rows)
+            known |= zip(new, rows, strict=True)
+        matrix = torch.stack([known[word] for word in ontology.words]).float()  # (P, D)
+        owner = torch.tensor(ontology.owner, device=self.device)
+        return ClassEmbeddings(matrix, owner, ontology.classes)
+
+    @property
+    def stats(self) -> ImageStats:
+        """How pixels are normalised."""
+        return StudentEncoder.stats
+
+    def network(
+        self, ontology: ClassPrompts | None, templates: Sequence[str]
+    ) -> tuple[nn.Module, tuple[str, ...]]:
+        """A network from normalised images (B, 3, H, W) to logits (B, K, h, w), and its K class names.
+
+        ontology: other words than its own.
+        """
+        if ontology is None:
+            return self.student, self.student.classes
+        return _Fixed(self.student, self.embed(ontology, templates, None)), ontology.classes
+
+    def _own_rows(self) -> Tensor:
+        return self.student.words().matrix  # (P, D), the background first
+
+    @cached_property
+    def _clip(self) -> Clip:
+        """The CLIP whose words these are; UserError if it is not at hand or another one."""
+        if not self.text:
+            return self._clip_of_published()
+        name = self.text["clip"]
+        clip = self._load_clip(name)
+        if clip.fingerprint != self.text["fingerprint"]:
+            raise UserError(
+                f"{name} is not the CLIP that {self.name} was trained with; use its own classes, or train again"
+            )
+        return clip
+
+    def _clip_of_published(self) -> Clip:
+        """The file does not say which CLIP: the one of this length that gives its words the file's vectors."""
+        names = OF_LENGTH.get(self.student.config.dim, ())
+        rows = self.student.embeddings.matrix.float()  # (K, D)
+        words = ClassPrompts.parse(list(self.student.embeddings.classes))
+        for name in names:
+            clip = self._load_clip(name)
+            found = embed_classes(clip, words, TEMPLATES_85, cache=None).matrix
+            if (found * rows).sum(1).mean() > SAME_WORDS:
+                return clip
+        raise UserError(
+            f"{self.name} does not say which CLIP its words are of, and {' or '.join(names) or 'none'} does not fit; "
+            "use its own classes"
+        )
+
+    def _load_clip(self, name: str) -> Clip:
+        try:
+            return load_clip(name, device=self.device)
+        except UserError as error:
+            raise UserError(f"other words than the student's own need its CLIP: {error}") from None
+
+
+class _Fixed(nn.Module):
+    """A student's features under given words."""
+
+    matrix: Tensor
+
+    def __init__(self, student: Student, words: ClassEmbeddings) -> None:
+        super().__init__()
+        self.student, self.words = student, words
+        self.register_buffer("matrix", words.matrix)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) -> logits (B, K, h, w)."""
+        return self.words.reduce(F.conv2d(self.student.features(images), self.matrix[:, :, None, None]))
+
+
+class StudentEncoder:
+    """The image side of a student."""
+
+    stats = ImageStats(IMAGENET_MEAN, IMAGENET_STD)
+
+    def __init__(self, student: Student) -> None:
+        self.student = student
+        self.stride = 1  # any size: nothing is rounded to whole cells
+
+    @torch.inference_mode()
+    def encode(self, images: Tensor, *, keys: bool = False) -> DenseFeatures:
+        """Images (B, 3, H, W), normalised by `stats` -> features (B, D, h, w), not normalised unless trained so."""
+        assert not keys
+        weights = self.student.matrix
+        return DenseFeatures(self.student.features(images.to(weights)).float())
+
+    def scores(self, features: DenseFeatures, matrix: Tensor) -> Tensor:
+        """Products (B, P, h, w) of every position with the rows of `matrix` (P, D)."""
+        return F.conv2d(features.map, matrix[:, :, None, None])
+
+
+def contents_of(model: DenseClipSegmenter, stats: ImageStats) -> dict[str, Any]:
+    """What a checkpoint needs beside the weights. stats: how its pictures were normalised."""
+    return {
+        "config": model.config.to_dict(),
+        "shapes": model.shapes.to_dict(),
+        "classes": list(model.classes),
+        "stats": asdict(stats),
+    }
+
+
+class TrainedDenseClip:
+    """A DenseCLIP: its own classes by its head, other words by its score map alone."""
+
+    logit_scale = 1.0  # of its logits
+
+    def __init__(self, name: str, model: DenseClipSegmenter, stats: ImageStats) -> None:
+        self.name, self.model, self.stats = name, model.eval(), stats
+        self.ontology = ClassPrompts(model.classes, tuple((one.strip(),) for one in model.classes))
+
+    @classmethod
+    def of(cls, name: str, saved: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -> Self:
+        """Rebuild from a checkpoint's content, see `contents_of`; every weight has to be there."""
+        contents = saved["contents"]
+        config = replace(DenseClipConfig.from_dict(contents["config"]), timm_pretrained=False)
+        model = build_denseclip(config, Shapes.from_dict(contents["shapes"]), contents["classes"])
+        restore(model, saved, name)
+        model.requires_grad_(False).to(device, dtype)
+        stats = {part: tuple(values) for part, values in contents["stats"].items()}
+        return cls(name, model, ImageStats(**stats))
+
+    @classmethod
+    def published(cls, path: Path, device: torch.device, dtype: torch.dtype) -> Self:
+        """A checkpoint of the official code, trained on ADE20K, see `load_official`."""
+        model = load_official(path, class_set("ade")).requires_grad_(False).to(device, dtype)
+        return cls(str(path), model, OPENAI_STATS)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex SHA-256 over all weights."""
+        return fingerprint_of(self.model.state_dict())
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.decode_head.conv_seg.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating-point type of the weights."""
+        return self.model.decode_head.conv_seg.weight.dtype
+
+    def describe(self) -> str:
+        """One line, the name first."""
+        config = self.model.config
+        kind = f"DenseCLIP, {config.prompting} prompting" if config.language else "fine-tuned CLIP"
+        millions = sum(p.numel() for p in self.model.parameters()) / 1e6
+        return (
+            f"{self.name}: {kind}, Semantic FPN, {len(self.model.classes)} classes, {millions:.1f} M parameters, "
+            f"{str(self.dtype).removeprefix('torch.')} on {self.device}"
+        )
+
+    def encoder(self) -> "DenseClipEncoder":
+        """Its image side."""
+        return DenseClipEncoder(self.model, self.stats)
+
+    def embed(
+        self, ontology: ClassPrompts, templates: Sequence[str], cache: EmbeddingCache | None
+    ) -> ClassEmbeddings:
+        """Rows (P, K + D): which of its own classes a word is; or, if one is not, the embeddings of all words.
+
+        Words are put between the learned contexts, never into templates. Raises UserError for other words if they
+        must be embedded anew for every picture (pre-model prompting), or if it has no language.
+        """
+        del templates, cache
+        own, model = {key(name): k for k, name in enumerate(self.model.classes)}, self.model
+        places = [own.get(key(word)) for word in ontology.words]
+        rows = torch.zeros(len(places), len(model.classes) + model.shapes.embed_dim, device=self.device)
+        if None not in places:
+            rows[torch.arange(len(places)), torch.tensor(places)] = 1
+        else:
+            rows[:, len(model.classes) :] = self._embedded(ontology)
+        return ClassEmbeddings(rows, torch.tensor(ontology.owner, device=self.device), ontology.classes)
+
+    def network(
+        self, ontology: ClassPrompts | None, templates: Sequence[str]
+    ) -> tuple[nn.Module, tuple[str, ...]]:
+        """Normalised images (B, 3, H, W) to logits (B, K, h, w) as one module, and its K class names."""
+        del templates
+        if ontology is None:
+            return baked(self.model), self.model.classes
+        if len(ontology.words) != len(ontology.classes):
+            raise UserError("a network has one word a class; leave out the synonyms")
+        return baked(self.model, _bare(ontology)), ontology.classes
+
+    @torch.no_grad()
+    def _embedded(self, ontology: ClassPrompts) -> Tensor:
+        words = self.model.words_for(_bare(ontology))
+        if self.model.config.prompting == "pre":
+            raise UserError(
+                f"{self.name} makes its words anew for every picture (pre-model prompting); "
+                f"use its own classes: {', '.join(self.model.classes[:5])}, ..."
+            )
+        return words.embeddings(self.model.text_encoder, self.model.contexts)[0].float()  # (P, D)
+
+
+class DenseClipEncoder:
+    """The image side: `logits` of its own classes; with language `map` holds the cells z and `whole` g."""
+
+    def __init__(self, model: DenseClipSegmenter, stats: ImageStats) -> None:
+        self.model, self.stats = model, stats
+        shape = model.shapes.backbone
+        self.stride = shape.patch << (3 - model.backbone.score_level) if isinstance(shape, VitShape) else 32
+
+    @torch.inference_mode()
+    def encode(self, images: Tensor, *, keys: bool = False) -> DenseFeatures:
+        """Images (B, 3, H, W), normalised -> features for `scores`."""
+        assert not keys
+        encoded = self.model.backbone(images.to(self.model.decode_head.conv_seg.weight))
+        guidance = self.model.guided(encoded)
+        logits = self.model.decode_head(self.model.neck(guidance.maps)).float()  # (B, K, H / 4, W / 4)
+        local = logits if encoded.dense_feature is None else encoded.dense_feature
+        return DenseFeatures(local, whole=encoded.global_feature, logits=logits)
+
+    @torch.inference_mode()
+    def scores(self, features: DenseFeatures, matrix: Tensor) -> Tensor:
+        """Logits (B, P, h, w) of the words whose rows (P, K + D) `TrainedDenseClip.embed` made."""
+        classes = len(self.model.classes)
+        if matrix[:, :classes].any():
+            assert features.logits is not None
+            return features.logits[:, matrix[:, :classes].argmax(dim=1)]
+        text = matrix[:, classes:].to(features.map)[None]  # (1, P, D)
+        scores, _ = self.model.scores_of(Encoded((), features.whole, features.map), text)
+        return scores / self.model.config.tau
+
+
+def _bare(ontology: ClassPrompts) -> list[str]:
+    return [word.removeprefix(LITERAL) for word in ontology.words]
+
+
+def load_trained(
+    path: str | Path, device: torch.device, dtype: torch.dtype
+) -> TrainedStudent | TrainedDenseClip:
+    """The trained model in a file, see `trained_kind`, ready for a Segmenter.
+
+    Models of the official code have the classes of the benchmark with as many of them. Raises UserError if it cannot
+    be read or rebuilt.
+    """
+
+    kind = trained_kind(path)
+    if kind in DETECTORS:
+        raise UserError(f"{path} is a detector; use `denseclip detect`, or give a model that segments")
+    if kind == "maskclip+":
+        return TrainedStudent.published(Path(path), device, dtype)
+    if kind == "denseclip":
+        return TrainedDenseClip.published(Path(path), device, dtype)
+    saved = read_saved(path)
+    maker = TrainedDenseClip if saved["system"] == "denseclip" else TrainedStudent
+    return maker.of(str(path), saved, device, dtype)
