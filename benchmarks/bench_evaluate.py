@@ -18,7 +18,7 @@ from benchmarks.bench_segment import embeddings_near, loaded, random_rn50, smoot
 from denseclip.data.datasets import SegmentationDataset
 from denseclip.data.opening import open_dataset
 from denseclip.data.transforms import normalise
-from denseclip.evaluate.runner import evaluate
+from denseclip.evaluate.run import evaluate
 from denseclip.segment.load import make_settings
 from denseclip.segment.segmenter import Segmenter
 from denseclip.text import ClassEmbeddings, ClassPrompts

@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.bench_segment import plain_features, random_rn50
+from denseclip.train.batches import Batch, Share, TrainingBatches
 from denseclip.train.loop import Loop, make_fabric
 from denseclip.train.maskclip_plus import STATS, MaskClipPlus
 from denseclip.train.recipe import TrainRecipe, make_recipe
 from denseclip.train.run import open_training_data
-from denseclip.train.samples import Batch, Share, TrainingBatches
-from denseclip.train.systems import build_task
+from denseclip.train.tasks import build_task
 
 ROUNDS = 3
 

@@ -5,10 +5,9 @@ import zlib
 import numpy as np
 import torch
 
-from denseclip.evaluate.detection_result import DetectionResult
+from denseclip.evaluate.detection import DetectionResult
 from denseclip.evaluate.metrics import ConfusionMatrix
-from denseclip.evaluate.protocol import Protocol
-from denseclip.evaluate.result import Result
+from denseclip.evaluate.result import Protocol, Result
 from denseclip.reproduce.runs import FinishedRun, runs_of
 from denseclip.reproduce.tables import Table
 

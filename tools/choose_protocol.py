@@ -14,8 +14,7 @@ from typing import Any
 
 from denseclip.data.opening import open_dataset
 from denseclip.errors import UserError
-from denseclip.evaluate.presets import segmenter_for
-from denseclip.evaluate.runner import evaluate
+from denseclip.evaluate.run import evaluate, segmenter_for
 from denseclip.io import write_text
 from denseclip.segment.settings import PRESETS, Refinement, Slide, preset
 

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from denseclip.evaluate.bootstrap import contrast, paired_bootstrap
-from denseclip.evaluate.metrics import ConfusionMatrix
+from denseclip.evaluate.metrics import ConfusionMatrix, contrast, paired_bootstrap
 
 
 def counted(seed, images, wrong):

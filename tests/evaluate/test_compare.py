@@ -8,10 +8,8 @@ import torch
 from test_result import PROTOCOL
 
 from denseclip.errors import UserError
-from denseclip.evaluate.compare import compare
 from denseclip.evaluate.metrics import ConfusionMatrix
-from denseclip.evaluate.protocol import Protocol
-from denseclip.evaluate.result import Result
+from denseclip.evaluate.result import Protocol, Result, compare
 
 
 def guesses(right, seed, model, unseen=(2, 3), skipped=(), **changes):

@@ -10,18 +10,27 @@ from test_result import PROTOCOL, result
 
 from denseclip.data.opening import open_dataset
 from denseclip.errors import UserError
-from denseclip.evaluate import confusion
-from denseclip.evaluate.confusion import draw_confusion
-from denseclip.evaluate.examples import GAP, HEADER, WIDTH, draw_examples
+from denseclip.evaluate import plots
 from denseclip.evaluate.metrics import ConfusionMatrix
-from denseclip.evaluate.report import CLASSES, CONFUSION, RESULT, need_matplotlib, write_report
+from denseclip.evaluate.plots import (
+    CLASSES,
+    CONFUSION,
+    GAP,
+    HEADER,
+    RESULT,
+    WIDTH,
+    draw_confusion,
+    draw_examples,
+    need_matplotlib,
+    write_report,
+)
 from denseclip.evaluate.result import Result
 from own_data import tiny_segmenter, write_own_data
 
 
 def drawn(one):
     """The axes of the confusion figure."""
-    with patch.object(confusion, "save_figure") as save:
+    with patch.object(plots, "save_figure") as save:
         draw_confusion(one, "x.png")
     return save.call_args.args[0].axes[0]
 

@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from denseclip.evaluate.flops import Subject, count
-from denseclip.evaluate.flops_models import PUBLISHED, SEGMENTERS, cost_of
+from denseclip.evaluate.flops import PUBLISHED, SEGMENTERS, Subject, cost_of, count
 from fixtures_support import cases
 
 
@@ -163,7 +162,7 @@ def test_trained_checkpoint(monkeypatch):
     """Counted like any model, its words with it."""
     from clip_support import tiny_clip
     from denseclip.clip.clip import OPENAI_STATS
-    from denseclip.evaluate import flops_models
+    from denseclip.evaluate import flops
     from denseclip.models.build import build_denseclip
     from denseclip.models.config import DenseClipConfig
     from denseclip.models.trained import TrainedDenseClip
@@ -171,8 +170,8 @@ def test_trained_checkpoint(monkeypatch):
     model = build_denseclip(DenseClipConfig(), tiny_clip("rn"), ["cat", "dog"])
     parameters = sum(p.numel() for p in model.parameters())
     trained = TrainedDenseClip("last.pt", model, OPENAI_STATS)
-    monkeypatch.setattr(flops_models, "trained_kind", lambda path: "ours" if path == "last.pt" else None)
-    monkeypatch.setattr(flops_models, "load_trained", lambda *arguments: trained)
+    monkeypatch.setattr(flops, "trained_kind", lambda path: "ours" if path == "last.pt" else None)
+    monkeypatch.setattr(flops, "load_trained", lambda *arguments: trained)
     cost = cost_of("last.pt", (64, 64))
     assert cost.macs > cost.text_macs > 0
     assert cost.params == parameters

@@ -5,7 +5,7 @@ import pytest
 from clip_support import write_embedded
 from denseclip.data.published import dataset_spec
 from denseclip.errors import UserError
-from denseclip.evaluate.presets import PROTOCOLS, protocol_settings, segmenter_for
+from denseclip.evaluate.run import PROTOCOLS, protocol_settings, segmenter_for
 from denseclip.segment.load import make_settings
 
 

@@ -8,9 +8,8 @@ import torch
 
 from denseclip.errors import UserError
 from denseclip.evaluate.metrics import ConfusionMatrix
-from denseclip.evaluate.protocol import Protocol
-from denseclip.evaluate.report import to_csv
-from denseclip.evaluate.result import Result
+from denseclip.evaluate.plots import to_csv
+from denseclip.evaluate.result import Protocol, Result
 
 PROTOCOL = Protocol(
     model="m",

@@ -8,7 +8,7 @@ from denseclip.data.datasets import SegmentationDataset
 from denseclip.data.opening import open_dataset
 from denseclip.errors import UserError
 from denseclip.evaluate.metrics import ConfusionMatrix
-from denseclip.evaluate.runner import evaluate
+from denseclip.evaluate.run import evaluate
 from own_data import tiny_segmenter, write_own_data
 
 

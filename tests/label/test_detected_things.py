@@ -14,7 +14,7 @@ from clip_support import tiny_clip
 from denseclip.clip.clip import OPENAI_STATS
 from denseclip.detection.config import DetectorConfig, guidance_config
 from denseclip.detection.model import build_detector
-from denseclip.detection.predict import Detected, contents_of, load_detector
+from denseclip.detection.predict import Detected, detector_contents, load_detector
 from denseclip.errors import UserError
 from denseclip.label.labelled import Rules
 from denseclip.label.things import ThingLabeller
@@ -173,7 +173,7 @@ def checkpoint(request, tmp_path_factory):
             tensor += 5  # a RetinaNet finds nothing at first
     saved = {"format": 1, "kind": "denseclip", "system": "detection", "model": state}
     path = tmp_path_factory.mktemp(request.param) / "last.pt"
-    torch.save(saved | {"contents": contents_of(network, OPENAI_STATS, "short:64")}, path)
+    torch.save(saved | {"contents": detector_contents(network, OPENAI_STATS, "short:64")}, path)
     return request.param, path
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from denseclip.evaluate.detection_result import DetectionResult
+from denseclip.evaluate.detection import DetectionResult
 from denseclip.evaluate.metrics import ConfusionMatrix
 from denseclip.reproduce.claims import chance, check_claims
 from denseclip.reproduce.runs import runs_of

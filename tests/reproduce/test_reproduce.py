@@ -14,9 +14,8 @@ from clip_support import write_embedded
 from denseclip.cli.reproduce import reproduce as command
 from denseclip.data.opening import open_dataset
 from denseclip.errors import UserError
-from denseclip.evaluate.presets import segmenter_for
 from denseclip.evaluate.robustness import corrupted
-from denseclip.evaluate.runner import evaluate
+from denseclip.evaluate.run import evaluate, segmenter_for
 from denseclip.reproduce import MissingError, needs, reproduce, runner
 from denseclip.reproduce.tables import Table, read_table
 from own_data import write_own_data

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from denseclip.evaluate.runner import evaluate
+from denseclip.evaluate.run import evaluate
 from tools import choose_protocol
 
 

@@ -12,7 +12,7 @@ from cli_support import call, run
 from denseclip.data.published import dataset_spec
 from denseclip.errors import UserError
 from denseclip.train.run import open_training_data, train
-from denseclip.train.systems import build_task
+from denseclip.train.tasks import build_task
 from train_support import small
 
 DENSE = {

@@ -11,15 +11,19 @@ from cli_support import run
 from denseclip.data.open_things import open_things
 from denseclip.detection.predict import load_detector
 from denseclip.errors import UserError
-from denseclip.evaluate.detection import average_precisions, evaluate_detector, kept_evaluation
-from denseclip.evaluate.detection_result import DetectionResult
+from denseclip.evaluate.detection import (
+    DetectionResult,
+    average_precisions,
+    evaluate_detector,
+    kept_evaluation,
+)
 from denseclip.models.checkpoint import trained_kind
 from denseclip.models.trained import load_trained
 from denseclip.train.checkpoint import LAST
 from denseclip.train.loop import learning_rate
 from denseclip.train.recipe import laid_over, read_recipe
 from denseclip.train.run import open_recipe_data, train
-from denseclip.train.systems import build_task, make_batches
+from denseclip.train.tasks import build_task, make_batches
 from train_support import same, small, weights
 
 pytest.importorskip("pycocotools")
@@ -220,7 +224,7 @@ def test_batches_are_whole_cells_and_padding_is_known():
     plan = recipe(detection={"crop": None, "ratio": [0.7, 1.4]})
     data = open_recipe_data(plan, None)
     task = build_task(plan, data, torch.device("cpu"))
-    from denseclip.train.samples import Share
+    from denseclip.train.batches import Share
 
     batches = make_batches(plan, data, task, Share(4), 0)
     batch = batches.batch(0)

@@ -12,8 +12,7 @@ from denseclip.segment.attention import DenseEncoder
 from denseclip.segment.settings import Compat
 from denseclip.text import ClassEmbeddings
 from denseclip.train.losses import segmentation_sums
-from denseclip.train.phases import Labeller, Phases
-from denseclip.train.pseudo_labels import Evidence, LabelRule
+from denseclip.train.pseudo_labels import Evidence, Labeller, LabelRule, Phases
 from fixtures_support import cases
 from models_support import load_official, tensor
 

@@ -17,7 +17,7 @@ from denseclip.errors import UserError
 from denseclip.models.checkpoint import read_saved, trained_kind
 from denseclip.train.loop import learning_rate
 from denseclip.train.run import train
-from denseclip.train.schedules import poly_lr
+from denseclip.train.task import poly_lr
 from train_support import same, small, weights
 
 

@@ -5,7 +5,7 @@ import pytest
 from denseclip.data.published import dataset_spec
 from denseclip.errors import UserError
 from denseclip.models.config import DenseClipConfig
-from denseclip.train.phases import Phases
+from denseclip.train.pseudo_labels import Phases
 from denseclip.train.recipe import make_recipe, parse_changes, read_recipe, recipe_names
 from denseclip.train.run import training_data_or_words
 from train_support import small

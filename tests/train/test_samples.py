@@ -12,7 +12,7 @@ from denseclip.data.datasets import Sample, SegmentationDataset
 from denseclip.data.published import dataset_spec
 from denseclip.data.transforms import ResizeRule
 from denseclip.errors import UserError
-from denseclip.train.samples import Batch, Share, TrainingBatches, load_batches, normalised
+from denseclip.train.batches import Batch, Share, TrainingBatches, load_batches, normalised
 
 PLAIN = Augmentation(ResizeRule("none"), (1.0, 1.0), (16, 16), 1.0, 0.0, colours=False)
 

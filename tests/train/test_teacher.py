@@ -4,10 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from denseclip.train.drift import verdict, watch
+from denseclip.train.batches import Share, TrainingBatches
+from denseclip.train.loop import verdict, watch
+from denseclip.train.maskclip_plus import Teacher, _cut_argmax
 from denseclip.train.run import open_training_data
-from denseclip.train.samples import Share, TrainingBatches
-from denseclip.train.teacher import Teacher, _cut_argmax
 from train_support import small
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from denseclip.io import atomic_path
-from denseclip.train.workers import in_order
+from denseclip.train.batches import in_order
 from tools.train_tiny.batches import Batch, Batches
 from tools.train_tiny.recipes import TinyRecipe
 from tools.train_tiny.trainee import Teacher, Trainee, learn_words

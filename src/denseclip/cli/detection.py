@@ -10,7 +10,7 @@ from denseclip.cli.results import percent, protocol_table
 from denseclip.errors import UserError
 
 if TYPE_CHECKING:
-    from denseclip.evaluate.detection_result import DetectionResult
+    from denseclip.evaluate.detection import DetectionResult
     from denseclip.train.recipe import TrainRecipe
 
 
@@ -33,8 +33,7 @@ def evaluate(
     from denseclip.cli.detect import load
     from denseclip.data.open_things import open_things
     from denseclip.evaluate.detection import evaluate_detector
-    from denseclip.evaluate.detection_examples import draw_detections
-    from denseclip.evaluate.report import EXAMPLES
+    from denseclip.evaluate.plots import EXAMPLES, draw_detections
 
     strange = [name for name in given if name != "resize"]
     if strange:

@@ -106,10 +106,9 @@ class _Job:
 
     def run(self, model: str, out: Path | None) -> "Result":
         """Evaluate one model, print and write."""
-        from denseclip.evaluate.examples import draw_examples
-        from denseclip.evaluate.presets import segmenter_for
-        from denseclip.evaluate.report import EXAMPLES, write_report
-        from denseclip.evaluate.runner import evaluate as run
+        from denseclip.evaluate.plots import EXAMPLES, draw_examples, write_report
+        from denseclip.evaluate.run import evaluate as run
+        from denseclip.evaluate.run import segmenter_for
 
         state = self._state(out)
         with o.status(f"loading {model}"):
@@ -139,7 +138,7 @@ class _Job:
 
     def _state(self, out: Path | None) -> Path | None:
         """Where counts are kept; UserError if there are some and they are not to be used."""
-        from denseclip.evaluate.report import STATE, need_matplotlib
+        from denseclip.evaluate.plots import STATE, need_matplotlib
 
         if out is None:
             if self.resume:
@@ -154,7 +153,7 @@ class _Job:
 
 
 def _side_by_side(job: _Job, first: str, second: str, out: Path | None) -> None:
-    from denseclip.evaluate.compare import compare
+    from denseclip.evaluate.result import compare
     from denseclip.io import write_text
 
     folders = [None if out is None else out / name for name in ("first", "second")]

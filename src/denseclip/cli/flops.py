@@ -33,7 +33,7 @@ def flops(
     as_json: AsJson = False,
 ) -> None:
     """Count what one picture costs a model; no weights, data or GPU are needed."""
-    from denseclip.evaluate.flops_models import PUBLISHED, cost_of
+    from denseclip.evaluate.flops import PUBLISHED, cost_of
 
     if (model is None) != everything:
         raise UserError(f"name one model or give --all; the papers' are {', '.join(PUBLISHED)}")
@@ -66,7 +66,7 @@ def _plain(cost: "Cost", per_module: bool) -> dict[str, object]:
 
 def _show(costs: dict[str, "Cost"], *, published: bool) -> None:
     """A table, with the published figures where the size is theirs, and why some differ."""
-    from denseclip.evaluate.flops_models import PUBLISHED
+    from denseclip.evaluate.flops import PUBLISHED
 
     beside = {name: PUBLISHED[name] for name in costs if published and name in PUBLISHED}
     table = Table(title="one picture; the published figures are without the text encoder")

@@ -8,8 +8,7 @@ from rich.table import Table
 from denseclip.cli.console import console, say, told
 
 if TYPE_CHECKING:
-    from denseclip.evaluate.compare import Comparison
-    from denseclip.evaluate.result import Result
+    from denseclip.evaluate.result import Comparison, Result
 
 MOST_ROWS = 200  # of a table on the terminal
 

@@ -57,10 +57,10 @@ def robustness(
     """
     from denseclip.data.corruptions import KINDS
     from denseclip.data.opening import open_dataset
-    from denseclip.evaluate.presets import segmenter_for
-    from denseclip.evaluate.report import need_matplotlib
+    from denseclip.evaluate.plots import need_matplotlib
     from denseclip.evaluate.robustness import check_grid, write_grid
     from denseclip.evaluate.robustness import robustness as run
+    from denseclip.evaluate.run import segmenter_for
     from denseclip.outputs import OutputFolder
 
     need_matplotlib()

@@ -111,9 +111,9 @@ def evaluate(checkpoint: Path, recipe: "TrainRecipe", root: Path | None, device:
         return
     from denseclip.cli.results import show
     from denseclip.data.opening import open_dataset
-    from denseclip.evaluate.presets import segmenter_for
-    from denseclip.evaluate.report import STATE, write_report
-    from denseclip.evaluate.runner import evaluate as count
+    from denseclip.evaluate.plots import STATE, write_report
+    from denseclip.evaluate.run import evaluate as count
+    from denseclip.evaluate.run import segmenter_for
 
     assert recipe.data.val is not None
     dataset = open_dataset(recipe.data.val, root, recipe.data.val_split)
@@ -139,7 +139,7 @@ def _show(recipe: "TrainRecipe", root: Path | None) -> None:
     from denseclip.train.checkpoint import flat
     from denseclip.train.estimate import estimate
     from denseclip.train.run import training_data_or_words
-    from denseclip.train.systems import build_task
+    from denseclip.train.tasks import build_task
 
     table = Table(title=recipe.title or "recipe", show_header=False)
     table.add_column(style="cyan")

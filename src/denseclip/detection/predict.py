@@ -157,7 +157,7 @@ SURE = 0.5  # probability from which a pixel is of the thing
 PAPER_RESIZE = "1333x800"
 
 
-def contents_of(model: Detector, stats: ImageStats, resize: str) -> dict[str, Any]:
+def detector_contents(model: Detector, stats: ImageStats, resize: str) -> dict[str, Any]:
     """What a checkpoint needs beside the weights. stats: how its pictures are normalised; resize: and resized."""
     return {
         "config": model.config.to_dict(),
@@ -177,7 +177,7 @@ class TrainedDetector:
 
     @classmethod
     def of(cls, name: str, saved: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -> Self:
-        """Rebuild from a checkpoint's content, see `contents_of`; every weight has to be there."""
+        """Rebuild from a checkpoint's content, see `detector_contents`; every weight has to be there."""
         contents = saved["contents"]
         config = replace(DenseClipConfig.from_dict(contents["config"]), timm_pretrained=False)
         detector = DetectorConfig.from_dict(contents["detector"])

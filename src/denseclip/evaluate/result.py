@@ -1,17 +1,110 @@
-"""The outcome of an evaluation."""
+"""The figures of an evaluation, the protocol they were made under, and two of them side by side."""
 
+import csv
+import hashlib
+import io
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Self
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
+from denseclip.data.datasets import SegmentationDataset
 from denseclip.errors import UserError
-from denseclip.evaluate.metrics import ConfusionMatrix, percent
-from denseclip.evaluate.protocol import Protocol
+from denseclip.evaluate.metrics import ConfusionMatrix, Difference, paired_bootstrap, percent
+from denseclip.segment.segmenter import Segmenter
+
+Corruption = tuple[str, int]  # kind and level
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What was run on what; two figures can be compared where only what is compared differs.
+
+    model: name. details: `Clip.describe()`, precision and device last. weights: start of `Clip.fingerprint`.
+    data, split, images: what was asked for. contents: start of a hash over the image ids, the classes, their
+    words and how scenes are rendered. settings: `Settings.describe()`. corruption: kind and level, or None.
+    versions: of the packages. machine: precision, why it was chosen, and the processor; it takes no part
+    in `differences`, where `details` tells one precision from another.
+    """
+
+    model: str
+    details: str
+    weights: str
+    data: str
+    split: str
+    images: int
+    contents: str
+    settings: Mapping[str, Any]
+    corruption: Corruption | None
+    versions: Mapping[str, str]
+    machine: str = field(default="", compare=False)
+
+    @classmethod
+    def of(
+        cls,
+        segmenter: Segmenter,
+        dataset: SegmentationDataset,
+        images: int,
+        corruption: Corruption | None = None,
+    ) -> Self:
+        """The protocol of the first `images` images of a data set under a segmenter."""
+        clip, spec = segmenter.clip, dataset.spec
+        ids = [entry.image_id for entry in dataset.entries[:images]]
+        contents = repr((ids, spec.classes, spec.prompts, spec.background, spec.scenes))
+        return cls(
+            model=clip.name,
+            details=clip.describe().removeprefix(f"{clip.name}: "),
+            weights=clip.fingerprint[:12],
+            data=spec.name,
+            split=dataset.split,
+            images=images,
+            contents=hashlib.sha256(contents.encode()).hexdigest()[:12],
+            settings=segmenter.settings.describe(),
+            corruption=corruption,
+            versions={
+                "denseclip": version("denseclip"),
+                "torch": version("torch"),
+                "open_clip": version("open_clip_torch"),
+            },
+            machine=segmenter.machine,
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """A flat form to print or to store as JSON."""
+        corruption = f"{self.corruption[0]}, level {self.corruption[1]}" if self.corruption else "none"
+        return {
+            "model": self.model,
+            "details": self.details,
+            "weights": self.weights,
+            "data": self.data,
+            "split": self.split,
+            "images": self.images,
+            "contents": self.contents,
+            **self.settings,
+            "corruption": corruption,
+            "precision": self.machine,
+            **self.versions,
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that `from_dict` reads back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read `to_dict()`, also after JSON."""
+        corruption = values["corruption"]
+        return cls(**{**values, "corruption": (corruption[0], corruption[1]) if corruption else None})
+
+    def differences(self, other: "Protocol") -> list[str]:
+        """Keys of `describe()` in which two protocols differ."""
+        mine, theirs = self.describe(), other.describe()
+        return [key for key in {**mine, **theirs} if mine.get(key) != theirs.get(key) and key != "precision"]
 
 
 @dataclass(frozen=True)
@@ -148,3 +241,71 @@ def _dense(entries: Sequence[Sequence[int]], shape: tuple[int, ...]) -> Tensor:
         columns = torch.tensor(entries, dtype=torch.int64)
         counts[tuple(columns[:, : len(shape) - 1].T)] = columns[:, len(shape) - 1 :]
     return counts
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two results and the differences of their mIoU, first minus second, by group: "mIoU", and with unseen
+    classes "mIoU(S)" and "mIoU(U)"; fractions, with the 95 % interval over images.
+    """
+
+    first: Result
+    second: Result
+    differences: dict[str, Difference]
+
+    def class_rows(self) -> list[tuple[str, float, float]]:
+        """Name and IoU of either model in percent, for every class."""
+        pairs = zip(self.first.table(), self.second.table(), strict=True)
+        return [(a.name, a.iou, b.iou) for a, b in pairs]
+
+    def to_json(self) -> str:
+        """JSON with both summaries (percent) and the differences (percentage points)."""
+        content = {
+            "models": [result.protocol.describe() for result in (self.first, self.second)],
+            "summaries": [
+                {name: round(value, 2) for name, value in result.summary().items()}
+                for result in (self.first, self.second)
+            ],
+            "differences": {
+                name: {
+                    "value": round(one.miou * 100, 2),
+                    "low": round(one.low * 100, 2),
+                    "high": round(one.high * 100, 2),
+                    "significant": one.significant,
+                }
+                for name, one in self.differences.items()
+            },
+        }
+        return json.dumps(content, indent=1) + "\n"
+
+    def to_csv(self) -> str:
+        """CSV with the IoU of every class under both models."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["class", "first", "second"])
+        for name, *values in self.class_rows():
+            writer.writerow([name, *("" if math.isnan(value) else f"{value:.2f}" for value in values)])
+        return text.getvalue()
+
+
+def compare(first: Result, second: Result) -> Comparison:
+    """Compare two results on the same images; raises UserError if they are not."""
+    one, two = first.protocol, second.protocol
+    for what in ("data", "split", "images", "contents", "corruption"):
+        if getattr(one, what) != getattr(two, what):
+            raise UserError(
+                f"the two results are not of the same images (other {what}): evaluate both models in one call"
+            )
+    if first.skipped != second.skipped:
+        raise UserError("the two models skipped different images: repair those, then evaluate both again")
+    groups: dict[str, Sequence[int] | None] = {"mIoU": None}
+    if first.seen and first.unseen:
+        groups |= {"mIoU(S)": first.seen, "mIoU(U)": first.unseen}
+    return Comparison(
+        first,
+        second,
+        {
+            name: paired_bootstrap(first.matrix.per_image, second.matrix.per_image, classes=classes)
+            for name, classes in groups.items()
+        },
+    )

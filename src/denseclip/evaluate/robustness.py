@@ -13,10 +13,9 @@ import numpy as np
 from denseclip.data.corruptions import KINDS, LEVELS, Kind, corrupt, corruption_seed
 from denseclip.data.datasets import Sample, SegmentationDataset
 from denseclip.errors import UserError
-from denseclip.evaluate.curves import draw_curves
-from denseclip.evaluate.protocol import Corruption
-from denseclip.evaluate.result import Result
-from denseclip.evaluate.runner import Change, evaluate
+from denseclip.evaluate.plots import draw_curves
+from denseclip.evaluate.result import Corruption, Result
+from denseclip.evaluate.run import Change, evaluate
 from denseclip.io import write_text
 from denseclip.segment.segmenter import Segmenter
 

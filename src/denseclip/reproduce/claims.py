@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from denseclip.data.corruptions import KINDS
-from denseclip.evaluate.bootstrap import Difference, Figure, contrast, mean_of
+from denseclip.evaluate.metrics import Difference, Figure, contrast, mean_of
 from denseclip.evaluate.result import Result
 from denseclip.reproduce.runs import Finished, FinishedRun, Run
 from denseclip.reproduce.tables import CHANCE, CLEAN, ClaimSpec, FigureSpec, Metric, Table

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from denseclip.evaluate.curves import draw_curves, save_figure
+from denseclip.evaluate.plots import draw_curves, save_figure
 from denseclip.reproduce.tables import CLEAN
 
 _LABEL = 46  # characters of a row's name

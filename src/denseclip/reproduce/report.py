@@ -11,9 +11,8 @@ from platform import python_version
 from statistics import fmean, stdev
 from typing import Any
 
-from denseclip.evaluate.bootstrap import contrast
-from denseclip.evaluate.flops_models import PUBLISHED, cost_of
-from denseclip.evaluate.metrics import percent
+from denseclip.evaluate.flops import PUBLISHED, cost_of
+from denseclip.evaluate.metrics import contrast, percent
 from denseclip.evaluate.result import Result
 from denseclip.io import write_text
 from denseclip.outputs import OutputFolder

@@ -19,14 +19,11 @@ from denseclip.data.open_things import open_things
 from denseclip.data.opening import open_dataset
 from denseclip.detection.predict import load_detector
 from denseclip.errors import UserError
-from denseclip.evaluate.detection import kept_evaluation
-from denseclip.evaluate.detection_result import DetectionResult
-from denseclip.evaluate.presets import segmenter_for
-from denseclip.evaluate.protocol import Protocol
-from denseclip.evaluate.report import need_matplotlib
-from denseclip.evaluate.result import Result
+from denseclip.evaluate.detection import DetectionResult, kept_evaluation
+from denseclip.evaluate.plots import need_matplotlib
+from denseclip.evaluate.result import Protocol, Result
 from denseclip.evaluate.robustness import corrupted
-from denseclip.evaluate.runner import evaluate
+from denseclip.evaluate.run import evaluate, segmenter_for
 from denseclip.models.checkpoint import read_saved
 from denseclip.reproduce.needs import not_installed, require
 from denseclip.reproduce.report import Report, describe, refuse_foreign, write

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from denseclip.errors import UserError
-from denseclip.evaluate.detection_result import DetectionResult
-from denseclip.evaluate.protocol import Corruption
-from denseclip.evaluate.result import Result
+from denseclip.evaluate.detection import DetectionResult
+from denseclip.evaluate.result import Corruption, Result
 from denseclip.reproduce.tables import Metric, Row, Scale, Table
 from denseclip.train.checkpoint import FREE
 from denseclip.train.recipe import (

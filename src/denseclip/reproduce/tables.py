@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from denseclip.data.corruptions import KINDS
 from denseclip.errors import UserError
-from denseclip.evaluate.protocol import Corruption
+from denseclip.evaluate.result import Corruption
 
 Scale = Literal["mini", "paper"]
 Metric = Literal[

@@ -1,4 +1,4 @@
-"""What a recipe will cost, before it runs."""
+"""Learning rates by step."""
 
 import time
 from dataclasses import dataclass
@@ -9,10 +9,9 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from denseclip.data.transforms import ResizeRule
 from denseclip.detection.config import Instances
+from denseclip.train.batches import DIVISOR, Batch, ThingsBatch
 from denseclip.train.recipe import TrainRecipe
-from denseclip.train.samples import Batch
 from denseclip.train.task import Task
-from denseclip.train.things_samples import DIVISOR, ThingsBatch
 
 STATES = {"sgd": 1, "adamw": 2}  # tensors that the optimiser keeps for each weight
 

@@ -1,32 +1,164 @@
-"""The training loop: one process or many, resumable, the same for every system."""
+"""The one training loop, its checks for drift, and its journal."""
 
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeAlias
+from types import TracebackType
+from typing import Any, Self, TypeAlias
 
+import numpy as np
 import torch
+import torch.distributed as dist
+import torch.distributed.nn.functional as dist_nn
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy, FSDPStrategy, Strategy
-from torch import Tensor
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
 
 from denseclip.clip.device import Precision, pick_precision
 from denseclip.errors import UserError
+from denseclip.io import atomic_path, write_text
 from denseclip.models.checkpoint import read_saved
 from denseclip.train import checkpoint
+from denseclip.train.batches import AnyBatch
 from denseclip.train.checkpoint import BEST, LAST, Progress
-from denseclip.train.drift import verdict
-from denseclip.train.journal import Journal
 from denseclip.train.recipe import OptimiserPart, TrainRecipe
-from denseclip.train.samples import AnyBatch
-from denseclip.train.schedules import poly_lr, step_lr
-from denseclip.train.sync_norm import synchronised
-from denseclip.train.task import Task
+from denseclip.train.task import Task, poly_lr, step_lr
+
+
+class SyncNorm(nn.BatchNorm2d):
+    """`nn.BatchNorm2d` whose statistics come from all processes of the default group (any back end)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> the same; every process must have the same number of elements a channel."""
+        if not self.training or not dist.is_initialized():
+            return super().forward(x)
+        count = x.numel() // x.shape[1] * dist.get_world_size()
+        sums = torch.stack([x.float().sum((0, 2, 3)), x.float().square().sum((0, 2, 3))])  # (2, C)
+        mean, square = dist_nn.all_reduce(sums) / count
+        var = (square - mean.square()).clamp_min(0)
+        self._remember(mean.detach(), var.detach() * count / max(count - 1, 1))
+        scale = self.weight * (var + self.eps).rsqrt()
+        return x * scale[:, None, None].to(x.dtype) + (self.bias - mean * scale)[:, None, None].to(x.dtype)
+
+    @torch.no_grad()
+    def _remember(self, mean: Tensor, var: Tensor) -> None:
+        assert self.momentum is not None
+        assert self.running_mean is not None and self.running_var is not None
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked += 1
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(var, self.momentum)
+
+
+def synchronised(model: nn.Module, device: torch.device) -> nn.Module:
+    """The model with all its batch norms over processes; names and weights stay."""
+    if device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    for module in model.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = SyncNorm
+    return model
+
+
+FEWER_CLASSES = 0.7  # of the effective number at the end of guidance
+LESS_AGREEMENT = 0.9  # of the agreement at the end of guidance; it rises where self-training works
+
+
+def watch(
+    predicted: Tensor, believed: Tensor, hidden: Tensor, classes: int, candidates: Sequence[int]
+) -> dict[str, float]:
+    """Figures of predictions on pictures set aside.
+
+    predicted: (N, H, W) classes. believed: (N, H, W), the annotation where there is one, the teacher's labels where
+    it is hidden, outside 0..classes-1 where nothing is known. hidden: (N, H, W) bool. candidates: the classes that
+    hidden pixels can be of.
+    Returns score: mean IoU of predicted and believed; agreement: the same where hidden; classes: effective number
+    of candidates predicted where hidden, the exponential of their entropy; that other classes die out there is no
+    drift.
+    """
+    known = (believed >= 0) & (believed < classes)
+    counts = torch.bincount(predicted[hidden & known], minlength=classes).double()[list(candidates)]
+    shares = counts[counts > 0] / counts.sum().clamp_min(1)
+    return {
+        "score": _mean_iou(predicted[known], believed[known], classes),
+        "agreement": _mean_iou(predicted[hidden & known], believed[hidden & known], classes),
+        "classes": float((-(shares * shares.log()).sum()).exp()) if len(shares) else 0.0,
+    }
+
+
+def verdict(before: Mapping[str, float], now: Mapping[str, float]) -> str | None:
+    """What is wrong with self-training, if anything is; `before`: figures at the end of guidance."""
+    if now["classes"] < FEWER_CLASSES * before["classes"]:
+        return (
+            f"self-training drifts: it predicts {now['classes']:.1f} classes in effect, "
+            f"{before['classes']:.1f} when it began"
+        )
+    if now["agreement"] < LESS_AGREEMENT * before["agreement"]:
+        return (
+            f"self-training drifts: mIoU against the teacher's labels fell from {before['agreement']:.2f} "
+            f"to {now['agreement']:.2f}"
+        )
+    return None
+
+
+def _mean_iou(first: Tensor, second: Tensor, classes: int) -> float:
+    """Mean over the classes that occur in either; both (M,) int64."""
+    counts = torch.bincount(first * classes + second, minlength=classes**2).view(classes, classes).double()
+    both = counts.diagonal()
+    union = counts.sum(0) + counts.sum(1) - both
+    return float((both[union > 0] / union[union > 0]).mean()) if (union > 0).any() else 0.0
+
+
+SCALARS_EVERY = 10  # steps
+SKIPPED = "skipped.txt"
+
+
+class Journal:
+    """Writes into the run's folder; scalars of steps after `step`, from an interrupted run, are hidden."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        from torch.utils.tensorboard.writer import SummaryWriter
+
+        self.folder = folder
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+        path = folder / SKIPPED
+        self.skipped = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._board.close()
+
+    def note(self, told: "Told", parts: Iterable[AnyBatch]) -> None:
+        """The values of a step, and images that were skipped in it for the first time."""
+        if told.step % SCALARS_EVERY == 0 or told.step == 1:
+            self.scalars({**told.values, "images_per_second": told.images_per_second}, told.step)
+        new = dict.fromkeys(line for batch in parts for line in batch.skipped if line not in self.skipped)
+        if new:
+            self.skipped += new
+            write_text(self.folder / SKIPPED, "\n".join(self.skipped) + "\n")
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Write scalars for TensorBoard."""
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def panel(self, picture: NDArray[np.uint8], step: int) -> None:
+        """A panel as a PNG and for TensorBoard; picture: (H, W, 3) uint8 RGB."""
+        with atomic_path(self.folder / "panels" / f"{step:06d}.png") as temporary:
+            Image.fromarray(picture).save(temporary)
+        self._board.add_image("panel", picture, step, dataformats="HWC")
+
 
 Untyped: TypeAlias = Any
 

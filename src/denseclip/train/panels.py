@@ -7,7 +7,7 @@ from torch import Tensor
 
 from denseclip.data.specs import DatasetSpec
 from denseclip.segment import paint
-from denseclip.train.samples import Batch
+from denseclip.train.batches import Batch
 
 GAP = 4  # pixels between pictures
 

@@ -156,8 +156,9 @@ class DenseClipPart(Part):
 class DetectionPart(Part):
     """A detector around the network of `denseclip`.
 
-    config: the fields of `denseclip.detection.config.DetectorConfig`, such as kind = "maskrcnn" or profile = "mmdet". resize, ratio, crop, flip, colours: see `BoxAugmentation`; crop
-    None: whole pictures, padded to the largest of their batch.
+    config: the fields of `denseclip.detection.config.DetectorConfig`, such as kind = "maskrcnn" or profile = "mmdet".
+    resize, ratio, crop, flip, colours: see `BoxAugmentation`; crop None: whole pictures, padded to the largest of
+    their batch.
     """
 
     config: dict[str, Any] = {}

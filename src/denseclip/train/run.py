@@ -1,4 +1,4 @@
-"""A recipe from start to end: data, task, loop, checkpoints."""
+"""A training in a folder: its recipe, its data, and how it goes on."""
 
 import json
 import os
@@ -24,11 +24,14 @@ from denseclip.models.checkpoint import read_saved
 from denseclip.outputs import OutputFolder
 from denseclip.text import ClassPrompts
 from denseclip.text.prompts import coco_things
+from denseclip.train.batches import Share, load_batches
 from denseclip.train.checkpoint import LAST, differences
 from denseclip.train.loop import Loop, Told, make_fabric, training_precision
 from denseclip.train.recipe import DataPart, TrainRecipe
-from denseclip.train.samples import Share, load_batches
-from denseclip.train.systems import TrainingData, build_task, make_batches
+from denseclip.train.tasks import TrainingData, build_task, make_batches
+
+"""Fields that a training does not depend on."""
+
 
 RECIPE = "recipe.json"
 

@@ -1,23 +1,124 @@
 """A model on a data set: read, segment, count."""
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from denseclip.data.datasets import Sample, SegmentationDataset
+from denseclip.data.specs import DatasetSpec
 from denseclip.errors import UserError
 from denseclip.evaluate.metrics import ConfusionMatrix
-from denseclip.evaluate.protocol import Corruption, Protocol
-from denseclip.evaluate.result import Result
-from denseclip.evaluate.state import Tally
+from denseclip.evaluate.result import Corruption, Protocol, Result
+from denseclip.io import atomic_path
 from denseclip.segment.engine import Engine, default_batch
-from denseclip.segment.load import class_ids
+from denseclip.segment.load import class_ids, load, set_dataset_classes
 from denseclip.segment.segmenter import Encoded, Segmenter
+
+PROTOCOLS: dict[str, dict[str, Any]] = {
+    "ours": {},  # whole pictures at the data set's size, CLIP's own arithmetic, 85 templates
+    "official": {
+        "compat": "official",
+        "ks_norm": "positions",
+    },  # as the papers' numbers were made (maskclip a.3)
+    "slide": {"resize": "short:336", "slide": "224/112", "templates": "80"},  # SCLIP, ClearCLIP, NACLIP
+}
+
+
+def protocol_settings(protocol: str, spec: DatasetSpec, **changes: Any) -> dict[str, Any]:
+    """Keywords of `make_settings` for a data set; `changes` go before what the protocol says.
+
+    Unless something else is said: the papers' size for the data set, and for one with a background class the
+    usual background words (not under "official": the published code looks for the word itself).
+    Raises UserError for an unknown protocol.
+    """
+    if protocol not in PROTOCOLS:
+        raise UserError(f"protocol {protocol!r} is unknown; choose one of {', '.join(PROTOCOLS)}")
+    settings: dict[str, Any] = {"resize": spec.resize}
+    if spec.background is not None and protocol != "official" and changes.get("threshold") is None:
+        settings["background"] = "usual"
+    return settings | PROTOCOLS[protocol] | changes
+
+
+def segmenter_for(
+    spec: DatasetSpec,
+    model: str | Path = "tiny-rn",
+    *,
+    protocol: str = "ours",
+    pretrained: str | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    cache: bool = True,
+    **changes: Any,
+) -> Segmenter:
+    """A model with the words of a data set, under a named protocol.
+
+    changes: keywords of `make_settings` (preset, refine, resize, ...) that differ from the protocol.
+    Raises UserError for whatever cannot be used.
+    """
+    settings = protocol_settings(protocol, spec, **changes)
+    segmenter = load(
+        model, pretrained=pretrained, device=device, precision=precision, cache=cache, **settings
+    )
+    set_dataset_classes(segmenter, spec)
+    return segmenter
+
+
+@dataclass
+class Tally:
+    """What has been counted. done: images looked at, the skipped ones among them. seconds: of all runs."""
+
+    matrix: ConfusionMatrix
+    done: int = 0
+    skipped: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def whole(self) -> bool:
+        """Whether every image is counted entirely or not at all; an interruption may fall between two lines."""
+        images = self.matrix.per_image
+        same_pixels = int(self.matrix.matrix.sum()) == int(images[..., 2].sum())
+        return same_pixels and len(images) + len(self.skipped) == self.done
+
+    def save(self, path: Path, protocol: Protocol) -> None:
+        """Write everything, unless an image is half counted: then what was written before stays."""
+        if not self.whole:
+            return
+        content = {
+            "protocol": json.dumps(protocol.to_dict()),
+            "counts": self.matrix.state_dict(),
+            "done": self.done,
+            "skipped": self.skipped,
+            "seconds": self.seconds,
+        }
+        with atomic_path(path) as temporary:
+            torch.save(content, temporary)
+
+    def load(self, path: Path, protocol: Protocol) -> None:
+        """Continue from a file; raises UserError if it cannot be read or belongs to another protocol."""
+        remove = "remove it, or write the results elsewhere"
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            other = Protocol.from_dict(json.loads(content["protocol"]))
+            counts, self.done = content["counts"], int(content["done"])
+            self.skipped, self.seconds = list(content["skipped"]), float(content["seconds"])
+        except Exception as error:  # torch raises whatever the damaged bytes lead to
+            raise UserError(
+                f"cannot continue from {path} ({type(error).__name__}, it is damaged): {remove}"
+            ) from None
+        different = protocol.differences(other)
+        if different:
+            raise UserError(
+                f"{path} belongs to another evaluation (other {', '.join(different)[:120]}): {remove}"
+            )
+        self.matrix.load_state_dict(counts)
+
 
 _Labelled = tuple[Encoded, np.ndarray]  # a picture and its mask in class indices
 Progress = Callable[[int, int], None]  # done, total

@@ -1,0 +1,286 @@
+"""Figures and files of an evaluation."""
+
+import csv
+import io
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from denseclip.data.datasets import SegmentationDataset
+from denseclip.data.specs import DatasetSpec
+from denseclip.data.things import ThingsDataset, ThingsSample
+from denseclip.detection.predict import TrainedDetector, draw_things
+from denseclip.errors import UserError
+from denseclip.evaluate.result import Corruption, Result
+from denseclip.io import atomic_path, write_text
+from denseclip.segment import paint
+from denseclip.segment.load import class_ids
+from denseclip.segment.segmenter import Segmenter
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+Curve = Mapping[Corruption | None, float]
+"""mIoU in percent by corruption; None is the clean one."""
+
+
+def draw_curves(path: Path, title: str, curves: Mapping[str, Curve]) -> None:
+    """Write a PNG with a panel for each kind and a line for each model, level 0 being clean."""
+    from matplotlib.figure import Figure
+
+    kinds = list(dict.fromkeys(key[0] for curve in curves.values() for key in curve if key))
+    columns = min(4, len(kinds))
+    rows = -(-len(kinds) // columns)
+    figure = Figure(figsize=(2.6 * columns + 0.6, 2.3 * rows + 0.8), layout="constrained")
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    for panel in panels[len(kinds) :]:
+        panel.set_visible(False)
+    for panel, kind in zip(panels, kinds, strict=False):
+        for name, curve in curves.items():
+            levels = sorted(key[1] for key in curve if key and key[0] == kind)
+            values = [curve[None], *(curve[kind, level] for level in levels)]
+            panel.plot([0, *levels], values, marker="o", markersize=3, label=name)
+        panel.set_title(kind.replace("_", " "), fontsize=9)
+        panel.set_xlabel("level (0: clean)", fontsize=8)
+        panel.label_outer()
+        panel.grid(alpha=0.3)
+    panels[0].set_ylim(bottom=0)  # of all panels, now that all lines are drawn
+    figure.supylabel("mIoU, %", fontsize=9)
+    figure.suptitle(title, fontsize=10)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
+    save_figure(figure, path)
+
+
+def save_figure(figure: "Figure", path: Path) -> None:
+    """Write a PNG whose bytes depend on the figure alone. Names are no formulas, whatever dollars they have."""
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=120, metadata={"Software": None})
+
+
+LABELLED = 200  # classes whose names can still be read
+
+
+def draw_confusion(result: Result, path: Path) -> None:
+    """Write a PNG: what became of the pixels of every class, as shares of its pixels.
+
+    Rows are true, columns predicted. Seen classes come first and unseen ones stand together, each group in a
+    box, so that errors within and between the groups can be told apart. Classes that neither occur nor are
+    predicted are left out.
+    """
+    from matplotlib.figure import Figure
+
+    counts = result.matrix.matrix.cpu().numpy()
+    present = (counts.sum(0) + counts.sum(1)) > 0
+    seen, unseen = ([k for k in group if present[k]] for group in (result.seen, result.unseen))
+    order = [*seen, *unseen]
+    shares = counts[np.ix_(order, order)] / np.maximum(counts[order].sum(1, keepdims=True), 1)  # (k, k)
+    side = float(np.clip(0.15 * len(order) + 2, 5, 26))
+    figure = Figure(figsize=(side + 0.8, side), layout="constrained")
+    axes = figure.subplots()
+    picture = axes.imshow(shares, cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
+    figure.colorbar(picture, ax=axes, shrink=0.6, label="share of the true class")
+    _name(axes, [result.classes[k] for k in order])
+    if unseen:
+        _box(axes, 0, len(seen), "seen", "deepskyblue")
+        _box(axes, len(seen), len(unseen), "unseen", "red")
+    protocol = result.protocol
+    axes.set_title(f"{protocol.model} on {protocol.data}, {protocol.split}", fontsize=10)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    save_figure(figure, path)
+
+
+def _name(axes: "Axes", names: list[str]) -> None:
+    if len(names) > LABELLED:
+        axes.set_xticks([])
+        axes.set_yticks([])
+        return
+    size = 8 if len(names) <= 60 else 6
+    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=size)
+    axes.set_yticks(range(len(names)), names, fontsize=size)
+
+
+def _box(axes: "Axes", first: int, count: int, name: str, colour: str) -> None:
+    """A frame around the square of one group, and its name beside the matrix."""
+    from matplotlib.patches import Rectangle
+
+    corner = (first - 0.5, first - 0.5)
+    axes.add_patch(Rectangle(corner, count, count, fill=False, edgecolor=colour, linewidth=1.5))
+    middle = first + count / 2 - 0.5
+    axes.annotate(
+        name, (1.01, middle), xycoords=("axes fraction", "data"), rotation=270, va="center", fontsize=9
+    )
+
+
+WIDTH, GAP, HEADER = 240, 6, 22  # pixels
+
+Row = tuple[NDArray[np.uint8], NDArray[np.integer], NDArray[np.integer]]
+
+
+def draw_examples(
+    segmenter: Segmenter, dataset: SegmentationDataset, path: Path, *, images: int, count: int = 8
+) -> None:
+    """Write a grid: image, truth and prediction of up to `count` of the first `images`, evenly spread.
+
+    Images that cannot be used are left out; what is not counted stays unpainted.
+    """
+    rows = list(_rows(segmenter, dataset, spread(images, count)))
+    spec = dataset.spec
+    with atomic_path(path) as temporary:
+        paint.with_legend(_grid(rows, spec), _legend(rows, spec)).save(temporary)
+
+
+def spread(images: int, count: int) -> list[int]:
+    """Up to `count` of the first `images` numbers, evenly spread."""
+    return np.linspace(0, images - 1, min(count, images)).astype(int).tolist()
+
+
+def _rows(segmenter: Segmenter, dataset: SegmentationDataset, indices: list[int]) -> Iterator[Row]:
+    """Image, true classes and predicted classes."""
+    lookup = np.array(class_ids(segmenter, dataset.spec))
+    for index in indices:
+        try:
+            sample = dataset[index]
+            yield sample.image, sample.mask, lookup[segmenter.segment(sample.image).mask]
+        except UserError:
+            continue
+
+
+def _grid(rows: list[Row], spec: DatasetSpec) -> NDArray[np.uint8]:
+    """The rows below a header, (H, W, 3) uint8."""
+    palette = np.array(spec.palette, np.uint8)
+    tiles = []
+    for image, *masks in rows:
+        shown = [
+            image,
+            *(paint.overlay(image, mask, palette, opacity=0.75, clear=spec.background) for mask in masks),
+        ]
+        height = max(1, round(image.shape[0] * WIDTH / image.shape[1]))
+        tiles.append([Image.fromarray(one).resize((WIDTH, height)) for one in shown])
+    total = HEADER + sum(row[0].height + GAP for row in tiles)
+    canvas = Image.new("RGB", (3 * WIDTH + 2 * GAP, total), "white")
+    pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(14)
+    for column, title in enumerate(("image", "truth", "prediction")):
+        pen.text((column * (WIDTH + GAP) + 2, 2), title, fill="black", font=font)
+    top = HEADER
+    for row in tiles:
+        for column, tile in enumerate(row):
+            canvas.paste(tile, (column * (WIDTH + GAP), top))
+        top += row[0].height + GAP
+    return np.asarray(canvas)
+
+
+def _legend(rows: list[Row], spec: DatasetSpec) -> list[tuple[str, tuple[int, int, int]]]:
+    """Names and colours of the classes that occur, the most frequent first."""
+    areas = np.zeros(len(spec.classes), np.int64)
+    for _, *masks in rows:
+        for mask in masks:
+            areas += np.bincount(mask[mask < len(areas)].ravel(), minlength=len(areas))
+    if spec.background is not None:
+        areas[spec.background] = 0
+    order = [k for k in np.argsort(-areas, kind="stable").tolist() if areas[k]]
+    return [(spec.classes[k], spec.palette[k]) for k in order[:40]]
+
+
+WIDTH = 320  # pixels; names have to be read
+
+Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+
+
+def draw_detections(
+    detector: TrainedDetector,
+    dataset: ThingsDataset,
+    path: Path,
+    *,
+    images: int,
+    count: int = 4,
+    threshold: float = 0.3,
+) -> None:
+    """Write a grid: up to `count` of the first `images`, evenly spread; the truth above what was found.
+
+    threshold: lowest score that is drawn. Images that cannot be used are left out.
+    """
+    pairs = list(_pairs(detector, dataset, spread(images, count), threshold))
+    with atomic_path(path) as temporary:
+        _beside(pairs, ("truth", f"found, scores from {threshold:g}")).save(temporary)
+
+
+def _pairs(
+    detector: TrainedDetector, dataset: ThingsDataset, indices: list[int], threshold: float
+) -> Iterator[Pair]:
+    """The same picture with its truth and with what was found, both (H, W, 3)."""
+    for index in indices:
+        try:
+            sample = dataset[index]
+        except UserError:
+            continue
+        found = detector.detect(sample.image).above(threshold)
+        yield _truth(sample, dataset.classes), np.asarray(found.overlay())
+
+
+def _truth(sample: ThingsSample, classes: tuple[str, ...]) -> NDArray[np.uint8]:
+    truth = sample.truth
+    masks = [runs for runs in truth.runs if runs is not None]
+    whole = masks if len(masks) == len(truth.runs) else None
+    return draw_things(sample.image, truth.boxes, truth.labels.tolist(), classes, masks=whole)
+
+
+def _beside(pairs: list[Pair], titles: tuple[str, str]) -> Image.Image:
+    """A column for each pair, and a title above each row."""
+    tiles = [[_tile(image) for image in pair] for pair in pairs]
+    height = max((pair[0].height for pair in tiles), default=0)
+    step = HEADER + height + GAP
+    canvas = Image.new("RGB", (max(1, len(tiles)) * (WIDTH + GAP) - GAP, 2 * step - GAP), "white")
+    pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(14)
+    for row, title in enumerate(titles):
+        pen.text((2, row * step + 2), title, fill="black", font=font)
+        for column, pair in enumerate(tiles):
+            canvas.paste(pair[row], (column * (WIDTH + GAP), row * step + HEADER))
+    return canvas
+
+
+def _tile(image: NDArray[np.uint8]) -> Image.Image:
+    height = max(1, round(image.shape[0] * WIDTH / image.shape[1]))
+    return Image.fromarray(image).resize((WIDTH, height), Image.Resampling.LANCZOS)
+
+
+RESULT, CLASSES, CONFUSION, EXAMPLES = "result.json", "classes.csv", "confusion.png", "examples.png"
+STATE = "counts.pt"  # where an interrupted evaluation continues
+
+
+def need_matplotlib() -> None:
+    """Raise UserError if figures cannot be drawn."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise UserError("figures need matplotlib: pip install 'denseclip[evaluate]'") from None
+
+
+def write_report(result: Result, folder: Path) -> None:
+    """Write result.json, classes.csv and confusion.png; the same bytes for the same result."""
+    write_text(folder / RESULT, result.to_json())
+    write_text(folder / CLASSES, to_csv(result))
+    draw_confusion(result, folder / CONFUSION)
+
+
+def to_csv(result: Result) -> str:
+    """CSV with one line a class, percent with two decimals, empty where a class does not occur."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["class", "group", "IoU", "accuracy", "precision", "pixels"])
+    for row in result.table():
+        figures = (row.iou, row.accuracy, row.precision)
+        shown = ("" if math.isnan(value) else f"{value:.2f}" for value in figures)
+        writer.writerow([row.name, "unseen" if row.unseen else "seen", *shown, row.pixels])
+    return text.getvalue()
