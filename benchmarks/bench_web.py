@@ -14,11 +14,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from denseclip.web.holder import Holder
-from denseclip.web.limits import Limits
-from denseclip.web.question import Question
+from denseclip.web.question import Limits, Origin, Question
 from denseclip.web.server import serving
-from denseclip.web.snippets import Origin
-from denseclip.web.wire import unpacked
+from denseclip.web.views import unpacked
 
 NEW_WORDS = (
     "frog",

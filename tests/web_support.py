@@ -11,13 +11,10 @@ import numpy as np
 from PIL import Image
 
 from clip_support import tiny_clip
-from denseclip.web.holder import Holder
-from denseclip.web.limits import Limits
-from denseclip.web.memory import MemoryCache
-from denseclip.web.question import Question
+from denseclip.web.holder import Holder, MemoryCache
+from denseclip.web.question import Limits, Origin, Question
 from denseclip.web.session import Held
-from denseclip.web.snippets import Origin
-from denseclip.web.wire import unpacked
+from denseclip.web.views import unpacked
 
 
 def held(kind: str = "rn") -> Held:

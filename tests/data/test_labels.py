@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from denseclip.data.labels import training_labels
+from denseclip.data.specs import training_labels
 from fixtures_support import cases
 
 

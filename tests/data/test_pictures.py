@@ -10,9 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from denseclip.data.images import list_images, read_image
+from denseclip.data.images import list_images, read_image, unread_in, unread_line
 from denseclip.data.pictures import as_rgb
-from denseclip.data.unread import unread_in, unread_line
 from denseclip.errors import UserError
 from denseclip.label.sources import list_items
 

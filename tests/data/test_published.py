@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from denseclip.data.labels import training_labels
 from denseclip.data.masks import to_classes
 from denseclip.data.published import dataset_names, dataset_spec
+from denseclip.data.specs import training_labels
 from denseclip.errors import UserError
 from denseclip.text.prompts import class_set, facts
 

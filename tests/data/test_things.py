@@ -6,10 +6,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from denseclip.data.box_augment import BoxAugmentation, BoxView, cropped, mirrored, resized
 from denseclip.data.coco_entries import read_instances
 from denseclip.data.open_things import open_things
-from denseclip.data.things import ThingsSample, Truth, decode, encode
+from denseclip.data.things import (
+    BoxAugmentation,
+    BoxView,
+    ThingsSample,
+    Truth,
+    cropped,
+    decode,
+    encode,
+    mirrored,
+    resized,
+)
 from denseclip.data.transforms import ResizeRule
 from denseclip.errors import UserError
 

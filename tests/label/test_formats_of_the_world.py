@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from denseclip.label.labelled import Labels
-from denseclip.web.downloads import coco_json
-from denseclip.web.limits import Limits
+from denseclip.web.question import Limits
 from denseclip.web.session import Session
+from denseclip.web.views import coco_json
 from label_support import Stub, blobs, label, write_pictures
 from web_support import held, noise, question
 

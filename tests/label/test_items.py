@@ -5,7 +5,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from denseclip.errors import UserError
-from denseclip.label.items import Item, named
+from denseclip.label.sources import Item, named
 
 
 def names(*files):

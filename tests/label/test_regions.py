@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from denseclip.label.formats.brush import encode_brush
-from denseclip.label.outlines import along_edges, through_centres
-from denseclip.label.regions import find_regions, stack_regions
+from denseclip.label.formats.label_studio import encode_brush
+from denseclip.label.regions import along_edges, find_regions, stack_regions, through_centres
 
 SEEDS = st.integers(0, 2**32 - 1)
 

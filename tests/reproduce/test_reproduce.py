@@ -16,7 +16,7 @@ from denseclip.data.opening import open_dataset
 from denseclip.errors import UserError
 from denseclip.evaluate.robustness import corrupted
 from denseclip.evaluate.run import evaluate, segmenter_for
-from denseclip.reproduce import MissingError, needs, reproduce, runner
+from denseclip.reproduce import MissingError, reproduce, runner, runs
 from denseclip.reproduce.tables import Table, read_table
 from own_data import write_own_data
 
@@ -235,8 +235,8 @@ def voc(root):
 
 
 def test_paper_scale_lists_what_is_missing_one_line_each(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr(needs, "cached", lambda entry: None)
-    monkeypatch.setattr(needs, "fetch", lambda entry: pytest.fail("data comes first"))
+    monkeypatch.setattr(runs, "cached", lambda entry: None)
+    monkeypatch.setattr(runs, "fetch", lambda entry: pytest.fail("data comes first"))
     arguments = ("--scale", "paper", "--rows", "training-free", "--out", tmp_path / "out")
     ran = run(capsys, "reproduce", "table3", *arguments)
     assert ran.code == 2
@@ -251,7 +251,7 @@ def test_paper_scale_lists_what_is_missing_one_line_each(capsys, tmp_path, monke
 
 
 def test_paper_scale_of_trained_rows_lists_splits_and_backbones_too(tmp_path, monkeypatch):
-    monkeypatch.setattr(needs, "cached", lambda entry: tmp_path)
+    monkeypatch.setattr(runs, "cached", lambda entry: tmp_path)
     with pytest.raises(MissingError) as caught:
         reproduce("table1", "paper", data_root=tmp_path)
     lines = "\n".join(caught.value.lines)
@@ -264,7 +264,7 @@ def test_paper_scale_of_trained_rows_lists_splits_and_backbones_too(tmp_path, mo
 
 
 def test_paper_scale_names_the_folder_and_the_files_that_are_missing(tmp_path, monkeypatch):
-    monkeypatch.setattr(needs, "cached", lambda entry: tmp_path)
+    monkeypatch.setattr(runs, "cached", lambda entry: tmp_path)
     home = voc(tmp_path)
     (home / "SegmentationClass" / "2007_3.png").unlink()
     with pytest.raises(MissingError) as caught:
@@ -281,8 +281,8 @@ def test_weights_are_fetched_only_when_all_data_is_there(tmp_path, monkeypatch):
         raise UserError(f"{entry.label}: cannot be downloaded")
 
     voc(tmp_path)
-    monkeypatch.setattr(needs, "cached", lambda entry: None)
-    monkeypatch.setattr(needs, "fetch", fail)
+    monkeypatch.setattr(runs, "cached", lambda entry: None)
+    monkeypatch.setattr(runs, "fetch", fail)
     with pytest.raises(MissingError) as caught:
         reproduce("table4", "paper", data_root=tmp_path)
     assert [line.split(":")[1].strip() for line in caught.value.lines] == ["RN50", "RN50x16"]

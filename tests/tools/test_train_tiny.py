@@ -14,7 +14,7 @@ from denseclip.clip import load_clip
 from denseclip.data.opening import open_dataset
 from denseclip.data.sticker_sets import sticker_specs
 from denseclip.data.stickers import SceneRecipe, render
-from denseclip.data.stickers.captions import seen
+from denseclip.data.stickers.scenes import seen
 from tools.train_tiny import training
 from tools.train_tiny.__main__ import main
 from tools.train_tiny.batches import WORDS, Batches, pictures

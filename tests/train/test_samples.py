@@ -7,10 +7,9 @@ import pytest
 import torch
 
 from denseclip.clip import ImageStats
-from denseclip.data.augment import Augmentation, disturb_colours, pad
 from denseclip.data.datasets import Sample, SegmentationDataset
 from denseclip.data.published import dataset_spec
-from denseclip.data.transforms import ResizeRule
+from denseclip.data.transforms import Augmentation, ResizeRule, disturb_colours, pad
 from denseclip.errors import UserError
 from denseclip.train.batches import Batch, Share, TrainingBatches, load_batches, normalised
 

@@ -8,11 +8,10 @@ import sys
 
 from playwright.sync_api import Page, sync_playwright
 
-from denseclip.web.examples import SCENES
 from denseclip.web.holder import Holder
-from denseclip.web.limits import Limits
+from denseclip.web.question import Limits, Origin
 from denseclip.web.server import serving
-from denseclip.web.snippets import Origin
+from denseclip.web.views import SCENES
 
 EXAMPLE, WORDS, PLACE = 3, "rose|flower, leaves, tile floor, skateboard, sky", (0.62, 0.62)
 WAIT = 600_000

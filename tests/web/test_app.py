@@ -12,7 +12,7 @@ pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
 from denseclip.errors import UserError
-from denseclip.web.limits import Limits
+from denseclip.web.question import Limits
 from denseclip.web.server import serving
 from denseclip.web.session import Session
 from web_support import Visitor, holder, noise, png, question

@@ -15,11 +15,10 @@ pytest.importorskip("uvicorn")
 playwright = pytest.importorskip("playwright.sync_api")
 
 from denseclip.data.stickers import render  # noqa: E402
-from denseclip.web.examples import SCENES, SIDE, SPLIT  # noqa: E402
 from denseclip.web.holder import Holder  # noqa: E402
-from denseclip.web.limits import Limits  # noqa: E402
+from denseclip.web.question import Limits, Origin  # noqa: E402
 from denseclip.web.server import serving  # noqa: E402
-from denseclip.web.snippets import Origin  # noqa: E402
+from denseclip.web.views import SCENES, SIDE, SPLIT  # noqa: E402
 from web_support import noise, png  # noqa: E402
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from denseclip.data.coco_entries import read_coco
-from denseclip.web.downloads import coco_json, jpeg, picture_png, png
-from denseclip.web.limits import Limits
+from denseclip.web.question import Limits
 from denseclip.web.session import Session
+from denseclip.web.views import coco_json, jpeg, picture_png, png
 from web_support import held, noise, question
 
 

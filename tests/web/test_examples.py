@@ -5,7 +5,7 @@ import pytest
 from denseclip.data.stickers import render
 from denseclip.errors import UserError
 from denseclip.text import ClassPrompts
-from denseclip.web.examples import SCENES, SIDE, SPLIT, example, thumbnail
+from denseclip.web.views import SCENES, SIDE, SPLIT, example, thumbnail
 
 
 @pytest.mark.parametrize("index", range(len(SCENES)))

@@ -3,8 +3,7 @@
 import pytest
 
 from denseclip.errors import UserError
-from denseclip.web.limits import Limits
-from denseclip.web.question import Question
+from denseclip.web.question import Limits, Question
 from web_support import question
 
 

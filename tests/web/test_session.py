@@ -7,11 +7,9 @@ from denseclip.errors import UserError
 from denseclip.segment.attention import DenseEncoder
 from denseclip.segment.load import make_settings
 from denseclip.segment.segmenter import Segmenter
-from denseclip.web.holder import Holder, presets
-from denseclip.web.limits import Limits
-from denseclip.web.memory import MemoryCache
+from denseclip.web.holder import Holder, MemoryCache, presets
+from denseclip.web.question import Limits, Origin
 from denseclip.web.session import Held, Session
-from denseclip.web.snippets import Origin
 from web_support import held, noise, question
 
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from denseclip.web import sessions as module
-from denseclip.web.limits import Limits
-from denseclip.web.sessions import SessionEndedError, Sessions
+from denseclip.web import session as module
+from denseclip.web.question import Limits
+from denseclip.web.session import SessionEndedError, Sessions
 from web_support import held, noise
 
 

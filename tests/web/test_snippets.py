@@ -8,11 +8,10 @@ from PIL import Image
 
 from cli_support import run
 from clip_support import write_embedded
-from denseclip.web import downloads
+from denseclip.web import views
 from denseclip.web.holder import Holder
-from denseclip.web.limits import Limits
+from denseclip.web.question import Limits, Origin, command, mask_name, plain_name, python_lines
 from denseclip.web.session import Session
-from denseclip.web.snippets import Origin, command, mask_name, plain_name, python_lines
 from web_support import noise, question
 
 QUESTIONS = [
@@ -39,7 +38,7 @@ def test_command_and_python_give_the_mask_of_the_page(holder, capsys, tmp_path, 
     monkeypatch.chdir(tmp_path)
     session = Session(holder.held, holder.limits)
     answer = session.ask(asked) if session.show(name, noise()) else None
-    (tmp_path / name).write_bytes(downloads.picture_png(answer.picture))
+    (tmp_path / name).write_bytes(views.picture_png(answer.picture))
 
     program, *arguments = shlex.split(command(holder.origin, asked, name))
     assert program == "denseclip"

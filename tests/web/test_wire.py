@@ -5,7 +5,7 @@ import gzip
 import numpy as np
 import pytest
 
-from denseclip.web.wire import hexes, packed, unpacked
+from denseclip.web.views import hexes, packed, unpacked
 
 
 @pytest.mark.parametrize(("top", "size"), [(255, 1), (256, 2), (499, 2)])

@@ -54,8 +54,7 @@ def detect(
     For each picture PICTURE-detected.png; for all together detections.json, a COCO results file, and images.json with
     its images and categories. Pictures that cannot be read are listed at the end, and the exit code is 1.
     """
-    from denseclip.data.images import list_images
-    from denseclip.data.unread import unread_in
+    from denseclip.data.images import list_images, unread_in
     from denseclip.outputs import OutputFolder
 
     identity = {"model": str(model), "threshold": threshold, "resize": resize}

@@ -41,7 +41,7 @@ def distill(
     if classes is None:
         raise UserError('no words are given; add --classes "cat, sofa, grass"')
     from denseclip.cli.train import run
-    from denseclip.data.unread import unread_in, unread_line
+    from denseclip.data.images import unread_in, unread_line
     from denseclip.train.distill import distill_recipe, write_report
     from denseclip.train.recipe import parse_changes
 

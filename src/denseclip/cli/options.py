@@ -122,7 +122,7 @@ class ModelOptions:
 
 def tell_unread(counts: Mapping[str, int]) -> None:
     """Print which kinds of pictures were not read, if there are any."""
-    from denseclip.data.unread import unread_line
+    from denseclip.data.images import unread_line
 
     if counts:
         say(unread_line(counts), "red")

@@ -50,8 +50,7 @@ def segment(
     Pictures that cannot be read are listed at the end, and the exit code is 1.
     """
     settings = o.settings(locals())
-    from denseclip.data.images import list_images
-    from denseclip.data.unread import unread_in
+    from denseclip.data.images import list_images, unread_in
     from denseclip.outputs import OutputFolder
     from denseclip.segment.result import heat_suffixes
 

@@ -40,8 +40,7 @@ def serve(
     except ModuleNotFoundError as error:
         raise UserError(f"the page needs {error.name}: pip install 'denseclip[web]'") from None
     from denseclip.web.holder import Holder
-    from denseclip.web.limits import Limits
-    from denseclip.web.snippets import Origin
+    from denseclip.web.question import Limits, Origin
 
     limits = Limits(upload=max_upload * 2**20, pixels=max_pixels, words=max_words)
     with o.status(f"loading {model}"):

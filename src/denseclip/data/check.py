@@ -9,7 +9,7 @@ from denseclip.data.coco import BoxesOnlyError
 from denseclip.data.datasets import SegmentationDataset
 from denseclip.data.open_things import open_things
 from denseclip.data.opening import open_dataset
-from denseclip.data.own_file import read_own
+from denseclip.data.own import read_own
 from denseclip.data.published import dataset_spec, is_dataset
 from denseclip.data.things import ThingsDataset
 from denseclip.errors import UserError

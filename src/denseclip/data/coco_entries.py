@@ -12,7 +12,7 @@ from denseclip.data.coco import Annotation, CocoImage, read_coco_file
 from denseclip.data.coco_masks import Box, MaskError, box_of, paint, pixels
 from denseclip.data.datasets import Entry
 from denseclip.data.images import read_image
-from denseclip.data.labels import ignore_index
+from denseclip.data.specs import ignore_index
 from denseclip.data.things import Runs, ThingsSample, Truth, need_pycocotools
 from denseclip.errors import UserError
 

@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from denseclip.data.datasets import Sample, SegmentationDataset
-from denseclip.data.images import SUFFIXES, read_image
+from denseclip.data.images import SUFFIXES, read_image, walk
 from denseclip.data.specs import DatasetSpec, colours
-from denseclip.data.walk import walk
 from denseclip.errors import UserError
 from denseclip.outputs import is_output
 

@@ -1,22 +1,85 @@
-"""Pictures from anywhere as (H, W, 3) uint8 RGB, or a message that says what is wrong with the file."""
+"""Pictures of files as (H, W, 3) uint8 RGB, and where pictures lie below a folder."""
 
 import glob
 import io
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePath
 from threading import Lock
 from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from denseclip.data.unread import unread_in, unread_line
-from denseclip.data.walk import walk
 from denseclip.errors import UserError
 from denseclip.outputs import is_output
+
+
+def walk(folder: Path, suffixes: Collection[str]) -> Iterator[Path]:
+    """Files below `folder` that end in one of `suffixes` (lower case), by name, folder by folder.
+
+    What is hidden (a file or folder whose name starts with a dot) is left out; folders that are links are entered,
+    unless they lead back to where they are. Raises UserError for a folder that may not be read.
+    """
+    yield from _walk(folder, tuple(suffixes), (os.path.realpath(folder),))
+
+
+def _walk(folder: Path, suffixes: tuple[str, ...], above: tuple[str, ...]) -> Iterator[Path]:
+    try:
+        with os.scandir(folder) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+    except OSError as error:
+        raise UserError(f"folder {folder} cannot be read ({error.strerror}); check its permissions") from None
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        path = folder / entry.name
+        if entry.is_dir():
+            real = os.path.realpath(path)
+            if real not in above:
+                yield from _walk(path, suffixes, (*above, real))
+        elif path.suffix.lower() in suffixes and entry.is_file():
+            yield path
+
+
+_KINDS = """
+    heic heif hif jxl jxr wdp svg svgz psd psb xcf ai eps pdf exr hdr dds ico icns tga pcx fits dcm nii
+    jpf jpx j2k jpc crw cr2 cr3 nef nrw arw srf sr2 dng orf raf rw2 rwl pef srw x3f 3fr iiq kdc mrw raw
+"""
+UNREAD = frozenset(f".{kind}" for kind in _KINDS.split())
+
+
+def count_unread(names: Iterable[str | PurePath]) -> Counter[str]:
+    """How many of each suffix in `UNREAD`; hidden files do not count."""
+    paths = map(PurePath, names)
+    return Counter(
+        p.suffix.lower() for p in paths if p.suffix.lower() in UNREAD and not p.name.startswith(".")
+    )
+
+
+def unread_in(sources: Sequence[str | os.PathLike[str]]) -> Counter[str]:
+    """`count_unread` of what lies in folders or matches patterns; a file that is named as such does not count."""
+    found: Counter[str] = Counter()
+    for each in sources:
+        source = os.fspath(each)
+        path = Path(source)
+        if path.is_dir():
+            found += count_unread(walk(path, UNREAD))
+        elif glob.has_magic(source) and not path.exists():
+            found += count_unread(glob.glob(source, recursive=True))  # noqa: PTH207 Path.glob takes no absolute pattern
+    return found
+
+
+def unread_line(counts: Mapping[str, int]) -> str:
+    """What to tell of them, in one line; empty if there are none."""
+    if not counts:
+        return ""
+    kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(counts.items()))
+    return f"not read: {kinds} (such files are not understood; convert them to JPEG or PNG)"
+
 
 ImageSource = str | os.PathLike[str] | bytes | BinaryIO
 

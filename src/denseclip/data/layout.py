@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from denseclip.data.datasets import Entry, SegmentationDataset
+from denseclip.data.images import walk
 from denseclip.data.masks import MaskFile
 from denseclip.data.specs import DatasetSpec, Split
 from denseclip.data.texts import read_lines
-from denseclip.data.walk import walk
 from denseclip.errors import UserError
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from denseclip.data.images import upright
-from denseclip.data.labels import ignore_index
+from denseclip.data.specs import ignore_index
 from denseclip.errors import UserError
 
 SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")  # no JPEG: it would invent ids

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from denseclip.data.coco_entries import read_instances
-from denseclip.data.own_file import read_own
+from denseclip.data.own import read_own
 from denseclip.data.published import dataset_spec, is_dataset
 from denseclip.data.sticker_sets import StickerEntry, open_stickers
 from denseclip.data.things import ThingsDataset, ThingsSample, Truth, encode, need_pycocotools

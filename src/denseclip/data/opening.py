@@ -4,7 +4,7 @@ from pathlib import Path
 
 from denseclip.data.datasets import SegmentationDataset
 from denseclip.data.layout import open_split
-from denseclip.data.own_file import open_own
+from denseclip.data.own import open_own
 from denseclip.data.published import dataset_spec, is_dataset
 from denseclip.data.sticker_sets import open_stickers
 from denseclip.errors import UserError
@@ -17,7 +17,7 @@ def open_dataset(
 
     data: a name such as "voc20", with `root`, the folder that holds the data set's own; a sticker set such as
     "stickers20", which needs no root; or the user's data: a data.json, or the folder it is in (see
-    `denseclip.data.own_file`).
+    `denseclip.data.own`).
     Raises UserError for an unknown name or split, a missing folder or list, an empty split.
     """
     if not is_dataset(str(data)) and Path(data).exists():

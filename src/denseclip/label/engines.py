@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from denseclip.errors import UserError
-from denseclip.label.items import Item
 from denseclip.label.labelled import Labeller
+from denseclip.label.sources import Item
 from denseclip.label.stages import Outcome, Plan, Stages, Task
 
 Engine = Callable[[Plan, Iterable[Task]], Generator[Outcome, None, None]]

@@ -12,15 +12,14 @@ from types import MappingProxyType
 from typing import Any
 
 from denseclip.errors import UserError
-from denseclip.label import sheet
 from denseclip.label.engines import Engine
 from denseclip.label.formats import make_writers
 from denseclip.label.formats.base import Entry, Target
-from denseclip.label.items import Item
 from denseclip.label.journal import SKIPPED, Journal
 from denseclip.label.labelled import Labeller, Rules
+from denseclip.label.sources import Item
 from denseclip.label.stages import Plan, Task
-from denseclip.label.summary import Summary, write_summary
+from denseclip.label.summary import Summary, chosen, write_sheet, write_summary
 from denseclip.outputs import HOME, OutputFolder
 
 OTHERS = ("contact-sheet.jpg", "summary.json", "pictures.csv")
@@ -61,7 +60,7 @@ def run_job(
     """
     labels, told = labeller.labels, {"unread": unread, "machine": labeller.machine}
     target = Target(out, labels, options.rules, labeller.name, options.link_images, options.image_prefix)
-    plan = Plan(target, options.formats, options.overlays, frozenset(sheet.chosen(len(items))))
+    plan = Plan(target, options.formats, options.overlays, frozenset(chosen(len(items))))
     writers = make_writers(
         options.formats, target
     )  # refuses what a format cannot hold, before anything is written
@@ -147,5 +146,5 @@ def _finish(plan: Plan, journal: Journal, items: Sequence[Item], **told: Any) ->
                     )
 
         writer.finish(entries)
-    sheet.write_sheet(out / "contact-sheet.jpg", labels, journal.records())
+    write_sheet(out / "contact-sheet.jpg", labels, journal.records())
     write_summary(out, labels, journal.records, **told)

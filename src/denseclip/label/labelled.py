@@ -7,10 +7,10 @@ from typing import Any, Literal, Protocol, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from denseclip.data.labels import ignore_index
+from denseclip.data.specs import ignore_index
 from denseclip.errors import UserError
-from denseclip.label.items import Item
 from denseclip.label.regions import Regions
+from denseclip.label.sources import Item
 from denseclip.segment.result import Segmentation
 from denseclip.text import BACKGROUND
 

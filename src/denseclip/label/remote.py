@@ -37,7 +37,7 @@ def opened(where: str) -> Iterator[IO[bytes]]:
         yield file
 
 
-def read(where: str, offset: int, size: int, limit: int) -> bytes:
+def read_address(where: str, offset: int, size: int, limit: int) -> bytes:
     """`size` bytes from `offset`, or all (-1); UserError for more than `limit` bytes."""
     with opened(where) as file:
         if offset:

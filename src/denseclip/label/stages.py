@@ -8,13 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from denseclip.errors import UserError
-from denseclip.label import sheet
 from denseclip.label.formats import make_writers
 from denseclip.label.formats.base import Target, below, save
-from denseclip.label.items import Item, printable
 from denseclip.label.journal import SKIPPED, Record
 from denseclip.label.labelled import Labelled, Labeller
-from denseclip.label.summary import measure
+from denseclip.label.sources import Item, printable
+from denseclip.label.summary import measure, tile, write_overlay
 from denseclip.segment.engine import Engine
 
 FULL = 65535  # of a 16-bit confidence map
@@ -77,10 +76,10 @@ class Stages:
         if target.rules.confidence == "pixels":
             _save_confidence(picture, target)
         if self.plan.overlays:
-            sheet.write_overlay(picture, target.out)
+            write_overlay(picture, target.out)
         record = {"height": picture.size[0], "width": picture.size[1], **measure(picture)}
         if task.position in self.plan.sheet:
-            record["tile"] = sheet.tile(picture)
+            record["tile"] = tile(picture)
         return {**record, "payload": {name: value for name, value in payload.items() if value is not None}}
 
 

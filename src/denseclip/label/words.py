@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from denseclip.label.items import Item
 from denseclip.label.labelled import Labelled, Labels, Rules
 from denseclip.label.regions import find_regions
+from denseclip.label.sources import Item
 from denseclip.segment.engine import default_batch
 from denseclip.segment.result import Segmentation
 from denseclip.segment.segmenter import Encoded, Segmenter

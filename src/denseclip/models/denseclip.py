@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from denseclip.clip.model import TextTransformer
 from denseclip.clip.tokenizer import Tokenize
-from denseclip.data.labels import ignore_index
+from denseclip.data.specs import ignore_index
 from denseclip.errors import UserError
 from denseclip.models.config import DenseClipConfig
 from denseclip.models.encoders import Encoded, Encoder, Shapes, TextShape, make_encoder

@@ -25,9 +25,8 @@ from denseclip.evaluate.result import Protocol, Result
 from denseclip.evaluate.robustness import corrupted
 from denseclip.evaluate.run import evaluate, segmenter_for
 from denseclip.models.checkpoint import read_saved
-from denseclip.reproduce.needs import not_installed, require
 from denseclip.reproduce.report import Report, describe, refuse_foreign, write
-from denseclip.reproduce.runs import Finished, FinishedRun, Key, Rows, Run, runs_of
+from denseclip.reproduce.runs import Finished, FinishedRun, Key, Rows, Run, not_installed, require, runs_of
 from denseclip.reproduce.tables import Scale, Table, read_table
 from denseclip.text.embeddings import cache_folder
 from denseclip.train.checkpoint import LAST, Progress

@@ -1,4 +1,4 @@
-"""The papers' tables as data: a TOML file for each, with the figures that were published."""
+"""The papers' tables as data, and what their rows need."""
 
 import tomllib
 from collections.abc import Mapping

@@ -12,11 +12,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from denseclip.clip.clip import ImageStats
-from denseclip.data.augment import Augmentation, View, pad
-from denseclip.data.box_augment import BoxAugmentation, BoxView
 from denseclip.data.datasets import SegmentationDataset
-from denseclip.data.labels import UNLABELLED
-from denseclip.data.things import ThingsDataset
+from denseclip.data.specs import UNLABELLED
+from denseclip.data.things import BoxAugmentation, BoxView, ThingsDataset
+from denseclip.data.transforms import Augmentation, View, pad
 from denseclip.detection.config import Instances
 from denseclip.errors import UserError
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from denseclip.data.labels import IGNORE
+from denseclip.data.specs import IGNORE
 from denseclip.errors import UserError
 
 Average = Literal["official", "valid"]

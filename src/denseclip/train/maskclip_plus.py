@@ -16,10 +16,9 @@ from torch import Tensor
 from denseclip.clip import ImageStats, load_clip
 from denseclip.clip.device import pick_precision
 from denseclip.clip.model import ResNet
-from denseclip.data.augment import Augmentation
 from denseclip.data.datasets import SegmentationDataset
-from denseclip.data.labels import IGNORE
-from denseclip.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from denseclip.data.specs import IGNORE
+from denseclip.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Augmentation
 from denseclip.errors import UserError
 from denseclip.models.student import Student, StudentConfig, build_student
 from denseclip.segment.attention import DenseEncoder, DenseFeatures

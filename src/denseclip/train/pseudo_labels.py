@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from denseclip.data.labels import IGNORE, UNLABELLED
+from denseclip.data.specs import IGNORE, UNLABELLED
 from denseclip.errors import UserError
 from denseclip.segment.decode import Confidence, decode
 from denseclip.segment.refine import key_smoothing, prompt_denoising

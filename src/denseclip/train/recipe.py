@@ -13,9 +13,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from denseclip.data.augment import Augmentation
-from denseclip.data.box_augment import BoxAugmentation
-from denseclip.data.transforms import ResizeRule
+from denseclip.data.things import BoxAugmentation
+from denseclip.data.transforms import Augmentation, ResizeRule
 from denseclip.errors import UserError
 from denseclip.models.heads import HeadKind
 

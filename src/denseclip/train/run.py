@@ -14,7 +14,7 @@ from denseclip.data.datasets import SegmentationDataset
 from denseclip.data.folder import open_folder
 from denseclip.data.open_things import COCO, open_things
 from denseclip.data.opening import open_dataset
-from denseclip.data.own_file import read_own
+from denseclip.data.own import read_own
 from denseclip.data.published import dataset_spec, is_dataset
 from denseclip.data.sticker_sets import open_stickers
 from denseclip.data.things import ThingsDataset

@@ -1,7 +1,7 @@
-"""The page's routes, and what they answer with. Everything that matters happens in `session`."""
+"""The page's addresses: requests in, answers out, nothing of another visitor's."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,25 +10,78 @@ from urllib.parse import unquote
 import anyio
 import anyio.to_thread
 from starlette.applications import Starlette
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from denseclip.data.images import read_image
 from denseclip.errors import UserError
-from denseclip.web import downloads
-from denseclip.web.examples import example, thumbnail
-from denseclip.web.guard import Guard
 from denseclip.web.holder import Holder
-from denseclip.web.question import Question
-from denseclip.web.session import Picture, Session
-from denseclip.web.sessions import SessionEndedError, Sessions
-from denseclip.web.snippets import plain_name
-from denseclip.web.views import about, answer_header, picture_view, pixel_view
-from denseclip.web.wire import packed
+from denseclip.web.question import Question, plain_name
+from denseclip.web.session import Picture, Session, SessionEndedError, Sessions
+from denseclip.web.views import (
+    about,
+    answer_header,
+    coco_json,
+    example,
+    jpeg,
+    packed,
+    picture_png,
+    picture_view,
+    pixel_view,
+    png,
+    thumbnail,
+)
+
+HEADERS = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self' blob: data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+    "cache-control": "no-store",
+}
+
+
+class Guard:
+    """Adds headers that keep the page to itself, and answers only to its own host names.
+
+    The latter keeps other sites from reaching a page on this machine by a name of theirs that leads here.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: Container[str] | None) -> None:
+        self.app = app
+        self.hosts = hosts  # None: any
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers[name] = value
+            await send(message)
+
+        host = Headers(scope=scope).get("host", "")
+        if self.hosts is not None and _name(host) not in self.hosts:
+            await PlainTextResponse("this page does not answer to that name", 421)(scope, receive, guarded)
+            return
+        await self.app(scope, receive, guarded)
+
+
+def _name(host: str) -> str:
+    """A host without its port: "localhost:80" -> "localhost", "[::1]:80" -> "[::1]"."""
+    return host.lower() if host.endswith("]") else (host.rpartition(":")[0] or host).lower()
+
 
 T = TypeVar("T")
 
@@ -86,9 +139,7 @@ class Page:
     async def thumbnail(self, request: Request) -> Response:
         """A small example."""
         index = request.path_params["index"]
-        return Response(
-            await self._computed(lambda: downloads.jpeg(thumbnail(index))), media_type="image/jpeg"
-        )
+        return Response(await self._computed(lambda: jpeg(thumbnail(index))), media_type="image/jpeg")
 
     async def open(self, request: Request) -> Response:
         """Begin a session."""
@@ -195,11 +246,11 @@ def _packed(body: bytes) -> Response:
 
 
 DOWNLOADS: dict[str, tuple[Callable[[Session], bytes], str]] = {
-    "picture.jpg": (lambda session: downloads.jpeg(session.shown().image), "image/jpeg"),
-    "picture.png": (lambda session: downloads.picture_png(session.shown()), "image/png"),
-    "mask.png": (lambda session: downloads.png(session.answered().result.indexed()), "image/png"),
-    "overlay.png": (lambda session: downloads.png(session.answered().result.overlay()), "image/png"),
-    "coco.json": (lambda session: downloads.coco_json(session.answered()), "application/json"),
+    "picture.jpg": (lambda session: jpeg(session.shown().image), "image/jpeg"),
+    "picture.png": (lambda session: picture_png(session.shown()), "image/png"),
+    "mask.png": (lambda session: png(session.answered().result.indexed()), "image/png"),
+    "overlay.png": (lambda session: png(session.answered().result.overlay()), "image/png"),
+    "coco.json": (lambda session: coco_json(session.answered()), "application/json"),
 }
 
 

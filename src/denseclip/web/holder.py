@@ -1,7 +1,8 @@
-"""The model that a page holds, and what can be chosen for it."""
+"""The model that a page holds, its limits, and what can be chosen for it."""
 
 from dataclasses import dataclass
 from pathlib import PurePath
+from threading import Lock
 from typing import Any
 
 import torch
@@ -12,10 +13,39 @@ from denseclip.clip.pretrained import EMBEDDED
 from denseclip.errors import UserError
 from denseclip.segment.load import load
 from denseclip.segment.segmenter import Model
-from denseclip.web.limits import Limits
-from denseclip.web.memory import MemoryCache
+from denseclip.text.embeddings import EmbeddingCache, Rows
+from denseclip.web.question import Limits, Origin
 from denseclip.web.session import Held
-from denseclip.web.snippets import Origin
+
+
+class MemoryCache(EmbeddingCache):
+    """The rows of the words asked for last, at most `limit`, shared by all visitors of a page."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(limit_bytes=0)
+        self.limit = limit
+        self._lock = Lock()
+        self._groups: dict[str, Rows] = {}
+
+    def load(self, group: str) -> Rows:
+        """All rows of a group, a copy that the caller may change."""
+        with self._lock:
+            return dict(self._groups.get(group, {}))
+
+    def store(self, group: str, rows: Rows) -> None:
+        """Add rows to a group; drop the oldest rows, of the oldest groups first, beyond the limit."""
+        with self._lock:
+            kept = self._groups.pop(group, {})
+            self._groups[group] = kept | rows  # the latest group goes to the end
+            over = sum(map(len, self._groups.values())) - self.limit
+            for name in list(self._groups):
+                if over <= 0:
+                    break
+                oldest = list(self._groups[name])[:over]
+                for key in oldest:
+                    del self._groups[name][key]
+                over -= len(oldest)
+
 
 PRESETS = {  # name: (what it is, whether it says something new for a ResNet)
     "maskclip-dilated": ("MaskCLIP on a map twice as fine", True),

@@ -1,16 +1,36 @@
-"""What a visitor asks: words and settings, written as the command line writes them."""
+"""What a visitor asks for, how much of it, and the command and the lines of Python that do the same."""
 
 import math
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from pathlib import PurePath
+from pathlib import PurePath, PurePosixPath
 from typing import Any, Self
 
 from denseclip.errors import UserError
 from denseclip.segment.load import make_settings
 from denseclip.segment.settings import Settings
 from denseclip.text import ClassPrompts
-from denseclip.web.limits import Limits
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of a page.
+
+    upload: bytes of a picture's file. pixels: of a picture. words: prompts of one question, with synonyms and
+    background words. text: characters of one question. sessions: visitors that are remembered; all_pixels: of all
+    their pictures together; idle: seconds after which a visitor is forgotten. rows: word vectors kept in memory.
+    """
+
+    upload: int = 32 * 2**20
+    pixels: int = 25_000_000
+    words: int = 500
+    text: int = 200_000
+    sessions: int = 64
+    all_pixels: int = 200_000_000
+    idle: float = 2 * 3600
+    rows: int = 20_000
+
 
 SIZES = (256, 384, 512, 768, 1024)
 """Short sides of the network's frame, in pixels."""
@@ -104,3 +124,54 @@ def _no_file(text: str, what: str) -> str:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """How the page's model was loaded: what `--model`, `--device`, `--precision`, `--activation` were."""
+
+    model: str
+    device: str = "auto"
+    precision: str = "auto"
+    activation: str | None = None
+
+    @property
+    def options(self) -> dict[str, str]:
+        """Device, precision and activation, where they were given."""
+        given = {"device": self.device, "precision": self.precision, "activation": self.activation}
+        return {name: value for name, value in given.items() if value not in ("auto", None)}
+
+
+def command(origin: Origin, question: Question, picture: str) -> str:
+    """The `denseclip segment` call, quoted for a POSIX shell, run where the file `picture` is."""
+    path = f"./{picture}" if picture.startswith("-") else picture
+    parts = ["denseclip", "segment", path, "--model", origin.model, "--classes", question.classes]
+    for name, value in (question.options | origin.options).items():
+        parts += [f"--{name}", str(value)]
+    return shlex.join(parts)
+
+
+def python_lines(origin: Origin, question: Question, picture: str) -> str:
+    """Lines that leave the mask in `result.mask` and write it, run where the file `picture` is."""
+    options: dict[str, Any] = question.options | origin.options
+    keywords = "".join(f"    {name}={value!r},\n" for name, value in options.items())
+    return (
+        "import denseclip\n\n"
+        f"segmenter = denseclip.load(\n    {origin.model!r},\n    {question.classes!r},\n{keywords})\n"
+        f"result = segmenter.segment({picture!r})\n"
+        f"result.indexed().save({mask_name(picture)!r})\n"
+    )
+
+
+def mask_name(picture: str) -> str:
+    """What the mask of a picture's file is called when it is saved."""
+    return f"{PurePosixPath(picture).stem}-mask.png"
+
+
+def plain_name(name: str) -> str:
+    """A file's name as the visitor's machine gave it, without folders and control characters, at most 120 long."""
+    kept = "".join(c for c in name.replace("\\", "/").rpartition("/")[2] if c.isprintable()).strip()
+    if len(kept) > 120:
+        path = PurePosixPath(kept)
+        kept = path.stem[: 120 - len(path.suffix[:10])] + path.suffix[:10]
+    return kept if kept.strip(".") else "picture.png"

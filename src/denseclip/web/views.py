@@ -1,16 +1,139 @@
-"""What the page is told, as plain objects for JSON."""
+"""What the page shows of an answer, and what a visitor takes home."""
 
+import gzip
+import io
+import json
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
-from denseclip.web.examples import SCENES
+from denseclip.data.stickers import render
+from denseclip.errors import UserError
+from denseclip.label.labelled import Labels
 from denseclip.web.holder import Holder, presets
-from denseclip.web.question import SIZES
+from denseclip.web.question import SIZES, Origin, command, mask_name, python_lines
 from denseclip.web.session import Answer, Picture
-from denseclip.web.snippets import Origin, command, mask_name, python_lines
-from denseclip.web.wire import hexes
+
+
+def packed(header: dict[str, Any], plane: NDArray[np.integer]) -> bytes:
+    """Length of the header (4 bytes, little-endian), header as JSON, plane (H, W) of uint8 or uint16; gzipped.
+
+    The header gains "size": [H, W] and "bytes": 1 or 2 of each number.
+    """
+    small = plane.astype(np.uint8 if plane.max(initial=0) < 256 else "<u2")
+    text = json.dumps(header | {"size": list(small.shape), "bytes": small.itemsize}).encode()
+    return gzip.compress(len(text).to_bytes(4, "little") + text + small.tobytes(), compresslevel=1)
+
+
+def unpacked(body: bytes) -> tuple[dict[str, Any], NDArray[np.integer]]:
+    """What `packed` was given, from the bytes after a web client undid gzip."""
+    start = 4 + int.from_bytes(body[:4], "little")
+    header = json.loads(body[4:start])
+    plane = np.frombuffer(body[start:], np.uint8 if header["bytes"] == 1 else "<u2")
+    return header, plane.reshape(header["size"])
+
+
+def hexes(palette: NDArray[np.uint8]) -> list[str]:
+    """Colours (K, 3) as "#rrggbb"."""
+    return [f"#{bytes(colour).hex()}" for colour in palette.astype(np.uint8)]
+
+
+def png(picture: Image.Image) -> bytes:
+    """A picture as PNG."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", compress_level=3)
+    return buffer.getvalue()
+
+
+def jpeg(image: NDArray[np.uint8]) -> bytes:
+    """(H, W, 3) uint8 RGB as JPEG, for showing it."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=92)
+    return buffer.getvalue()
+
+
+def picture_png(picture: Picture) -> bytes:
+    """The picture as the model sees it, without loss: what the command line needs to find the same mask."""
+    return png(Image.fromarray(picture.image))
+
+
+def coco_json(answer: Answer) -> bytes:
+    """One picture in COCO's form: an annotation, run lengths, for each class that occurs.
+
+    Categories are numbered as `denseclip label` does: the classes without the background, from 1 on.
+    Raises UserError without pycocotools.
+    """
+    try:
+        from pycocotools import mask as runs
+    except ImportError:
+        raise UserError("COCO files need pycocotools: pip install 'denseclip[web]'") from None
+    result = answer.result
+    labels = Labels(result.classes)
+    height, width = result.mask.shape
+    annotations: list[dict[str, Any]] = []
+    for name in result.areas:
+        index = result.classes.index(name)
+        if index == labels.background:
+            continue
+        run = runs.encode(np.asfortranarray(result.mask == index, dtype=np.uint8))
+        annotations.append(
+            {
+                "id": len(annotations) + 1,
+                "image_id": 1,
+                "category_id": int(labels.numbers[index]),
+                "segmentation": {"size": [height, width], "counts": run["counts"].decode("ascii")},
+                "area": result.areas[name],
+                "bbox": [float(side) for side in runs.toBbox(run)],
+                "iscrowd": 0,
+            }
+        )
+    made: dict[str, Any] = {
+        "info": {"description": f"denseclip, {answer.segmenter.clip.name}"},
+        "images": [{"id": 1, "file_name": answer.picture.name, "height": height, "width": width}],
+        "categories": [
+            {"id": k, "name": name, "supercategory": ""} for k, name in enumerate(labels.things, start=1)
+        ],
+        "annotations": annotations,
+    }
+    return json.dumps(made, indent=1).encode()
+
+
+SPLIT, SIDE = "demo", 512
+SCENES = (19, 10, 3, 21, 11, 23, 16, 14)
+OTHERS = ("dog", "car", "apple", "sky", "brick wall", "snow")  # words that are mostly not there
+
+
+@dataclass(frozen=True)
+class Example:
+    """A scene: file name, (H, W, 3) uint8 RGB, words that are in it and some that are not, comma-separated."""
+
+    name: str
+    image: NDArray[np.uint8]
+    words: str
+
+
+@cache
+def example(index: int) -> Example:
+    """Example `index` of the page. Raises UserError if there is none."""
+    if not 0 <= index < len(SCENES):
+        raise UserError(f"there is no example {index}; choose 0 to {len(SCENES) - 1}")
+    scene = render(SPLIT, SCENES[index], side=SIDE)
+    words = dict.fromkeys((*scene.names, *OTHERS))
+    return Example(f"scene-{SCENES[index]}.png", scene.image, ", ".join(words))
+
+
+@cache
+def thumbnail(index: int, side: int = 128) -> NDArray[np.uint8]:
+    """Example `index`, small: (side, side, 3) uint8."""
+    import cv2
+
+    small = cv2.resize(example(index).image, (side, side), interpolation=cv2.INTER_AREA)
+    return np.asarray(small, np.uint8)
 
 
 def about(holder: Holder) -> dict[str, Any]:

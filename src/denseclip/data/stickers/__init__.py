@@ -1,7 +1,6 @@
 """Sticker scenes: pictures composed on the fly from sprites and textures, with masks, boxes and captions."""
 
-from denseclip.data.stickers.captions import describe, short_captions
-from denseclip.data.stickers.scenes import Scene, SceneRecipe, Thing, render, window
+from denseclip.data.stickers.scenes import Scene, SceneRecipe, Thing, describe, render, short_captions, window
 from denseclip.data.stickers.sprites import COLOURS, sprite_names
 from denseclip.data.stickers.textures import TEXTURES
 

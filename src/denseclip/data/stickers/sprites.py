@@ -1,4 +1,4 @@
-"""The sprite atlas: emoji artwork by name, recoloured on request."""
+"""The sprites that scenes are made of, in one atlas."""
 
 from dataclasses import dataclass
 from functools import cache

@@ -14,9 +14,9 @@ from PIL import Image
 from denseclip import outputs
 from denseclip.data.images import is_turned
 from denseclip.io import atomic_path
-from denseclip.label.items import Item
 from denseclip.label.labelled import Labelled, Labels, Rules
 from denseclip.label.remote import is_address
+from denseclip.label.sources import Item
 
 PNG_LEVEL = 3  # of zlib: masks shrink as much, in half the time
 
