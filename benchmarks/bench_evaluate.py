@@ -19,7 +19,7 @@ from denseclip.data.datasets import SegmentationDataset
 from denseclip.data.opening import open_dataset
 from denseclip.data.transforms import normalise
 from denseclip.evaluate.run import evaluate
-from denseclip.segment.load import make_settings
+from denseclip.loading import make_settings
 from denseclip.segment.segmenter import Segmenter
 from denseclip.text import ClassEmbeddings, ClassPrompts
 

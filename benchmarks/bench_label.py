@@ -26,7 +26,7 @@ from denseclip.label.engines import LocalEngine
 from denseclip.label.job import JobOptions, run_job
 from denseclip.label.sources import list_items
 from denseclip.label.words import WordLabeller
-from denseclip.segment.load import load, make_settings
+from denseclip.loading import load, make_settings
 from denseclip.segment.segmenter import Segmenter
 
 IMAGES, MANY, ROUNDS = 12, 300, 3

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from denseclip.clip import Clip, load_clip
 from denseclip.clip.device import pick_precision
-from denseclip.segment.load import make_settings
+from denseclip.loading import make_settings
 from denseclip.segment.segmenter import Segmenter
 from denseclip.text import ClassEmbeddings
 

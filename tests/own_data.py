@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from clip_support import tiny_clip
-from denseclip.segment.load import make_settings, set_dataset_classes
+from denseclip.loading import make_settings, set_dataset_classes
 from denseclip.segment.segmenter import Segmenter
 
 CLASSES = {"0": "sky", "1": "cat", "4": "dog"}

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from denseclip.errors import UserError
-    from denseclip.segment.load import load, make_settings
+    from denseclip.loading import load, make_settings
     from denseclip.segment.result import Segmentation
     from denseclip.segment.segmenter import Encoded, Segmenter
     from denseclip.text import ClassPrompts
 
 _HOMES = {  # loaded on first use, so that `import denseclip` does not wait for torch
-    "load": "denseclip.segment.load",
-    "make_settings": "denseclip.segment.load",
+    "load": "denseclip.loading",
+    "make_settings": "denseclip.loading",
     "Segmentation": "denseclip.segment.result",
     "Segmenter": "denseclip.segment.segmenter",
     "Encoded": "denseclip.segment.segmenter",

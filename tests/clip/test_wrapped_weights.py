@@ -17,7 +17,7 @@ from clip_support import ARCHITECTURES, heads_config, tiny_clip
 from denseclip.clip import load_clip
 from denseclip.clip.checkpoint import load_pickle
 from denseclip.errors import UserError
-from denseclip.segment.load import load
+from denseclip.loading import load
 
 CONFIG = heads_config(ARCHITECTURES["vit"])
 

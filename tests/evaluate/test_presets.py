@@ -6,7 +6,7 @@ from clip_support import write_embedded
 from denseclip.data.published import dataset_spec
 from denseclip.errors import UserError
 from denseclip.evaluate.run import PROTOCOLS, protocol_settings, segmenter_for
-from denseclip.segment.load import make_settings
+from denseclip.loading import make_settings
 
 
 def described(protocol, name, **changes):

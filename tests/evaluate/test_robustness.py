@@ -15,7 +15,7 @@ from denseclip.data.sticker_sets import open_stickers
 from denseclip.errors import UserError
 from denseclip.evaluate.robustness import Grid, check_grid, corrupted, robustness, write_grid
 from denseclip.evaluate.run import evaluate
-from denseclip.segment.load import make_settings, set_dataset_classes
+from denseclip.loading import make_settings, set_dataset_classes
 from denseclip.segment.segmenter import Segmenter
 
 SPEC = dataset_spec("stickers20")

@@ -14,10 +14,10 @@ from denseclip.label.engines import LocalEngine
 from denseclip.label.job import JobOptions, run_job
 from denseclip.label.sources import list_items
 from denseclip.label.words import WordLabeller
+from denseclip.loading import load, make_settings
 from denseclip.models.build import build_denseclip
 from denseclip.models.config import DenseClipConfig
 from denseclip.models.trained import contents_of
-from denseclip.segment.load import load, make_settings
 from label_support import blobs
 
 OWN = ("cat", "dog", "sky")

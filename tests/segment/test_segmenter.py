@@ -11,7 +11,7 @@ from PIL import Image
 import denseclip
 from clip_support import tiny_clip
 from denseclip.errors import UserError
-from denseclip.segment.load import make_settings
+from denseclip.loading import make_settings
 from denseclip.segment.segmenter import Segmenter
 from denseclip.segment.settings import PRESETS
 

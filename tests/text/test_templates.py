@@ -2,7 +2,7 @@ import pytest
 
 from denseclip.errors import UserError
 from denseclip.text import TEMPLATES_1, TEMPLATES_80, TEMPLATES_85, official_templates, templates
-from denseclip.text.templates import fill
+from denseclip.text.embeddings import fill
 
 
 def test_85_are_80_and_five_in_the_scene() -> None:

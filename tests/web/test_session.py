@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from denseclip.errors import UserError
+from denseclip.loading import make_settings
 from denseclip.segment.attention import DenseEncoder
-from denseclip.segment.load import make_settings
 from denseclip.segment.segmenter import Segmenter
 from denseclip.web.holder import Holder, MemoryCache, presets
 from denseclip.web.question import Limits, Origin

@@ -18,8 +18,8 @@ from denseclip.detection.predict import TrainedDetector, draw_things
 from denseclip.errors import UserError
 from denseclip.evaluate.result import Corruption, Result
 from denseclip.io import atomic_path, write_text
+from denseclip.loading import class_ids
 from denseclip.segment import paint
-from denseclip.segment.load import class_ids
 from denseclip.segment.segmenter import Segmenter
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from denseclip.errors import UserError
 from denseclip.evaluate.metrics import ConfusionMatrix
 from denseclip.evaluate.result import Corruption, Protocol, Result
 from denseclip.io import atomic_path
+from denseclip.loading import class_ids, load, set_dataset_classes
 from denseclip.segment.engine import Engine, default_batch
-from denseclip.segment.load import class_ids, load, set_dataset_classes
 from denseclip.segment.segmenter import Encoded, Segmenter
 
 PROTOCOLS: dict[str, dict[str, Any]] = {

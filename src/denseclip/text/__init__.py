@@ -1,6 +1,17 @@
 """Class sets, prompts, ontologies and class embeddings."""
 
-from denseclip.text.embeddings import ClassEmbeddings, EmbeddingCache, cache_folder, embed_classes, ensemble
+from denseclip.text.embeddings import (
+    TEMPLATES_1,
+    TEMPLATES_80,
+    TEMPLATES_85,
+    ClassEmbeddings,
+    EmbeddingCache,
+    cache_folder,
+    embed_classes,
+    ensemble,
+    official_templates,
+    templates,
+)
 from denseclip.text.prompts import (
     BACKGROUND,
     ClassPrompts,
@@ -9,13 +20,6 @@ from denseclip.text.prompts import (
     class_set_names,
     dataset_facts,
     facts,
-)
-from denseclip.text.templates import (
-    TEMPLATES_1,
-    TEMPLATES_80,
-    TEMPLATES_85,
-    official_templates,
-    templates,
 )
 
 __all__ = [

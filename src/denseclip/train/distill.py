@@ -13,7 +13,7 @@ from denseclip.data.specs import DatasetSpec
 from denseclip.data.transforms import ResizeRule, resize_image
 from denseclip.errors import UserError
 from denseclip.io import atomic_path, write_text
-from denseclip.segment.load import load
+from denseclip.loading import load
 from denseclip.segment.result import Segmentation
 from denseclip.segment.segmenter import Segmenter
 from denseclip.text import ClassPrompts

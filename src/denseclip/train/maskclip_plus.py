@@ -20,9 +20,9 @@ from denseclip.data.datasets import SegmentationDataset
 from denseclip.data.specs import IGNORE
 from denseclip.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Augmentation
 from denseclip.errors import UserError
+from denseclip.loading import make_settings, set_dataset_classes
 from denseclip.models.student import Student, StudentConfig, build_student
 from denseclip.segment.attention import DenseEncoder, DenseFeatures
-from denseclip.segment.load import make_settings, set_dataset_classes
 from denseclip.segment.refine import key_smoothing, prompt_denoising
 from denseclip.segment.segmenter import Segmenter
 from denseclip.segment.settings import Refinement

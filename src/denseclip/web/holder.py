@@ -11,7 +11,7 @@ from denseclip.clip import Clip
 from denseclip.clip.model import ResNet
 from denseclip.clip.pretrained import EMBEDDED
 from denseclip.errors import UserError
-from denseclip.segment.load import load
+from denseclip.loading import load
 from denseclip.segment.segmenter import Model
 from denseclip.text.embeddings import EmbeddingCache, Rows
 from denseclip.web.question import Limits, Origin

@@ -8,7 +8,7 @@ from pathlib import PurePath, PurePosixPath
 from typing import Any, Self
 
 from denseclip.errors import UserError
-from denseclip.segment.load import make_settings
+from denseclip.loading import make_settings
 from denseclip.segment.settings import Settings
 from denseclip.text import ClassPrompts
 

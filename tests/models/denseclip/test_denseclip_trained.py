@@ -11,8 +11,8 @@ from clip_support import tiny_clip
 from denseclip.clip import ImageStats
 from denseclip.data.transforms import normalise
 from denseclip.errors import UserError
+from denseclip.loading import make_settings
 from denseclip.models.trained import TrainedDenseClip, contents_of
-from denseclip.segment.load import make_settings
 from denseclip.segment.segmenter import Segmenter
 from denseclip.segment.settings import Slide
 
