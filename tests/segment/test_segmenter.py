@@ -1,6 +1,8 @@
 """The public interface: load, encode once, query many, every setting."""
 
+import io
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -254,10 +256,48 @@ def test_the_package_offers_its_names():
 def test_many_pictures_are_the_same_as_one_by_one(batch_size):
     one = segmenter()
     pictures = [picture(), picture()[:40], picture()[::-1].copy(), picture()]
-    found = list(one.segment_many(iter(pictures), batch_size=batch_size))
+    found = list(one.segment(iter(pictures), batch_size=batch_size))
     for image, result in zip(pictures, found, strict=True):
         assert (result.mask == one.segment(image).mask).mean() > (0.999 if batch_size else 0.99999)
-    lazy = one.segment_many([picture(), "no/such.png"])
+    buffer = io.BytesIO()
+    Image.fromarray(picture()).save(buffer, "PNG")
+    buffer.seek(0)
+    assert (one.segment(buffer).mask == found[0].mask).mean() > 0.999  # a file is one picture
+    lazy = one.segment([picture(), "no/such.png"])
     assert next(lazy).mask.shape == picture().shape[:2]
     with pytest.raises(UserError, match="there is no picture"):
         next(lazy)
+
+
+@pytest.mark.parametrize("options", [{}, {"refine": "ks"}, {"flip": True}, {"background": "usual"}], ids=str)
+def test_what_a_result_gives(options):
+    out = segmenter(**options).segment(picture())
+    masks = out.masks
+    assert sum(mask.sum() for mask in masks.values()) == out.mask.size and set(masks) == set(out.areas)
+    probabilities = out.probabilities()
+    assert probabilities.shape == (len(out.scored), *out.mask.shape)
+    torch.testing.assert_close(probabilities.sum(0), torch.ones(out.mask.shape), atol=1e-4, rtol=0)
+    best, sure = out.topk(2)
+    assert best.shape == (2, *out.mask.shape) and (sure[0] >= sure[1]).all()
+    if not options:
+        assert (best[0] == out.mask).mean() > 0.999
+    assert out._repr_png_().startswith(b"\x89PNG")
+    again = pickle.loads(pickle.dumps(out))
+    assert (again.mask == out.mask).all() and again.areas == out.areas
+    with pytest.raises(UserError, match="segment the picture again"):
+        again.heatmap(out.scored[0])
+
+
+def test_a_result_for_other_software():
+    coco = pytest.importorskip("pycocotools.mask")
+    out = segmenter(background="usual").segment(picture())
+    made = out.to_coco("p.png", 7)
+    names = {category["id"]: category["name"] for category in made["categories"]}
+    assert list(names.values()) == list(out.classes[1:]) and made["images"][0]["file_name"] == "p.png"
+    for annotation in made["annotations"]:
+        where = coco.decode(annotation["segmentation"]).astype(bool)
+        assert (where == out.masks[names[annotation["category_id"]]]).all()
+    pytest.importorskip("supervision")
+    found = out.to_supervision()
+    assert len(found) == len(out.areas)
+    assert [out.classes[k] for k in found.class_id] == list(out.areas)

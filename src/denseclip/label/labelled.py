@@ -11,8 +11,7 @@ from denseclip.data.specs import ignore_index
 from denseclip.errors import UserError
 from denseclip.label.regions import Regions
 from denseclip.label.sources import Item
-from denseclip.segment.result import Segmentation
-from denseclip.text import BACKGROUND
+from denseclip.segment.result import Segmentation, annotation_numbers
 
 Confidence = Literal["regions", "pixels"]
 
@@ -60,8 +59,7 @@ class Labels:
     @cached_property
     def background(self) -> int | None:
         """The mask value of the background; None without one."""
-        names = [name.strip().lower() for name in self.classes]
-        return names.index(BACKGROUND) if BACKGROUND in names else None
+        return int(self.numbers.argmin()) if not self.numbers.all() else None
 
     @property
     def void(self) -> int:
@@ -76,8 +74,7 @@ class Labels:
     @cached_property
     def numbers(self) -> NDArray[np.int64]:
         """By mask value, what annotation files call a class: 0 the background, things from 1 on."""
-        rising = np.arange(len(self.classes)) != self.background
-        return np.where(rising, np.cumsum(rising), 0)
+        return annotation_numbers(self.classes)
 
 
 @dataclass(frozen=True)

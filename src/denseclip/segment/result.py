@@ -1,20 +1,26 @@
 """The answer for one picture: which word at every pixel."""
 
+import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from denseclip import outputs
+from denseclip.data.coco_masks import box_of
+from denseclip.data.things import encode, need_pycocotools
 from denseclip.errors import UserError
 from denseclip.io import atomic_path, write_text
 from denseclip.segment import paint
+from denseclip.text import BACKGROUND
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,13 @@ class Segmentation:
     heat_of: Callable[[int], NDArray[np.float32]]
     has_background: bool = False
     void: int | None = None
+    temperature: float | None = (
+        None  # of the soft-max that makes probabilities of scores; None: scores are shares
+    )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Heat maps at full size need the model, which does not travel with a result."""
+        return {**vars(self), "heat_of": _no_heat}
 
     @property
     def palette(self) -> NDArray[np.uint8]:
@@ -49,6 +62,74 @@ class Segmentation:
         ids, counts = np.unique(self.mask, return_counts=True)
         pairs = [(self.classes[i], int(n)) for i, n in zip(ids, counts, strict=True) if i < len(self.classes)]
         return dict(sorted(pairs, key=lambda pair: -pair[1]))
+
+    @property
+    def masks(self) -> dict[str, NDArray[np.bool_]]:
+        """(H, W) bool for each class that occurs, the largest first."""
+        return {name: self.mask == self.classes.index(name) for name in self.areas}
+
+    def probabilities(self) -> Tensor:
+        """(K, H, W) float32 over the classes that are `scored`, at every pixel; K H W numbers are held."""
+        full = F.interpolate(self.scores[None].float(), self.mask.shape, mode="bilinear")[0]  # (K, H, W)
+        if self.temperature is None:
+            shares = full.clamp_min(0)
+            return shares / shares.sum(0).clamp_min(1e-12)
+        return (full * self.temperature).softmax(0)
+
+    def topk(self, k: int = 3) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The k likeliest of the `scored` classes at every pixel: their indices and probabilities, (k, H, W)."""
+        best = self.probabilities().topk(min(k, len(self.scored)), dim=0)
+        return best.indices.cpu().numpy(), best.values.cpu().numpy()
+
+    def to_coco(self, file_name: str = "picture.png", image_id: int = 1) -> dict[str, Any]:
+        """A COCO file's content: one annotation, run lengths, for each class that occurs but the background.
+
+        Categories are numbered by `annotation_numbers`, as `denseclip label` does. Raises UserError without
+        pycocotools.
+        """
+        need_pycocotools()
+        numbers, (height, width) = annotation_numbers(self.classes), self.mask.shape
+        annotations: list[dict[str, Any]] = []
+        for name, mask in self.masks.items():
+            number = int(numbers[self.classes.index(name)])
+            if number:
+                runs = encode(mask)
+                segmentation = {"size": [height, width], "counts": runs["counts"].decode("ascii")}
+                annotation: dict[str, Any] = {
+                    "id": len(annotations) + 1,
+                    "image_id": image_id,
+                    "category_id": number,
+                }
+                annotation |= {"segmentation": segmentation, "area": self.areas[name]}
+                annotations.append(annotation | {"bbox": list(box_of(runs)), "iscrowd": 0})
+        return {
+            "images": [{"id": image_id, "file_name": file_name, "height": height, "width": width}],
+            "categories": [
+                {"id": int(number), "name": name, "supercategory": ""}
+                for number, name in zip(numbers, self.classes, strict=True)
+                if number
+            ],
+            "annotations": annotations,
+        }
+
+    def to_supervision(self) -> Any:  # noqa: ANN401
+        """`supervision.Detections`, one for each class that occurs; class ids are those of the mask."""
+        try:
+            import supervision
+        except ImportError:
+            raise UserError("to_supervision needs supervision: pip install supervision") from None
+        masks = np.stack(list(self.masks.values()))
+        ids = np.array([self.classes.index(name) for name in self.areas])
+        boxes = supervision.mask_to_xyxy(masks)
+        return supervision.Detections(
+            boxes, masks, class_id=ids, data={"class_name": np.array(list(self.areas))}
+        )
+
+    def _repr_png_(self) -> bytes:
+        """The overlay, for notebooks."""
+        buffer = io.BytesIO()
+        self.overlay().save(buffer, "PNG")
+        return buffer.getvalue()
 
     def heatmap(self, name: str) -> NDArray[np.float32]:
         """The score of one class at every pixel, (H, W) float32; UserError if the class has none."""
@@ -93,6 +174,18 @@ class Segmentation:
             written.append(folder / name)
         write_text(folder / "classes.json", json.dumps(dict(enumerate(self.classes)), indent=1) + "\n")
         return [*written, folder / "classes.json"]
+
+
+def annotation_numbers(classes: Sequence[str]) -> NDArray[np.int64]:
+    """By mask value, what annotation files call a class: 0 the one called "background", the others from 1 on."""
+    names = [name.strip().lower() for name in classes]
+    background = names.index(BACKGROUND) if BACKGROUND in names else None
+    rising = np.arange(len(names)) != background
+    return np.where(rising, np.cumsum(rising), 0)
+
+
+def _no_heat(index: int) -> NDArray[np.float32]:
+    raise UserError("heat maps at full size are not part of a stored result: segment the picture again")
 
 
 def heat_suffixes(names: Sequence[str]) -> list[str]:

@@ -1,11 +1,11 @@
 """Encode a picture once, ask for words as often as you like."""
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
-from typing import Any, Protocol
+from typing import Any, Protocol, overload
 
 import numpy as np
 import torch
@@ -334,11 +334,35 @@ class Segmenter:
             for image, cuts in zip(images, plans, strict=True)
         ]
 
-    def segment(self, picture: "Picture | Encoded", *, confidence: bool = False) -> Segmentation:
+    @overload
+    def segment(self, picture: "Picture | Encoded", *, confidence: bool = False) -> Segmentation: ...
+    @overload
+    def segment(
+        self,
+        picture: "list[Any] | tuple[Any, ...] | Iterator[Any]",
+        *,
+        confidence: bool = False,
+        batch_size: int | None = None,
+    ) -> Generator[Segmentation, None, None]: ...
+    def segment(
+        self,
+        picture: "Picture | Encoded | list[Any] | tuple[Any, ...] | Iterator[Any]",
+        *,
+        confidence: bool = False,
+        batch_size: int | None = None,
+    ) -> Segmentation | Generator[Segmentation, None, None]:
         """The mask of a picture, encoded before or not; `confidence`: also the winner's, per pixel.
 
-        Raises UserError if it was encoded by another model or under settings that do not fit.
+        A list, tuple or iterator of pictures gives their masks lazily and in order, through the engine: read ahead,
+        `batch_size` of one size encoded together (None: several on a GPU, one on a CPU).
+
+        Raises UserError for what is no picture, where its turn comes, and for a picture that was encoded by another
+        model or under settings that do not fit.
         """
+        if isinstance(picture, list | tuple | Iterator) and not hasattr(
+            picture, "read"
+        ):  # files are iterators, too
+            return self._many(picture, batch_size, confidence)
         decoding = self.decoding(picture)
         out = decoding.decoded(confidence)
         classes = self.classes
@@ -353,16 +377,12 @@ class Segmenter:
             scored=scored,
             heat_of=decoding.heat,
             has_background=bool(self.settings.background),
+            temperature=None if self.settings.refine.ks else decoding.temperature,
         )
 
-    def segment_many(
-        self, pictures: Iterable[Picture], *, batch_size: int | None = None, confidence: bool = False
+    def _many(
+        self, pictures: Iterable[Picture], batch_size: int | None, confidence: bool
     ) -> Generator[Segmentation, None, None]:
-        """The masks of many pictures, lazily and in order, through the engine: read ahead, run in batches.
-
-        batch_size: pictures of one size that are encoded together; None: several on a GPU, one on a CPU. Raises
-        UserError where the turn of a picture comes that cannot be used.
-        """
         engine = Engine(
             as_rgb,
             self.encode_batch,

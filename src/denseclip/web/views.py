@@ -14,7 +14,6 @@ from PIL import Image
 
 from denseclip.data.stickers import render
 from denseclip.errors import UserError
-from denseclip.label.labelled import Labels
 from denseclip.web.holder import Holder, presets
 from denseclip.web.question import SIZES, Origin, command, mask_name, python_lines
 from denseclip.web.session import Answer, Picture
@@ -63,44 +62,9 @@ def picture_png(picture: Picture) -> bytes:
 
 
 def coco_json(answer: Answer) -> bytes:
-    """One picture in COCO's form: an annotation, run lengths, for each class that occurs.
-
-    Categories are numbered as `denseclip label` does: the classes without the background, from 1 on.
-    Raises UserError without pycocotools.
-    """
-    try:
-        from pycocotools import mask as runs
-    except ImportError:
-        raise UserError("COCO files need pycocotools: pip install 'denseclip[web]'") from None
-    result = answer.result
-    labels = Labels(result.classes)
-    height, width = result.mask.shape
-    annotations: list[dict[str, Any]] = []
-    for name in result.areas:
-        index = result.classes.index(name)
-        if index == labels.background:
-            continue
-        run = runs.encode(np.asfortranarray(result.mask == index, dtype=np.uint8))
-        annotations.append(
-            {
-                "id": len(annotations) + 1,
-                "image_id": 1,
-                "category_id": int(labels.numbers[index]),
-                "segmentation": {"size": [height, width], "counts": run["counts"].decode("ascii")},
-                "area": result.areas[name],
-                "bbox": [float(side) for side in runs.toBbox(run)],
-                "iscrowd": 0,
-            }
-        )
-    made: dict[str, Any] = {
-        "info": {"description": f"denseclip, {answer.segmenter.clip.name}"},
-        "images": [{"id": 1, "file_name": answer.picture.name, "height": height, "width": width}],
-        "categories": [
-            {"id": k, "name": name, "supercategory": ""} for k, name in enumerate(labels.things, start=1)
-        ],
-        "annotations": annotations,
-    }
-    return json.dumps(made, indent=1).encode()
+    """One picture in COCO's form, see `Segmentation.to_coco`; UserError without pycocotools."""
+    made = {"info": {"description": f"denseclip, {answer.segmenter.clip.name}"}}
+    return json.dumps(made | answer.result.to_coco(answer.picture.name), indent=1).encode()
 
 
 SPLIT, SIDE = "demo", 512
