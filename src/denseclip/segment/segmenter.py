@@ -5,7 +5,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
-from typing import Any, Protocol, overload
+from typing import Any, Protocol, cast, overload
 
 import numpy as np
 import torch
@@ -363,7 +363,7 @@ class Segmenter:
             picture, "read"
         ):  # files are iterators, too
             return self._many(picture, batch_size, confidence)
-        decoding = self.decoding(picture)
+        decoding = self.decoding(cast("Picture | Encoded", picture))
         out = decoding.decoded(confidence)
         classes = self.classes
         scored = self.embeddings.classes
