@@ -1,5 +1,6 @@
 """The public interface: load, encode once, query many, every setting."""
 
+import copy
 import io
 import json
 import pickle
@@ -301,3 +302,43 @@ def test_a_result_for_other_software():
     found = out.to_supervision()
     assert len(found) == len(out.areas)
     assert [out.classes[k] for k in found.class_id] == list(out.areas)
+
+
+@pytest.mark.parametrize("kind", ["rn", "vit"])
+def test_as_a_module(kind):
+    model = segmenter(kind)
+    assert isinstance(model, torch.nn.Module) and not model.training
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    x = (torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255).requires_grad_()
+    scores = model(x)
+    torch.testing.assert_close(scores[0].detach(), model.segment(image).scores, atol=1e-4, rtol=1e-4)
+    scores.amax(1).sum().backward()
+    assert x.grad.abs().sum() > 0 and all(p.grad is None for p in model.parameters())
+    assert model.state_dict().keys() == {f"clip.{name}" for name in model.clip.state_dict()}
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.isfinite(model(x.detach())).all()
+    double = model(torch.cat([x, x]).detach())
+    torch.testing.assert_close(double[0], double[1])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (torch.zeros(3, 64, 64), "are no batch of pictures"),
+        (torch.zeros(1, 4, 64, 64), "are no batch of pictures"),
+        (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), "give floats in 0..1"),
+        (torch.full((1, 3, 64, 64), 200.0), "values beyond 0..1"),
+        (torch.full((1, 3, 64, 64), float("nan")), "values beyond 0..1"),
+        (torch.zeros(1, 3, 64, 64, device="meta"), "the images are on meta"),
+    ],
+    ids=lambda value: str(value)[:24],
+)
+def test_inputs_of_the_module_that_are_wrong(wrong, message):
+    with pytest.raises(UserError, match=message) as caught:
+        segmenter()(wrong)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_moves_with_its_words():
+    model = Segmenter(copy.deepcopy(tiny_clip("vit")), WORDS, make_settings(templates="1")).to("meta")
+    assert model.embeddings.matrix.device.type == "meta" and model.clip.device.type == "meta"

@@ -189,7 +189,6 @@ class StudentEncoder:
         self.student = student
         self.stride = 1  # any size: nothing is rounded to whole cells
 
-    @torch.inference_mode()
     def encode(self, images: Tensor, *, keys: bool = False) -> DenseFeatures:
         """Images (B, 3, H, W), normalised by `stats` -> features (B, D, h, w), not normalised unless trained so."""
         assert not keys
@@ -314,7 +313,6 @@ class DenseClipEncoder:
         shape = model.shapes.backbone
         self.stride = shape.patch << (3 - model.backbone.score_level) if isinstance(shape, VitShape) else 32
 
-    @torch.inference_mode()
     def encode(self, images: Tensor, *, keys: bool = False) -> DenseFeatures:
         """Images (B, 3, H, W), normalised -> features for `scores`."""
         assert not keys
@@ -324,7 +322,6 @@ class DenseClipEncoder:
         local = logits if encoded.dense_feature is None else encoded.dense_feature
         return DenseFeatures(local, whole=encoded.global_feature, logits=logits)
 
-    @torch.inference_mode()
     def scores(self, features: DenseFeatures, matrix: Tensor) -> Tensor:
         """Logits (B, P, h, w) of the words whose rows (P, K + D) `TrainedDenseClip.embed` made."""
         classes = len(self.model.classes)

@@ -150,7 +150,6 @@ class DenseEncoder:
         """How pixels in 0..1 are normalised before `encode`."""
         return ImageStats(IMAGENET_MEAN, IMAGENET_STD) if self.compat.imagenet_stats else self.clip.stats
 
-    @torch.inference_mode()
     def encode(self, images: Tensor, *, keys: bool = False, unit: bool = True) -> DenseFeatures:
         """Images (B, 3, H, W), normalised by `stats`, of any size -> dense features.
 

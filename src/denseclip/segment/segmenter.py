@@ -1,11 +1,11 @@
 """Encode a picture once, ask for words as often as you like."""
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
-from typing import Any, Protocol, cast, overload
+from typing import Any, Protocol, Self, cast, overload
 
 import numpy as np
 import torch
@@ -174,6 +174,7 @@ class Decoding:
         temperature = None if isinstance(self.segmenter.clip, Clip) else self.temperature
         return Composer(list(self.encoded.cuts), [_hw(one) for one in self.maps], size, temperature)
 
+    @torch.inference_mode()
     def _refined(self, index: int) -> Tensor:
         """Cosines of one input's positions with the prompts, best prompt per class, PD, KS; (K, h, w)."""
         segmenter, dense = self.segmenter, self.encoded.features[index]
@@ -244,10 +245,10 @@ class Encoded:
         return self.image.shape[0], self.image.shape[1]
 
 
-class Segmenter:
+class Segmenter(nn.Module):
     """A model, words and settings. A CLIP: training-free segmentation (MaskCLIP and its relatives).
 
-    A trained model starts with its own words.
+    A trained model starts with its own words. As a module it gives scores, see `forward`; `segment` does the rest.
     """
 
     def __init__(
@@ -259,6 +260,7 @@ class Segmenter:
         cache: EmbeddingCache | None = None,
         precision: Precision | None = None,
     ) -> None:
+        super().__init__()
         self.clip = clip
         self.precision = precision  # how it came about, for protocols
         self.settings = settings or Settings()
@@ -269,6 +271,49 @@ class Segmenter:
         classes = getattr(clip, "ontology", None) if classes is None else classes
         if classes is not None:
             self.set_classes(classes)
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W), float RGB in 0..1 on the model's device -> scores (B, K, h, w).
+
+        K are `embeddings.classes`. One network input each, at the size given: no resize, windows, refinement or
+        background. Differentiable.
+        Raises UserError for images of another rank, type, range or device, and without classes.
+        """
+        self._check(images)
+        mean, std = (
+            images.new_tensor(v)[:, None, None] for v in (self.encoder.stats.mean, self.encoder.stats.std)
+        )
+        features = self.encoder.encode((images - mean) / std)
+        return self.embeddings.reduce(self.encoder.scores(features, self.embeddings.matrix))
+
+    def _check(self, images: Tensor) -> None:
+        if images.dim() != 4 or images.shape[1] != 3:
+            raise UserError(
+                f"images of shape {tuple(images.shape)} are no batch of pictures; give (B, 3, H, W)"
+            )
+        if not images.is_floating_point():
+            raise UserError(
+                f"images of {images.dtype} are not understood; give floats in 0..1, divided by 255"
+            )
+        if images.device != self.clip.device:
+            raise UserError(
+                f"the images are on {images.device}, the model on {self.clip.device}; move one of them"
+            )
+        if not torch.compiler.is_compiling() and not (
+            images.detach().amin() >= 0 and images.detach().amax() <= 1
+        ):
+            raise UserError(
+                "images have values beyond 0..1; divide by 255, and do not normalize: that is done here"
+            )
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move the word vectors, which stay float32, along with the weights."""
+        super()._apply(fn, recurse)
+        if self._embeddings is not None:
+            matrix = self._embeddings.matrix
+            self._embeddings = replace(self._embeddings, matrix=fn(matrix).to(matrix.dtype))
+        return self
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -404,6 +449,7 @@ class Segmenter:
             )
         return Decoding(self, encoded)
 
+    @torch.inference_mode()
     def _run(self, inputs: list[Tensor]) -> list[DenseFeatures]:
         """Features of every input (3, h, w), neighbours of the same size in one batch."""
         features: list[DenseFeatures] = []
