@@ -3,6 +3,7 @@
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -131,6 +132,7 @@ def label(
     items = list_items(source, images=images, leave_out=out, unread=unread)
     load = _loader(o.ModelOptions(model, classes, settings, device, precision), given)
     labeller = load()
+    load = _with_precision_of(labeller, load)
     how = _engine(engine, load, labeller, address, workers)
     with o.picture_progress() as progress:
         task = progress.add_task("labelling", total=None, visible=False)
@@ -149,7 +151,7 @@ def label(
         raise typer.Exit(1)
 
 
-def _loader(options: o.ModelOptions, given: dict[str, Any]) -> "Callable[[], Labeller]":
+def _loader(options: o.ModelOptions, given: dict[str, Any]) -> "partial[Labeller]":
     """What makes the model, here or in a worker. given: which of the options the user wrote."""
     from denseclip.models.checkpoint import DETECTORS, trained_kind
 
@@ -161,6 +163,15 @@ def _loader(options: o.ModelOptions, given: dict[str, Any]) -> "Callable[[], Lab
             f"--{next(iter(given)).replace('_', '-')} goes with models that segment; leave it out for {options.model}"
         )
     return partial(_of_things, options.model, resize, options.device, threshold)
+
+
+def _with_precision_of(labeller: "Labeller", load: "partial[Labeller]") -> "partial[Labeller]":
+    """What makes the same model in a worker, whatever "auto" would be on its machine."""
+    from denseclip.label.words import WordLabeller
+
+    if not isinstance(labeller, WordLabeller) or labeller.segmenter.precision is None:
+        return load
+    return partial(_of_words, replace(load.args[0], precision=labeller.segmenter.precision.name))
 
 
 def _of_words(options: o.ModelOptions) -> "Labeller":
