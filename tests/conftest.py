@@ -1,10 +1,16 @@
 """Settings every test shares."""
 
+import os
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault(
+        "TRITON_INTERPRET", "1"
+    )  # kernels run on the CPU, slowly; read when Triton is imported
 
 sys.path.insert(0, str(Path(__file__).parent))  # fixtures_support and other helpers, from any subfolder
 

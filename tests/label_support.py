@@ -3,6 +3,7 @@
 import hashlib
 import multiprocessing
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -47,9 +48,9 @@ class Stub(Segmenter):
     def classes(self):
         return self._names
 
-    def encode_batch(self, pictures):
+    def begin(self, pictures, *, confidence=False):
         time.sleep(self.seconds)
-        return list(pictures)
+        return [partial(self.segment, picture, confidence=confidence) for picture in pictures]
 
     def segment(self, picture, *, confidence=False):
         mask = (picture[..., 0].astype(np.int64) * len(self._names) // 256).astype(np.uint8)

@@ -43,7 +43,8 @@ def assert_decodes(scores, size, via=None, temperature=100.0):
     counts = scores.float().abs() * (scores != -100)  # a removed class says nothing about rounding
     relative = 2e-6 + 1e-7 * max(*scores.shape[2:], *(via or ()))  # positions are float32, too
     rounding = relative * (resize(counts, size, via).amax(1) + 100 * (top < -99))
-    mask, _ = plain = decode(scores, size, via=via)
+    plain = decode(scores, size, via=via)
+    mask = plain.mask
     assert plain.confidence is None
     assert mask.shape == top.shape
     assert mask.dtype == (torch.uint8 if scores.shape[1] <= 256 else torch.int32)

@@ -47,7 +47,7 @@ def test_every_preset_gives_a_mask_of_the_pictures_size(kind, name):
 def test_the_mask_is_the_argmax_of_upsampled_cosines():
     seg = segmenter()
     encoded = seg.encode(picture())
-    scores = seg.decoding(encoded).maps[0]
+    scores = seg.decoding(encoded).maps[0][0]
     expected = F.interpolate(scores[None], (60, 90), mode="bilinear")[0].argmax(0)
     assert (torch.from_numpy(seg.segment(encoded).mask) == expected).float().mean() > 0.999
 
@@ -130,8 +130,8 @@ def test_refinement_changes_scores_and_keeps_shapes():
 
 def test_synonyms_are_reduced_by_max():
     seg = segmenter(classes={"cat": ["cat", "kitten", "tabby"], "grass": ["grass"]})
-    out = seg.decoding(picture()).maps[0]
-    single = segmenter(classes=["cat", "kitten", "tabby", "grass"]).decoding(picture()).maps[0]
+    out = seg.decoding(picture()).maps[0][0]
+    single = segmenter(classes=["cat", "kitten", "tabby", "grass"]).decoding(picture()).maps[0][0]
     torch.testing.assert_close(out[0], single[:3].amax(0))
     torch.testing.assert_close(out[1], single[3])
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from denseclip.errors import UserError
 from denseclip.segment.fusion import Composer
-from denseclip.segment.preprocess import windows
+from denseclip.segment.resample import windows
 from denseclip.segment.settings import Slide
 
 

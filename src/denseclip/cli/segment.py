@@ -1,6 +1,7 @@
 """`denseclip segment`: pictures and words in, masks out."""
 
 from collections import Counter
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +13,8 @@ from denseclip.cli import options as o
 from denseclip.errors import UserError
 
 if TYPE_CHECKING:
-    from denseclip.segment.segmenter import Encoded, Segmenter
+    from denseclip.segment.result import Segmentation
+    from denseclip.segment.segmenter import Segmenter
 
 Pictures = Annotated[
     list[str], typer.Argument(help="Files, folders (searched in depth) or globs.", show_default=False)
@@ -91,13 +93,13 @@ def _run(
     from denseclip.data.images import read_image
     from denseclip.segment.engine import Engine, default_batch
 
-    def finish(item: tuple[Path, str], encoded: "Encoded") -> dict[str, int]:
-        result = segmenter.segment(encoded)
+    def finish(item: tuple[Path, str], arrive: "Callable[[], Segmentation]") -> dict[str, int]:
+        result = arrive()
         result.save(out, item[1], heatmaps=heatmaps)
         return result.areas
 
     batch = default_batch(segmenter.clip.device)
-    engine = Engine(lambda item: read_image(item[0]), segmenter.encode_batch, finish, batch)
+    engine = Engine(lambda item: read_image(item[0]), segmenter.begin, finish, batch)
     areas: Counter[str] = Counter()
     failed = []
     with o.picture_progress() as progress, closing(engine.run(named)) as results:

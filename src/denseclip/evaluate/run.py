@@ -19,7 +19,8 @@ from denseclip.evaluate.result import Corruption, Protocol, Result
 from denseclip.io import atomic_path
 from denseclip.loading import class_ids, load, set_dataset_classes
 from denseclip.segment.engine import Engine, default_batch
-from denseclip.segment.segmenter import Encoded, Segmenter
+from denseclip.segment.result import Segmentation
+from denseclip.segment.segmenter import Segmenter
 
 PROTOCOLS: dict[str, dict[str, Any]] = {
     "ours": {},  # whole pictures at the data set's size, CLIP's own arithmetic, 85 templates
@@ -120,7 +121,7 @@ class Tally:
         self.matrix.load_state_dict(counts)
 
 
-_Labelled = tuple[Encoded, np.ndarray]  # a picture and its mask in class indices
+_Labelled = tuple[Callable[[], Segmentation], np.ndarray]  # what gives a result, and the true mask
 Progress = Callable[[int, int], None]  # done, total
 Change = Callable[[Sample], np.ndarray]
 SAVE_SECONDS = 20.0  # the most that an interruption without warning can cost
@@ -231,14 +232,14 @@ class _Bench:
         return sample if self.change is None else replace(sample, image=self.change(sample))
 
     def _encode(self, samples: list[Sample]) -> list[_Labelled]:
-        encoded = self.segmenter.encode_batch([sample.image for sample in samples])
-        return [(one, sample.mask) for one, sample in zip(encoded, samples, strict=True)]
+        begun = self.segmenter.begin([sample.image for sample in samples])
+        return [(one, sample.mask) for one, sample in zip(begun, samples, strict=True)]
 
     def _count(self, index: int, labelled: _Labelled) -> ConfusionMatrix:
         del index
-        encoded, mask = labelled
+        arrive, mask = labelled
         device, spec = self.segmenter.clip.device, self.dataset.spec
-        predicted = torch.from_numpy(self.segmenter.segment(encoded).mask).to(device)  # (H, W)
+        predicted = torch.from_numpy(arrive().mask).to(device)  # (H, W)
         if self._lookup is not None:
             predicted = self._lookup[predicted.long()]
         counts = ConfusionMatrix(len(spec.classes), device, per_image=True)

@@ -130,7 +130,7 @@ class Labeller(Protocol):
     def batch(self) -> int:
         """How many pictures are encoded together."""
 
-    def encode(self, images: list[NDArray[np.uint8]]) -> list[Any]:
+    def encode(self, images: list[NDArray[np.uint8]], rules: Rules) -> list[Any]:
         """What the network makes of pictures (H, W, 3) uint8 RGB, all of one shape."""
 
     def label(self, encoded: Any, item: Item, position: int, rules: Rules) -> Labelled:  # noqa: ANN401

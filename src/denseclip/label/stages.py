@@ -3,6 +3,7 @@
 from collections.abc import Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,8 +52,9 @@ class Stages:
 
     def __init__(self, labeller: Labeller, plan: Plan) -> None:
         self.labeller, self.plan = labeller, plan
+        encode = partial(labeller.encode, rules=plan.target.rules)
         self.writers = make_writers(plan.formats, plan.target)
-        self.engine = Engine(lambda task: task.item.read(), labeller.encode, self._label, labeller.batch)
+        self.engine = Engine(lambda task: task.item.read(), encode, self._label, labeller.batch)
 
     def run(self, tasks: Iterable[Task]) -> Generator[Outcome, None, None]:
         """The outcomes, in order."""

@@ -65,7 +65,7 @@ class ThingLabeller:
 
     batch = 1
 
-    def encode(self, images: list[NDArray[np.uint8]]) -> "list[Detected]":
+    def encode(self, images: list[NDArray[np.uint8]], rules: Rules) -> "list[Detected]":
         """See `Labeller`."""
         return [self.detector.detect(image) for image in images]
 

@@ -1,5 +1,6 @@
 """Pictures labelled by words: every pixel gets one, what touches is a region."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from denseclip.label.regions import find_regions
 from denseclip.label.sources import Item
 from denseclip.segment.engine import default_batch
 from denseclip.segment.result import Segmentation
-from denseclip.segment.segmenter import Encoded, Segmenter
+from denseclip.segment.segmenter import Segmenter
 
 
 @dataclass(frozen=True)
@@ -54,13 +55,13 @@ class WordLabeller:
         """See `Labeller`."""
         return default_batch(self.segmenter.clip.device)
 
-    def encode(self, images: list[NDArray[np.uint8]]) -> list[Encoded]:
+    def encode(self, images: list[NDArray[np.uint8]], rules: Rules) -> list[Callable[[], Segmentation]]:
         """See `Labeller`."""
-        return self.segmenter.encode_batch(images)
+        return self.segmenter.begin(images, confidence=rules.exact)
 
-    def label(self, encoded: Encoded, item: Item, position: int, rules: Rules) -> Labelled:
+    def label(self, encoded: Callable[[], Segmentation], item: Item, position: int, rules: Rules) -> Labelled:
         """See `Labeller`. Raises UserError where the Segmenter does."""
-        labels, result = self.labels, self.segmenter.segment(encoded, confidence=rules.exact)
+        labels, result = self.labels, encoded()
         confidence = result.confidence if rules.exact else coarse_confidence(self.segmenter, result)
         assert confidence is not None
         mask = result.mask if labels.void == 255 else result.mask.astype(np.int32)

@@ -1,5 +1,6 @@
 """From scores at map resolution to a mask at picture resolution, without the scores at picture resolution."""
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,9 +11,10 @@ import torch
 from torch import Tensor
 
 from denseclip.errors import UserError
-from denseclip.segment.resample import Size, Taps, axes, resize, wide
+from denseclip.segment.resample import Size, Strips, Taps, axes, resize, strips, wide
 
 Confidence = Literal["score", "probability"]
+NOT_FINITE = "the scores hold NaN or infinite values: run the encoder in float32 or bfloat16"
 
 
 @dataclass(frozen=True)
@@ -29,10 +31,38 @@ class Decoded(NamedTuple):
 
     mask: (N, H, W) uint8 where all ids (and the void id) are at most 255, int32 otherwise.
     confidence: (N, H, W) float: the winner's upsampled score, or its soft-max probability in 0..1; or None.
+    broken: (1,) on a device that was not waited for: not 0 if a score is not finite. None: all are.
     """
 
     mask: Tensor
     confidence: Tensor | None
+    broken: Tensor | None = None
+
+    def to_host(self) -> "Callable[[], Decoded]":
+        """Start to copy both planes off the device; the call waits for them, and raises UserError if broken."""
+        if not self.mask.is_cuda:
+            return lambda: self
+        copies = [
+            None if plane is None else torch.empty_like(plane, device="cpu", pin_memory=True)
+            for plane in self
+        ]
+        for plane, copy in zip(self, copies, strict=True):
+            if plane is not None and copy is not None:
+                copy.copy_(plane, non_blocking=True)
+        there = torch.cuda.Event()
+        there.record(torch.cuda.current_stream(self.mask.device))
+
+        def arrived() -> Decoded:
+            there.synchronize()
+            return Decoded(*copies).checked()  # type: ignore[arg-type]
+
+        return arrived
+
+    def checked(self) -> "Decoded":
+        """Itself, known to be sound; raises UserError if a score is not finite."""
+        if self.broken is not None and bool(self.broken):
+            raise UserError(NOT_FINITE)
+        return Decoded(self.mask, self.confidence)
 
     @classmethod
     def blank(cls, shape: tuple[int, ...], ask: Ask, like: Tensor) -> "Decoded":
@@ -141,60 +171,6 @@ def _undominated(pairs: _Pairs, cells: int, strength: Tensor) -> _Pairs:
     rival = rival.index_select(0, pairs.cell)  # (P,) the lowest class where several are strongest
     keep = (pairs.nodes > pairs.nodes.index_select(0, rival)).any(1) | (index == rival)
     return _Pairs(*(part.index_select(0, keep.nonzero()[:, 0]) for part in pairs))
-
-
-STRIP_LINES = 64  # most lines of one strip
-
-
-@dataclass(frozen=True)
-class Strips:
-    """Runs of output lines that read one window of input lines, padded to the same number of slots R.
-
-    window: (M,) first input line of each strip. weight: (M, T, R), zero in unused slots.
-    first: (M + 1,) first output line of each strip, and the end. place: (L,) slot of each line, among M * R.
-    """
-
-    window: Tensor
-    weight: Tensor
-    first: Tensor
-    place: Tensor
-
-    def __len__(self) -> int:
-        return len(self.window)
-
-    @property
-    def taps(self) -> int:
-        """T, the input lines of a window."""
-        return self.weight.shape[1]
-
-    @property
-    def slots(self) -> int:
-        """R, the most output lines of a strip."""
-        return self.weight.shape[2]
-
-    def some(self, start: int, stop: int) -> "Strips":
-        """Strips start..stop, as if there were no others; `first` still counts from the top."""
-        first, last = int(self.first[start]), int(self.first[stop])
-        place = self.place[first:last] - start * self.slots
-        return Strips(self.window[start:stop], self.weight[start:stop], self.first[start : stop + 1], place)
-
-
-@lru_cache(maxsize=64)  # as the taps
-def strips(axis: Taps, n_in: int) -> Strips:
-    """Cut an axis at every change of window, and long runs (the clamped borders) into usual lengths."""
-    lines = len(axis.first)
-    slots = min(-(-lines // n_in), STRIP_LINES)
-    index = torch.arange(lines, device=axis.first.device)
-    fresh = torch.ones_like(index, dtype=torch.bool)
-    fresh[1:] = axis.first[1:] != axis.first[:-1]
-    run = torch.where(fresh, index, 0).cummax(0).values
-    fresh |= (index - run) % slots == 0
-    first, strip = fresh.nonzero()[:, 0], fresh.cumsum(0) - 1  # (M,), (L,)
-    slot = index - first[strip]
-    weight = axis.weight.new_zeros(len(first), axis.width, slots)
-    weight[strip, :, slot] = axis.weight
-    ends = torch.cat([first, first.new_tensor([lines])])
-    return Strips(axis.first[first], weight, ends, strip * slots + slot)
 
 
 BAND_SCORES = 1 << 20  # low-resolution scores pruned together: bounds the memory of the pruning
@@ -326,6 +302,7 @@ def decode(
     temperature: float = 100.0,
     threshold: float | None = None,
     void: int = 255,
+    wait: bool = True,
 ) -> Decoded:
     """Best class of each pixel after bilinear upsampling (align_corners=False).
 
@@ -341,16 +318,33 @@ def decode(
         temperature: of that soft-max.
         threshold: pixels of lower confidence get the id `void`.
         void: a class that is the background, or an id of no class.
+        wait: on a GPU, for the scores to be checked; False leaves that to `Decoded.checked`.
 
     Returns mask and confidence, (N, H, W) each. Raises UserError if a score is not finite.
     """
     assert scores.dim() == 4, scores.shape
     assert threshold is None or confidence is not None, "a threshold on which confidence?"
     scores = wide(scores)
-    if not all(torch.isfinite(end) for end in scores.aminmax()):  # which hand on NaN
-        raise UserError("the scores hold NaN or infinite values: run the encoder in float32 or bfloat16")
     highest = max(scores.shape[1] - 1, 0 if threshold is None else void)
     ask = Ask(confidence, temperature, torch.uint8 if highest <= 255 else torch.int32)
+    if scores.is_cuda and scores.dtype == torch.float32 and _triton():
+        from denseclip.segment.kernels import decode_cells as on_gpu
+
+        planes = on_gpu(
+            scores,
+            size,
+            via,
+            confidence=confidence,
+            temperature=temperature,
+            threshold=threshold,
+            void=void,
+            ids=ask.ids,
+        )
+        if planes is not None:
+            found = Decoded(*planes)
+            return found.checked() if wait else found
+    if not all(torch.isfinite(end) for end in scores.aminmax()):  # which hand on NaN
+        raise UserError(NOT_FINITE)
     out = Decoded.blank((len(scores), *size), ask, scores)
     rows, columns = axes(scores, size, via)
     few = max(rows.width, columns.width) <= 3 and cells_pay(scores, size, ask)
@@ -360,6 +354,12 @@ def decode(
     if threshold is not None and out.confidence is not None:
         out.mask[out.confidence < threshold] = void
     return out
+
+
+@lru_cache(maxsize=1)
+def _triton() -> bool:
+    """Whether there is Triton, which torch brings along where it works."""
+    return importlib.util.find_spec("triton") is not None
 
 
 def cells_pay(scores: Tensor, size: Size, ask: Ask) -> bool:

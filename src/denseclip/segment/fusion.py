@@ -1,15 +1,16 @@
 """The scores of several network inputs, put together on one picture."""
 
-from functools import cached_property
+from functools import cached_property, lru_cache
 from math import log
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from denseclip.segment.preprocess import Window
-from denseclip.segment.resample import Size
+from denseclip.segment.decode import Confidence, Decoded
+from denseclip.segment.resample import Size, Window
 
+BAND_SCORES_GPU = 1 << 27
 BAND_SCORES = 1 << 23  # full-size scores held together while several views are composed
 
 
@@ -36,19 +37,20 @@ class Composer:
 
     @cached_property
     def _axes(self) -> list[tuple[Tensor, Tensor]]:
-        """Row matrix (H, h) and column matrix (W, w) of every window."""
+        """Row matrix (H, h) and column matrix (W, w) of every window, on the CPU."""
         axes = []
         for cut, (h, w) in zip(self._cuts, self._maps, strict=True):
             view = [self._cuts[index] for index in self._views[cut.frame, cut.flip]]
-            tops, lefts = {other.top for other in view}, {other.left for other in view}
+            tops, lefts = frozenset(other.top for other in view), frozenset(other.left for other in view)
             rows = _axis(h, cut.top, cut.height, tops, cut.frame[0], self.size[0])
             columns = _axis(w, cut.left, cut.width, lefts, cut.frame[1], self.size[1])
             axes.append((rows, columns.flip(1) if cut.flip else columns))
         return axes
 
-    def bands(self, classes: int) -> list[slice]:
+    def bands(self, classes: int, device: torch.device | None = None) -> list[slice]:
         """Row ranges that together cover the picture, each small enough to hold all classes."""
-        tall = max(1, BAND_SCORES // max(1, classes * self.size[1]))
+        most = BAND_SCORES if device is None or device.type == "cpu" else BAND_SCORES_GPU
+        tall = max(1, most // max(1, classes * self.size[1]))
         return [slice(top, min(top + tall, self.size[0])) for top in range(0, self.size[0], tall)]
 
     def band(self, scores: list[Tensor], rows: slice) -> Tensor:
@@ -65,6 +67,27 @@ class Composer:
         if self._temperature is not None:
             return total.sub_(log(len(self._views))).div_(self._temperature)
         return total.div_(len(self._views))
+
+    def decode(
+        self,
+        scores: list[Tensor],
+        kind: Confidence | None,
+        temperature: float,
+        threshold: float | None,
+        void: int,
+    ) -> Decoded:
+        """Best class (H, W) int32 of the (K, h, w) of every window, and confidence; arguments as `decode.decode`."""
+        masks, confidences = [], []
+        for rows in self.bands(len(scores[0]), scores[0].device):
+            full = self.band(scores, rows)  # (K, R, W)
+            best, ids = full.max(0)
+            if kind == "probability":
+                best = 1 / ((full - best) * temperature).exp_().sum(0)
+            if threshold is not None:
+                ids[best < threshold] = void
+            masks.append(ids.to(torch.int32))
+            confidences.append(best)
+        return Decoded(torch.cat(masks), torch.cat(confidences) if kind else None)
 
     def plane(self, scores: list[Tensor], index: int) -> Tensor:
         """Composed scores (H, W) of one class."""
@@ -90,7 +113,8 @@ class Composer:
         return total
 
 
-def _axis(cells: int, start: int, length: int, starts: set[int], frame: int, out: int) -> Tensor:
+@lru_cache(maxsize=256)  # pictures of one size come in numbers
+def _axis(cells: int, start: int, length: int, starts: frozenset[int], frame: int, out: int) -> Tensor:
     """Matrix (out, cells): cells -> window pixels -> frame pixels, averaged over windows -> picture pixels."""
     window = _resize(torch.eye(cells), length)  # (length, cells)
     cover = torch.zeros(frame)

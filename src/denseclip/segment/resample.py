@@ -1,14 +1,118 @@
-"""Bilinear resizing in one or two steps, and each of its axes as a short list of taps."""
+"""Pictures to network inputs, and maps back to pictures: windows, sizes, bilinear resizing in one or two steps."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
+import cv2
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
+from denseclip.clip import ImageStats
+from denseclip.data.transforms import normalise
+from denseclip.errors import UserError
+from denseclip.segment.settings import Settings, Slide
+
 Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Window:
+    """One network input: pixels [top, top + height) x [left, left + width) of the picture resized to `frame`."""
+
+    frame: Size
+    top: int
+    left: int
+    height: int
+    width: int
+    flip: bool = False
+
+    def cut(self, frame: Tensor) -> Tensor:
+        """The window of a resized picture (..., H, W)."""
+        piece = frame[..., self.top : self.top + self.height, self.left : self.left + self.width]
+        return piece.flip(-1) if self.flip else piece
+
+
+def windows(frame: Size, slide: Slide | None, flip: bool) -> list[Window]:
+    """The windows of one resized picture: all of it, or sliding; with `flip` also those of its mirror image."""
+    if slide is None:
+        boxes = [(0, 0, *frame)]
+    else:
+        h, w = min(slide.crop, frame[0]), min(slide.crop, frame[1])
+        boxes = [(top, left, h, w) for top in slide.starts(frame[0]) for left in slide.starts(frame[1])]
+    plain = [Window(frame, *box) for box in boxes]
+    mirrored = [Window(frame, top, frame[1] - left - w, h, w, flip=True) for top, left, h, w in boxes]
+    return plain + mirrored if flip else plain
+
+
+MAX_WHOLE = 1 << 25  # pixels of one network input
+
+
+def plan(size: Size, settings: Settings, stride: int) -> list[Window]:
+    """The network inputs of a picture of (H, W): every scale, every window, every mirrored copy."""
+    frames = dict.fromkeys(_frame(size, scale, settings, stride) for scale in settings.scales)
+    cuts = []
+    for frame in frames:
+        if settings.slide is None and frame[0] * frame[1] > MAX_WHOLE:
+            raise UserError(
+                f"{frame[1]} x {frame[0]} pixels are too many for one network input; "
+                "give --slide 512/341 or a smaller --resize"
+            )
+        cuts += windows(frame, settings.slide, settings.flip)
+    return cuts
+
+
+def _frame(size: Size, scale: float, settings: Settings, stride: int) -> Size:
+    """The picture's size at one scale, in whole cells of the network unless the quirks say otherwise."""
+    height, width = settings.resize.target(*size, scale)
+    if not settings.compat.free_size:
+        height, width = _whole_cells(height, stride), _whole_cells(width, stride)
+    return max(height, stride), max(width, stride)
+
+
+def network_inputs(image: NDArray[np.uint8], cuts: list[Window], stats: ImageStats) -> list[Tensor]:
+    """The normalised inputs (3, h, w) float32 of an (H, W, 3) uint8 picture."""
+    frames: dict[Size, Tensor] = {}
+    for frame in {cut.frame for cut in cuts}:
+        pixels: NDArray[Any] = image
+        if frame != image.shape[:2]:
+            pixels = np.asarray(cv2.resize(image, (frame[1], frame[0]), interpolation=cv2.INTER_LINEAR))
+        frames[frame] = normalise(pixels, stats.mean, stats.std)
+    return [cut.cut(frames[cut.frame]) for cut in cuts]
+
+
+def network_inputs_on(
+    device: torch.device, images: list[NDArray[np.uint8]], cuts: list[Window], stats: ImageStats
+) -> list[Tensor]:
+    """The inputs (B, 3, h, w) of pictures of one size, one for each cut, resized and normalised on a device.
+
+    Pixels travel as uint8. Resized values are within one level of 255 of those of `network_inputs`, whose
+    arithmetic is OpenCV's.
+    """
+    pinned = torch.empty((len(images), *images[0].shape), dtype=torch.uint8, pin_memory=device.type == "cuda")
+    levels = pinned.numpy()
+    for place, image in enumerate(images):
+        levels[place] = image
+    pixels = pinned.to(device, non_blocking=True).permute(0, 3, 1, 2).float()  # (B, 3, H, W), channels last
+    centre, scale = (
+        torch.tensor(values).mul_(255).to(device, non_blocking=True)[:, None, None]
+        for values in (stats.mean, stats.std)
+    )
+    frames: dict[Size, Tensor] = {}
+    for frame in {cut.frame for cut in cuts}:
+        resized = pixels
+        if frame != images[0].shape[:2]:
+            resized = F.interpolate(pixels, frame, mode="bilinear").round_()
+        frames[frame] = (resized - centre).div_(scale)
+    return [cut.cut(frames[cut.frame]) for cut in cuts]
+
+
+def _whole_cells(length: int, stride: int) -> int:
+    return max(1, round(length / stride)) * stride
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +150,60 @@ def taps(n_in: int, n_out: int, via: int | None, dtype: torch.dtype, device: tor
     width = int((last - first).max()) + 1
     first = first.clamp(max=n_in - width)
     return Taps(first, matrix.gather(1, first[:, None] + torch.arange(width, device=device)))
+
+
+STRIP_LINES = 64  # most lines of one strip
+
+
+@dataclass(frozen=True)
+class Strips:
+    """Runs of output lines that read one window of input lines, padded to the same number of slots R.
+
+    window: (M,) first input line of each strip. weight: (M, T, R), zero in unused slots.
+    first: (M + 1,) first output line of each strip, and the end. place: (L,) slot of each line, among M * R.
+    """
+
+    window: Tensor
+    weight: Tensor
+    first: Tensor
+    place: Tensor
+
+    def __len__(self) -> int:
+        return len(self.window)
+
+    @property
+    def taps(self) -> int:
+        """T, the input lines of a window."""
+        return self.weight.shape[1]
+
+    @property
+    def slots(self) -> int:
+        """R, the most output lines of a strip."""
+        return self.weight.shape[2]
+
+    def some(self, start: int, stop: int) -> "Strips":
+        """Strips start..stop, as if there were no others; `first` still counts from the top."""
+        first, last = int(self.first[start]), int(self.first[stop])
+        place = self.place[first:last] - start * self.slots
+        return Strips(self.window[start:stop], self.weight[start:stop], self.first[start : stop + 1], place)
+
+
+@lru_cache(maxsize=64)  # as the taps
+def strips(axis: Taps, n_in: int) -> Strips:
+    """Cut an axis at every change of window, and long runs (the clamped borders) into usual lengths."""
+    lines = len(axis.first)
+    slots = min(-(-lines // n_in), STRIP_LINES)
+    index = torch.arange(lines, device=axis.first.device)
+    fresh = torch.ones_like(index, dtype=torch.bool)
+    fresh[1:] = axis.first[1:] != axis.first[:-1]
+    run = torch.where(fresh, index, 0).cummax(0).values
+    fresh |= (index - run) % slots == 0
+    first, strip = fresh.nonzero()[:, 0], fresh.cumsum(0) - 1  # (M,), (L,)
+    slot = index - first[strip]
+    weight = axis.weight.new_zeros(len(first), axis.width, slots)
+    weight[strip, :, slot] = axis.weight
+    ends = torch.cat([first, first.new_tensor([lines])])
+    return Strips(axis.first[first], weight, ends, strip * slots + slot)
 
 
 def axes(scores: Tensor, size: Size, via: Size | None) -> tuple[Taps, Taps]:

@@ -3,227 +3,29 @@
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import partial
 from itertools import groupby
-from typing import Any, Protocol, Self, cast, overload
+from typing import Any, Self, cast, overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from denseclip.clip import Clip, ImageStats
+from denseclip.clip import Clip
 from denseclip.clip.device import Precision, processor
 from denseclip.data.pictures import Picture, as_rgb
 from denseclip.errors import UserError
-from denseclip.segment.attention import DenseEncoder, DenseFeatures
-from denseclip.segment.decode import Confidence, Decoded, decode
+from denseclip.segment.attention import DenseFeatures
+from denseclip.segment.decode import Decoded
 from denseclip.segment.engine import Engine, default_batch
-from denseclip.segment.fusion import Composer
-from denseclip.segment.preprocess import Window, network_inputs, plan
-from denseclip.segment.refine import key_smoothing, prompt_denoising
-from denseclip.segment.resample import Size, heatmaps, scores_at
+from denseclip.segment.resample import Size, Window, network_inputs, network_inputs_on, plan
 from denseclip.segment.result import Segmentation
-from denseclip.segment.settings import DenseOptions, Settings
+from denseclip.segment.scoring import Decoding, Model, Scorer, encoder_of
+from denseclip.segment.settings import Settings
 from denseclip.text import ClassEmbeddings, ClassPrompts, EmbeddingCache, embed_classes
 from denseclip.text.prompts import ClassSource
 
-
-class Encoder(Protocol):
-    """The image side of a model under given settings."""
-
-    @property
-    def stride(self) -> int:
-        """Input pixels per cell of the map; inputs are made a multiple of it."""
-
-    @property
-    def stats(self) -> ImageStats:
-        """How pixels are normalised."""
-
-    def encode(self, images: Tensor, *, keys: bool = False) -> DenseFeatures:
-        """Images (B, 3, H, W), normalised by `stats` -> features; keys are those of key smoothing."""
-
-    def scores(self, features: DenseFeatures, matrix: Tensor) -> Tensor:
-        """Scores (B, P, h, w) of every position under the P rows of `matrix`, which `embed` made."""
-
-
-class TrainedModel(Protocol):
-    """A trained network that answers for its own words, and for others as well as it can.
-
-    ontology: its own classes. logit_scale: factor on scores in the soft-max of a probability. fingerprint: a hash
-    of its weights.
-    """
-
-    name: str
-    ontology: ClassPrompts
-    logit_scale: float
-
-    @property
-    def fingerprint(self) -> str: ...  # noqa: D102
-    @property
-    def device(self) -> torch.device: ...  # noqa: D102
-    def describe(self) -> str:
-        """One line, the name first."""
-
-    @property
-    def stats(self) -> ImageStats:
-        """How pixels are normalised."""
-
-    def network(
-        self, ontology: ClassPrompts | None, templates: Sequence[str]
-    ) -> tuple[nn.Module, tuple[str, ...]]:
-        """Normalised images (B, 3, H, W) to logits (B, K, h, w) as one module, and its K class names."""
-
-    def encoder(self) -> Encoder:
-        """Its image side."""
-
-    def embed(
-        self, ontology: ClassPrompts, templates: Sequence[str], cache: EmbeddingCache | None
-    ) -> ClassEmbeddings:
-        """Rows of words; UserError for a word that it cannot look for."""
-
-
-Model = Clip | TrainedModel
-
-
-def encoder_of(model: Model, settings: "Settings") -> Encoder:
-    """A CLIP made dense, or a trained model's own image side; UserError for settings that go with a CLIP only."""
-    if isinstance(model, Clip):
-        return DenseEncoder(model, settings.dense, settings.compat)
-    if settings.dense != DenseOptions():
-        raise UserError(
-            f"{model.name} is a trained model, it has no last block to vary; leave out the preset"
-        )
-    if settings.refine.ks:
-        raise UserError(f"{model.name} is a trained model, it has no keys; leave out key smoothing")
-    return model.encoder()
-
-
-def embed_words(
-    model: Model, ontology: ClassPrompts, templates: Sequence[str], cache: EmbeddingCache | None
-) -> ClassEmbeddings:
-    """Rows of all prompts of an ontology."""
-    if isinstance(model, Clip):
-        return embed_classes(model, ontology, templates, cache=cache)
-    return model.embed(ontology, templates, cache)
-
-
-COARSE = 8  # pixels per cell of composed scores
-
-
-class Decoding:
-    """The scores of an encoded picture under a segmenter's words, and what follows from them."""
-
-    def __init__(self, segmenter: "Segmenter", encoded: "Encoded") -> None:
-        self.segmenter = segmenter
-        self.encoded = encoded
-        self.size: Size = encoded.size
-        settings = segmenter.settings
-        official = settings.compat.drop_all and isinstance(segmenter.clip, Clip)
-        self.temperature = 100.0 if official else segmenter.clip.logit_scale
-        self.via = (encoded.cuts[0].height, encoded.cuts[0].width) if settings.compat.free_size else None
-
-    @cached_property
-    def maps(self) -> list[Tensor]:
-        """Refined scores (K, h, w) of every network input."""
-        return [self._refined(i) for i in range(len(self.encoded.cuts))]
-
-    @cached_property
-    def composer(self) -> Composer | None:
-        """How the inputs are averaged; None for a single one."""
-        return self._composer(self.size) if self.segmenter.settings.composed else None
-
-    @torch.inference_mode()
-    def decoded(self, confidence: bool) -> Decoded:
-        """Mask (H, W) over the scored classes and the background, and confidence if asked for or needed."""
-        background = self.segmenter.settings.background
-        kind: Confidence | None = "score" if self.segmenter.settings.refine.ks else "probability"
-        if not confidence and background.threshold is None:
-            kind = None
-        words = len(self.maps[0])
-        void = 0 if background.words else words
-        out = self._decode(kind, background.threshold, void)
-        if (
-            background.threshold is not None and not background.words
-        ):  # class 0 has no scores: all others move up
-            ids = out.mask.to(torch.int32) + 1
-            out = Decoded(torch.where(ids == words + 1, 0, ids), out.confidence)
-        return out
-
-    def scores(self) -> Tensor:
-        """Scores (K, h, w) before decoding; on a grid of `COARSE` pixels if several inputs are averaged."""
-        if self.composer is None:
-            return self.maps[0]
-        size = (max(1, -(-self.size[0] // COARSE)), max(1, -(-self.size[1] // COARSE)))
-        return self._composer(size).full(self.maps)
-
-    def heat(self, index: int) -> NDArray[np.float32]:
-        """The upsampled scores of one class, (H, W) float32."""
-        if self.composer is not None:
-            return self.composer.plane(self.maps, index).cpu().numpy()
-        return heatmaps(self.maps[0][None], [index], self.size, via=self.via)[0, 0].cpu().numpy()
-
-    def at(self, row: int, column: int) -> Tensor:
-        """The scores (K,) at one pixel."""
-        if self.composer is not None:
-            return self.composer.band(self.maps, slice(row, row + 1))[:, 0, column]
-        return scores_at(self.maps[0][None], torch.tensor([[row, column]]), self.size, via=self.via)[0, 0]
-
-    def _composer(self, size: Size) -> Composer:
-        """Cosines are averaged as they are, trained models' views by probability, as their tests are defined."""
-        temperature = None if isinstance(self.segmenter.clip, Clip) else self.temperature
-        return Composer(list(self.encoded.cuts), [_hw(one) for one in self.maps], size, temperature)
-
-    @torch.inference_mode()
-    def _refined(self, index: int) -> Tensor:
-        """Cosines of one input's positions with the prompts, best prompt per class, PD, KS; (K, h, w)."""
-        segmenter, dense = self.segmenter, self.encoded.features[index]
-        refine, compat = segmenter.settings.refine, segmenter.settings.compat
-        embeddings = segmenter.embeddings
-        scores = embeddings.reduce(segmenter.encoder.scores(dense, embeddings.matrix))  # (1, K, h, w)
-        if refine.pd:
-            scores = prompt_denoising(
-                scores, refine.pd, temperature=self.temperature, keep_best=not compat.drop_all
-            )
-        if refine.ks:
-            assert dense.keys is not None
-            scores = key_smoothing(
-                scores, dense.keys, refine.ks, norm=refine.ks_norm, temperature=self.temperature
-            )
-            if segmenter.settings.background.threshold is not None:  # sums over neighbours -> shares
-                scores = scores / scores.abs().sum(1, keepdim=True).clamp_min(1e-12)
-        return scores[0]
-
-    def _decode(self, kind: Confidence | None, threshold: float | None, void: int) -> Decoded:
-        if self.composer is None:
-            out = decode(
-                self.maps[0][None],
-                self.size,
-                via=self.via,
-                confidence=kind,
-                temperature=self.temperature,
-                threshold=threshold,
-                void=void,
-            )
-            return out.map(lambda plane: plane[0])
-        masks, confidences = [], []
-        for rows in self.composer.bands(len(self.maps[0])):
-            full = self.composer.band(self.maps, rows)  # (K, R, W)
-            best, ids = full.max(0)
-            if kind == "probability":
-                best = 1 / ((full - best) * self.temperature).exp_().sum(0)
-            if threshold is not None:
-                ids[best < threshold] = void
-            masks.append(ids.to(torch.int32))
-            confidences.append(best)
-        return Decoded(torch.cat(masks), torch.cat(confidences) if kind else None)
-
-
-def _hw(scores: Tensor) -> Size:
-    return scores.shape[-2], scores.shape[-1]
-
-
-BATCH_PIXELS = 1 << 21  # of one network batch
 NO_CLASSES = 'no classes are set; call set_classes(["cat", "grass"]) first'
 
 
@@ -265,6 +67,7 @@ class Segmenter(nn.Module):
         self.precision = precision  # how it came about, for protocols
         self.settings = settings or Settings()
         self.encoder = encoder_of(clip, self.settings)
+        self._graphed: tuple[Any, Any] | None = None
         self._cache = cache
         self._ontology: ClassPrompts | None = None
         self._embeddings: ClassEmbeddings | None = None
@@ -318,9 +121,13 @@ class Segmenter(nn.Module):
     @property
     def classes(self) -> tuple[str, ...]:
         """Class names by mask id; with a background rule the first is "background"."""
+        return self.settings.background.names(self._words)
+
+    @property
+    def _words(self) -> ClassPrompts:
         if self._ontology is None:
             raise UserError(NO_CLASSES)
-        return self.settings.background.names(self._ontology)
+        return self._ontology
 
     @property
     def embeddings(self) -> ClassEmbeddings:
@@ -337,8 +144,13 @@ class Segmenter(nn.Module):
         ontology, background = ClassPrompts.parse(classes), self.settings.background
         background.names(ontology)  # refuses a second "background"
         prompts = background.prompts(ontology)
-        self._embeddings = embed_words(self.clip, prompts, self.settings.templates, self._cache)
+        self._embeddings = self._embed(prompts)
         self._ontology = ontology
+
+    def _embed(self, prompts: ClassPrompts) -> ClassEmbeddings:
+        if isinstance(self.clip, Clip):
+            return embed_classes(self.clip, prompts, self.settings.templates, cache=self._cache)
+        return self.clip.embed(prompts, self.settings.templates, self._cache)
 
     def configure(self, **changes: Any) -> None:
         """Change fields of `Settings`.
@@ -368,16 +180,40 @@ class Segmenter(nn.Module):
     def encode_batch(self, pictures: Sequence[Picture]) -> list[Encoded]:
         """Encode several pictures; network inputs of the same size share batches."""
         images = [as_rgb(picture) for picture in pictures]
-        plans = [plan(image.shape[:2], self.settings, self.encoder.stride) for image in images]
-        inputs = [
-            network_inputs(image, cuts, self.encoder.stats) for image, cuts in zip(images, plans, strict=True)
-        ]
-        features = iter(self._run([one for each in inputs for one in each]))
         made_by = (self.clip.fingerprint, self.settings.query())
-        return [
-            Encoded(image, tuple(cuts), tuple(next(features) for _ in cuts), made_by)
-            for image, cuts in zip(images, plans, strict=True)
-        ]
+        encoded = []
+        for _, group in groupby(images, key=lambda image: image.shape):
+            same = list(group)
+            cuts, features = self._features(same)
+            for index, image in enumerate(same):
+                parts = tuple(one.part(index) for one in features)
+                encoded.append(Encoded(image, tuple(cuts), parts, made_by))
+        return encoded
+
+    @torch.inference_mode()
+    def _features(self, images: list[NDArray[np.uint8]]) -> tuple[list[Window], list[DenseFeatures]]:
+        """The network inputs of pictures of one size, and the features of all pictures for each input.
+
+        Inputs of one shape share batches, of a picture and of several.
+        """
+        cuts = plan(images[0].shape[:2], self.settings, self.encoder.stride)
+        stats, device = self.encoder.stats, self.clip.device
+        if device.type == "cpu":
+            each = [network_inputs(image, cuts, stats) for image in images]
+            inputs = [torch.stack(some) for some in zip(*each, strict=True)]  # (B, 3, h, w) for each input
+        else:
+            inputs = network_inputs_on(device, images, cuts, stats)
+        keys, encode = self.settings.refine.ks > 0, self._encode_on(device)
+        features: list[DenseFeatures] = []
+        for shape, group in groupby(inputs, key=lambda one: one.shape):
+            batch = list(group)
+            step = max(1, most_pixels(device) // (shape[0] * shape[2] * shape[3]))
+            for start in range(0, len(batch), step):
+                some = batch[start : start + step]
+                images_in = torch.cat(some) if len(some) > 1 else some[0]
+                found = encode(images_in, keys=keys)
+                features += found.split(len(images))
+        return cuts, features
 
     @overload
     def segment(self, picture: "Picture | Encoded", *, confidence: bool = False) -> Segmentation: ...
@@ -408,21 +244,58 @@ class Segmenter(nn.Module):
             picture, "read"
         ):  # files are iterators, too
             return self._many(picture, batch_size, confidence)
-        decoding = self.decoding(cast("Picture | Encoded", picture))
-        out = decoding.decoded(confidence)
-        classes = self.classes
-        scored = self.embeddings.classes
-        mask = out.mask.cpu().numpy()
+        if isinstance(picture, Encoded) or self.clip.device.type == "cpu":
+            encoded = picture if isinstance(picture, Encoded) else self.encode(cast("Picture", picture))
+            decoding = self.decoding(encoded)
+            return self._result(encoded.image, decoding, 0, decoding.decoded(confidence))
+        return self.begin([cast("Picture", picture)], confidence=confidence)[0]()
+
+    def begin(
+        self, pictures: Sequence[Picture], *, confidence: bool = False
+    ) -> list[Callable[[], Segmentation]]:
+        """Start on pictures of one size, all of it on a GPU; each call of what comes back waits for one result.
+
+        On a CPU the pictures are encoded here and decoded by the calls, which may come from other threads.
+        """
+        if self.clip.device.type == "cpu":
+            return [partial(self.segment, one, confidence=confidence) for one in self.encode_batch(pictures)]
+        images = [as_rgb(picture) for picture in pictures]
+        calls: list[Callable[[], Segmentation]] = []
+        for _, group in groupby(images, key=lambda image: image.shape):
+            same = list(group)
+            cuts, features = self._features(same)
+            decoding = Decoding(self._scorer, same[0].shape[:2], cuts, features)
+            arrival = decoding.decoded(confidence, wait=False).to_host()
+            calls += [
+                partial(self._arrived, image, decoding, index, arrival) for index, image in enumerate(same)
+            ]
+        return calls
+
+    def _arrived(
+        self,
+        image: NDArray[np.uint8],
+        decoding: Decoding,
+        index: int,
+        arrival: Callable[[], Decoded],
+    ) -> Segmentation:
+        return self._result(image, decoding, index, arrival())
+
+    def _result(
+        self, image: NDArray[np.uint8], decoding: Decoding, index: int, planes: Decoded
+    ) -> Segmentation:
+        classes = self.settings.background.names(self._words)
+        kind = np.uint8 if len(classes) <= 256 else np.int32
+        found = planes.confidence
         return Segmentation(
-            mask=mask.astype(np.uint8 if len(classes) <= 256 else np.int32),
+            mask=planes.mask[index].cpu().numpy().astype(kind),  # a copy: the planes may be a batch's
             classes=classes,
-            scores=decoding.scores(),
-            image=decoding.encoded.image,
-            confidence=None if out.confidence is None else out.confidence.float().cpu().numpy(),
-            scored=scored,
-            heat_of=decoding.heat,
+            scores=decoding.scores(index),
+            image=image,
+            confidence=None if found is None else found[index].cpu().float().numpy().copy(),
+            scored=decoding.scorer.embeddings.classes,
+            heat_of=partial(decoding.heat, index=index),
             has_background=bool(self.settings.background),
-            temperature=None if self.settings.refine.ks else decoding.temperature,
+            temperature=None if self.settings.refine.ks else decoding.scorer.temperature,
         )
 
     def _many(
@@ -430,8 +303,8 @@ class Segmenter(nn.Module):
     ) -> Generator[Segmentation, None, None]:
         engine = Engine(
             as_rgb,
-            self.encode_batch,
-            lambda _, encoded: self.segment(encoded, confidence=confidence),
+            partial(self.begin, confidence=confidence),
+            lambda _, result: result(),
             batch_size or default_batch(self.clip.device),
         )
         with closing(engine.run(pictures)) as results:
@@ -447,28 +320,28 @@ class Segmenter(nn.Module):
             raise UserError(
                 "this picture was encoded by another model or under other settings; encode it again"
             )
-        return Decoding(self, encoded)
+        return Decoding(self._scorer, encoded.size, encoded.cuts, encoded.features)
 
-    @torch.inference_mode()
-    def _run(self, inputs: list[Tensor]) -> list[DenseFeatures]:
-        """Features of every input (3, h, w), neighbours of the same size in one batch."""
-        features: list[DenseFeatures] = []
-        for shape, group in groupby(inputs, key=lambda one: one.shape):
-            batch = list(group)
-            step = max(1, BATCH_PIXELS // (shape[1] * shape[2]))
-            for start in range(0, len(batch), step):
-                images = torch.stack(batch[start : start + step])  # (B, 3, h, w)
-                features += _split(self.encoder.encode(images, keys=self.settings.refine.ks > 0))
-        return features
+    def _encode_on(self, device: torch.device) -> Callable[..., DenseFeatures]:
+        if device.type != "cuda":
+            return self.encoder.encode
+        from denseclip.segment.graphs import GraphedEncoder
+
+        weight = next(self.clip.parameters(), None) if isinstance(self.clip, nn.Module) else None
+        made_for = (self.encoder, None if weight is None else (weight.data_ptr(), weight.dtype))
+        if self._graphed is None or self._graphed[0] != made_for:
+            self._graphed = made_for, GraphedEncoder(self.encoder)
+        return self._graphed[1].encode
+
+    def __getstate__(self) -> dict[str, Any]:
+        """CUDA graphs cannot be copied."""
+        return super().__getstate__() | {"_graphed": None}
+
+    @property
+    def _scorer(self) -> Scorer:
+        return Scorer(self.clip, self.encoder, self.embeddings, self.settings)
 
 
-def _split(dense: DenseFeatures) -> list[DenseFeatures]:
-    return [
-        DenseFeatures(
-            dense.map[i : i + 1],
-            None if dense.keys is None else dense.keys[i : i + 1],
-            None if dense.whole is None else dense.whole[i : i + 1],
-            None if dense.logits is None else dense.logits[i : i + 1],
-        )
-        for i in range(len(dense.map))
-    ]
+def most_pixels(device: torch.device) -> int:
+    """Pixels of the network inputs that are encoded together, at most."""
+    return 1 << (21 if device.type == "cpu" else 24)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from denseclip_cases import GRADIENT, Case
 
 from denseclip.segment.fusion import Composer
-from denseclip.segment.preprocess import windows
+from denseclip.segment.resample import windows
 from denseclip.segment.settings import Slide
 from fixtures_support import cases
 

@@ -1,0 +1,213 @@
+"""From dense features and words to scores, and from scores to masks, heat maps and single pixels."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from denseclip.clip import Clip, ImageStats
+from denseclip.errors import UserError
+from denseclip.segment.attention import DenseEncoder, DenseFeatures
+from denseclip.segment.decode import Confidence, Decoded, decode
+from denseclip.segment.fusion import Composer
+from denseclip.segment.refine import key_smoothing, prompt_denoising
+from denseclip.segment.resample import Size, Window, heatmaps, scores_at
+from denseclip.segment.settings import DenseOptions, Settings
+from denseclip.text import ClassEmbeddings, ClassPrompts, EmbeddingCache
+
+
+class Encoder(Protocol):
+    """The image side of a model under given settings."""
+
+    @property
+    def stride(self) -> int:
+        """Input pixels per cell of the map; inputs are made a multiple of it."""
+
+    @property
+    def stats(self) -> ImageStats:
+        """How pixels are normalised."""
+
+    def encode(self, images: Tensor, *, keys: bool = False) -> DenseFeatures:
+        """Images (B, 3, H, W), normalised by `stats` -> features; keys are those of key smoothing."""
+
+    def scores(self, features: DenseFeatures, matrix: Tensor) -> Tensor:
+        """Scores (B, P, h, w) of every position under the P rows of `matrix`, which `embed` made."""
+
+
+class TrainedModel(Protocol):
+    """A trained network that answers for its own words, and for others as well as it can.
+
+    ontology: its own classes. logit_scale: factor on scores in the soft-max of a probability. fingerprint: a hash
+    of its weights.
+    """
+
+    name: str
+    ontology: ClassPrompts
+    logit_scale: float
+
+    @property
+    def fingerprint(self) -> str: ...  # noqa: D102
+    @property
+    def device(self) -> torch.device: ...  # noqa: D102
+    def describe(self) -> str:
+        """One line, the name first."""
+
+    @property
+    def stats(self) -> ImageStats:
+        """How pixels are normalised."""
+
+    def network(
+        self, ontology: ClassPrompts | None, templates: Sequence[str]
+    ) -> tuple[nn.Module, tuple[str, ...]]:
+        """Normalised images (B, 3, H, W) to logits (B, K, h, w) as one module, and its K class names."""
+
+    def encoder(self) -> Encoder:
+        """Its image side."""
+
+    def embed(
+        self, ontology: ClassPrompts, templates: Sequence[str], cache: EmbeddingCache | None
+    ) -> ClassEmbeddings:
+        """Rows of words; UserError for a word that it cannot look for."""
+
+
+Model = Clip | TrainedModel
+
+
+def encoder_of(model: Model, settings: Settings) -> Encoder:
+    """A CLIP made dense, or a trained model's own image side; UserError for settings that go with a CLIP only."""
+    if isinstance(model, Clip):
+        return DenseEncoder(model, settings.dense, settings.compat)
+    if settings.dense != DenseOptions():
+        raise UserError(
+            f"{model.name} is a trained model, it has no last block to vary; leave out the preset"
+        )
+    if settings.refine.ks:
+        raise UserError(f"{model.name} is a trained model, it has no keys; leave out key smoothing")
+    return model.encoder()
+
+
+COARSE = 8  # pixels per cell of composed scores
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """What features are scored with: a model's image side, words, and settings."""
+
+    model: Model
+    encoder: Encoder
+    embeddings: ClassEmbeddings
+    settings: Settings
+
+    @property
+    def temperature(self) -> float:
+        """Of the soft-max that makes probabilities of scores."""
+        official = self.settings.compat.drop_all and isinstance(self.model, Clip)
+        return 100.0 if official else self.model.logit_scale
+
+    @torch.inference_mode()
+    def scores(self, features: DenseFeatures) -> Tensor:
+        """Scores of every position with the prompts, best prompt per class, PD, KS; (B, K, h, w)."""
+        refine = self.settings.refine
+        scores = self.embeddings.reduce(self.encoder.scores(features, self.embeddings.matrix))
+        if refine.pd:
+            keep = not self.settings.compat.drop_all
+            scores = prompt_denoising(scores, refine.pd, temperature=self.temperature, keep_best=keep)
+        if refine.ks:
+            assert features.keys is not None
+            scores = key_smoothing(
+                scores, features.keys, refine.ks, norm=refine.ks_norm, temperature=self.temperature
+            )
+            if self.settings.background.threshold is not None:  # sums over neighbours -> shares
+                scores = scores / scores.abs().sum(1, keepdim=True).clamp_min(1e-12)
+        return scores
+
+
+class Decoding:
+    """The scores of B pictures of one size, and what follows from them.
+
+    features: of every network input in `cuts`, of all pictures. maps: their refined scores (B, K, h, w).
+    """
+
+    def __init__(
+        self, scorer: Scorer, size: Size, cuts: Sequence[Window], features: Sequence[DenseFeatures]
+    ) -> None:
+        self.scorer, self.size, self.cuts = scorer, size, tuple(cuts)
+        self.maps = [scorer.scores(one) for one in features]
+        settings = scorer.settings
+        self.via = (cuts[0].height, cuts[0].width) if settings.compat.free_size else None
+        self.composer = self._composer(size) if settings.composed else None
+
+    @property
+    def confidence(self) -> Confidence:
+        """What is known of the winner: its share of the soft-max, or after key smoothing its score."""
+        return "score" if self.scorer.settings.refine.ks else "probability"
+
+    @torch.inference_mode()
+    def decoded(self, confidence: bool, *, wait: bool = True) -> Decoded:
+        """Masks (B, H, W) over the scored classes and the background, and confidence if asked for or needed.
+
+        wait: as in `decode`.
+        """
+        background = self.scorer.settings.background
+        threshold = background.threshold
+        kind = self.confidence if confidence or threshold is not None else None
+        words = self.maps[0].shape[1]
+        out = self._decode(kind, threshold, void=0 if background.words else words, wait=wait)
+        if threshold is None or background.words:
+            return out
+        ids = out.mask.to(torch.int32) + 1  # class 0 has no scores: all others move up
+        return out._replace(mask=torch.where(ids == words + 1, 0, ids))
+
+    def scores(self, index: int = 0) -> Tensor:
+        """Scores (K, h, w) of a picture before decoding; on a grid of `COARSE` pixels if inputs are averaged."""
+        if self.composer is None:
+            return self.maps[0][index]
+        size = (max(1, -(-self.size[0] // COARSE)), max(1, -(-self.size[1] // COARSE)))
+        return self._composer(size).full(self._of(index))
+
+    def heat(self, name: int, index: int = 0) -> NDArray[np.float32]:
+        """The upsampled scores of one class in a picture, (H, W) float32."""
+        if self.composer is not None:
+            return self.composer.plane(self._of(index), name).cpu().numpy()
+        maps = self.maps[0][index : index + 1]
+        return heatmaps(maps, [name], self.size, via=self.via)[0, 0].cpu().numpy()
+
+    def at(self, row: int, column: int, index: int = 0) -> Tensor:
+        """The scores (K,) at one pixel of a picture."""
+        if self.composer is not None:
+            return self.composer.band(self._of(index), slice(row, row + 1))[:, 0, column]
+        maps = self.maps[0][index : index + 1]
+        return scores_at(maps, torch.tensor([[row, column]]), self.size, via=self.via)[0, 0]
+
+    def _of(self, index: int) -> list[Tensor]:
+        return [one[index] for one in self.maps]
+
+    def _composer(self, size: Size) -> Composer:
+        """Cosines are averaged as they are, trained models' views by probability, as their tests are defined."""
+        temperature = None if isinstance(self.scorer.model, Clip) else self.scorer.temperature
+        grids = [(one.shape[2], one.shape[3]) for one in self.maps]
+        return Composer(list(self.cuts), grids, size, temperature)
+
+    def _decode(self, kind: Confidence | None, threshold: float | None, *, void: int, wait: bool) -> Decoded:
+        temperature = self.scorer.temperature
+        if self.composer is None:
+            return decode(
+                self.maps[0],
+                self.size,
+                via=self.via,
+                confidence=kind,
+                temperature=temperature,
+                threshold=threshold,
+                void=void,
+                wait=wait,
+            )
+        masks, found = [], []
+        for index in range(len(self.maps[0])):
+            part = self.composer.decode(self._of(index), kind, temperature, threshold, void)
+            masks.append(part.mask)
+            found += [] if part.confidence is None else [part.confidence]
+        return Decoded(torch.stack(masks), torch.stack(found) if found else None)
