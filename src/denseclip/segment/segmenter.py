@@ -198,7 +198,7 @@ class Segmenter(nn.Module):
         """
         cuts = plan(images[0].shape[:2], self.settings, self.encoder.stride)
         stats, device = self.encoder.stats, self.clip.device
-        if device.type == "cpu":
+        if not works_alone(device):
             each = [network_inputs(image, cuts, stats) for image in images]
             inputs = [torch.stack(some) for some in zip(*each, strict=True)]  # (B, 3, h, w) for each input
         else:
@@ -244,7 +244,7 @@ class Segmenter(nn.Module):
             picture, "read"
         ):  # files are iterators, too
             return self._many(picture, batch_size, confidence)
-        if isinstance(picture, Encoded) or self.clip.device.type == "cpu":
+        if isinstance(picture, Encoded) or not works_alone(self.clip.device):
             encoded = picture if isinstance(picture, Encoded) else self.encode(cast("Picture", picture))
             decoding = self.decoding(encoded)
             return self._result(encoded.image, decoding, 0, decoding.decoded(confidence))
@@ -257,7 +257,7 @@ class Segmenter(nn.Module):
 
         On a CPU the pictures are encoded here and decoded by the calls, which may come from other threads.
         """
-        if self.clip.device.type == "cpu":
+        if not works_alone(self.clip.device):
             return [partial(self.segment, one, confidence=confidence) for one in self.encode_batch(pictures)]
         images = [as_rgb(picture) for picture in pictures]
         calls: list[Callable[[], Segmentation]] = []
@@ -340,6 +340,11 @@ class Segmenter(nn.Module):
     @property
     def _scorer(self) -> Scorer:
         return Scorer(self.clip, self.encoder, self.embeddings, self.settings)
+
+
+def works_alone(device: torch.device) -> bool:
+    """Whether a device is another than the CPU: work is queued there, in batches, and pixels are prepared there."""
+    return device.type != "cpu"
 
 
 def most_pixels(device: torch.device) -> int:
