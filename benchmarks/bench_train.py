@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.bench_segment import plain_features, random_rn50
+from denseclip.clip.device import pick_precision
 from denseclip.train.batches import Batch, Share, TrainingBatches
 from denseclip.train.loop import Loop, make_fabric
 from denseclip.train.maskclip_plus import STATS, MaskClipPlus
@@ -74,10 +75,14 @@ def run() -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         torch.save(model.state_dict(), Path(folder) / "rn50.pt")
         recipe = recipe_for(gpu, Path(folder) / "rn50.pt")
-        fabric = make_fabric(recipe)
+        kind = torch.device("cuda" if gpu else "cpu")
+        precision = pick_precision("auto", kind)
+        fabric = make_fabric(precision, device=kind.type)
         dataset = open_training_data(recipe.data, None)
         torch.manual_seed(0)
-        loop = Loop(build_task(recipe, dataset, fabric.device), recipe, Path(folder) / "run", fabric)
+        loop = Loop(
+            build_task(recipe, dataset, fabric.device), recipe, Path(folder) / "run", fabric, precision
+        )
         torch.manual_seed(0)
         plain = Plain(build_task(recipe, dataset, fabric.device), model, fabric.device)  # type: ignore[arg-type]
     made = TrainingBatches(

@@ -49,16 +49,17 @@ def test_batches_of_a_device_give_the_masks_of_single_pictures(monkeypatch, opti
         assert one.heatmap("cat").shape == one.mask.shape
 
 
-def test_inputs_made_on_a_device_are_those_of_the_cpu_to_one_level():
+def test_inputs_made_on_a_device_are_those_of_the_cpu():
     stats = ImageStats((0.5, 0.4, 0.3), (0.25, 0.2, 0.3))
     images = pictures()[:3]
-    for frame in ((96, 128), (192, 224), (64, 96)):
-        cuts = [Window(frame, 0, 0, *frame), Window(frame, 16, 32, 32, 32, flip=True)]
+    for frame in ((96, 128), (192, 224), (64, 96), (513, 683), (48, 64), (17, 500)):
+        cuts = [Window(frame, 0, 0, *frame), Window(frame, 1, 32, 16, 32, flip=True)]
         made = network_inputs_on(torch.device("cuda" if GPU else "cpu"), images, cuts, stats)
         for place, image in enumerate(images):
             for one, other in zip(made, network_inputs(image, cuts, stats), strict=True):
-                level = torch.tensor(stats.std)[:, None, None] * 255
-                assert ((one[place].cpu() - other) * level).abs().max() < 1.01
+                apart = (one[place].cpu() - other).abs() * torch.tensor(stats.std)[:, None, None] * 255
+                assert apart.max() < 1.01
+                assert (apart > 0.01).float().mean() < 0.01
 
 
 @pytest.mark.gpu
@@ -68,7 +69,7 @@ def test_graphs_notice_other_weights_and_copies():
     for _ in range(4):
         first = model.segment(picture)
     twin = copy.deepcopy(model)
-    np.testing.assert_array_equal(twin.segment(picture).mask, first.mask)
+    assert (twin.segment(picture).mask == first.mask).mean() > 0.999
     moved = model.to("cpu").to("cuda")
     with torch.no_grad():
         for weight in moved.parameters():

@@ -17,7 +17,7 @@ _HOW = "give a path, a PIL image, an array (H, W, 3) or a tensor (3, H, W), and 
 
 
 def as_rgb(picture: Picture) -> NDArray[np.uint8]:
-    """A picture as (H, W, 3) uint8 RGB, by the rules of `read_image` whatever the form.
+    """A picture as (H, W, 3) uint8 RGB, by the rules of `read_image` whatever the form; what is that is not copied.
 
     picture: a path, bytes or a binary file; a PIL image, turned upright by its EXIF; an array (H, W), (1, H, W) or
     (H, W, C), or a tensor (H, W) or (C, H, W), with C = 1 gray, 2 gray and alpha, 3 RGB or 4 RGB and alpha; what is
@@ -31,6 +31,8 @@ def as_rgb(picture: Picture) -> NDArray[np.uint8]:
     if isinstance(picture, Tensor):
         return _from_tensor(picture)
     if isinstance(picture, np.ndarray):
+        if picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3 and picture.size:
+            return np.ascontiguousarray(picture)
         return _from_array(picture, picture.shape)
     if isinstance(picture, bytes | bytearray | memoryview) or hasattr(picture, "read"):
         return read_image(picture)

@@ -90,25 +90,53 @@ def network_inputs_on(
 ) -> list[Tensor]:
     """The inputs (B, 3, h, w) of pictures of one size, one for each cut, resized and normalised on a device.
 
-    Pixels travel as uint8. Resized values are within one level of 255 of those of `network_inputs`, whose
-    arithmetic is OpenCV's.
+    Pixels travel as uint8. Resized ones are those of `network_inputs`; other builds of OpenCV may be one level of
+    255 apart.
     """
     pinned = torch.empty((len(images), *images[0].shape), dtype=torch.uint8, pin_memory=device.type == "cuda")
     levels = pinned.numpy()
     for place, image in enumerate(images):
         levels[place] = image
-    pixels = pinned.to(device, non_blocking=True).permute(0, 3, 1, 2).float()  # (B, 3, H, W), channels last
-    centre, scale = (
-        torch.tensor(values).mul_(255).to(device, non_blocking=True)[:, None, None]
-        for values in (stats.mean, stats.std)
-    )
+    pixels = pinned.to(device, non_blocking=True)  # (B, H, W, 3)
+    centre, scale = _moments(stats, device)
     frames: dict[Size, Tensor] = {}
     for frame in {cut.frame for cut in cuts}:
-        resized = pixels
-        if frame != images[0].shape[:2]:
-            resized = F.interpolate(pixels, frame, mode="bilinear").round_()
-        frames[frame] = (resized - centre).div_(scale)
+        resized = pixels if frame == images[0].shape[:2] else _resize_levels(pixels, frame)
+        frames[frame] = ((resized - centre) / scale).permute(0, 3, 1, 2)  # (B, 3, H', W'), channels last
     return [cut.cut(frames[cut.frame]) for cut in cuts]
+
+
+@lru_cache(maxsize=16)
+def _moments(stats: ImageStats, device: torch.device) -> tuple[Tensor, Tensor]:
+    mean, std = (torch.tensor(values).mul_(255).to(device) for values in (stats.mean, stats.std))
+    return mean, std
+
+
+def _resize_levels(pixels: Tensor, size: Size) -> Tensor:
+    """Bilinear resize of (B, H, W, 3) uint8 to (B, H', W', 3) int32 in OpenCV's arithmetic: 11 bits a weight."""
+    (x0, x1), (a0, a1) = _fixed_point(pixels.shape[2], size[1], pixels.device, inside=True)
+    (y0, y1), (b0, b1) = _fixed_point(pixels.shape[1], size[0], pixels.device, inside=False)
+    wide = pixels.int()
+    across = wide.index_select(2, x0).mul_(a0[:, None])
+    across = across.addcmul_(wide.index_select(2, x1), a1[:, None]) >> 4  # (B, H, W', 3)
+    down = across.index_select(1, y0).mul_(b0[:, None, None]) >> 16
+    return (down.add_(across.index_select(1, y1).mul_(b1[:, None, None]) >> 16).add_(2)) >> 2
+
+
+@lru_cache(maxsize=512)
+def _fixed_point(n_in: int, n_out: int, device: torch.device, *, inside: bool) -> tuple[Tensor, Tensor]:
+    """Both input lines (2, n_out) of each output line, and their weights (2, n_out) in 1 / 2048.
+
+    inside: beyond the border the outermost line has all the weight; else both lines are it, and share the weight.
+    """
+    place = ((np.arange(n_out) + 0.5) * (n_in / n_out) - 0.5).astype(np.float32)
+    first = np.floor(place).astype(np.int64)
+    part = (place - first).astype(np.float32)
+    if inside:
+        part[(first < 0) | (first >= n_in - 1)] = 0
+    lines = np.stack([first, first + 1]).clip(0, n_in - 1)
+    weights = np.rint(np.stack([1 - part, part]) * np.float32(2048)).astype(np.int32)
+    return torch.from_numpy(lines).to(device), torch.from_numpy(weights).to(device)
 
 
 def _whole_cells(length: int, stride: int) -> int:

@@ -245,10 +245,10 @@ class Segmenter(nn.Module):
         ):  # files are iterators, too
             return self._many(picture, batch_size, confidence)
         if isinstance(picture, Encoded) or not works_alone(self.clip.device):
-            encoded = picture if isinstance(picture, Encoded) else self.encode(cast("Picture", picture))
+            encoded = picture if isinstance(picture, Encoded) else self.encode(_own(cast("Picture", picture)))
             decoding = self.decoding(encoded)
             return self._result(encoded.image, decoding, 0, decoding.decoded(confidence))
-        return self.begin([cast("Picture", picture)], confidence=confidence)[0]()
+        return self.begin([_own(cast("Picture", picture))], confidence=confidence)[0]()
 
     def begin(
         self, pictures: Sequence[Picture], *, confidence: bool = False
@@ -302,7 +302,7 @@ class Segmenter(nn.Module):
         self, pictures: Iterable[Picture], batch_size: int | None, confidence: bool
     ) -> Generator[Segmentation, None, None]:
         engine = Engine(
-            as_rgb,
+            _own,
             partial(self.begin, confidence=confidence),
             lambda _, result: result(),
             batch_size or default_batch(self.clip.device),
@@ -340,6 +340,11 @@ class Segmenter(nn.Module):
     @property
     def _scorer(self) -> Scorer:
         return Scorer(self.clip, self.encoder, self.embeddings, self.settings)
+
+
+def _own(picture: Picture) -> NDArray[np.uint8]:
+    """A picture whose pixels stay as they are while it waits, even if the caller's array changes."""
+    return np.array(picture) if (made := as_rgb(picture)) is picture else made
 
 
 def works_alone(device: torch.device) -> bool:
