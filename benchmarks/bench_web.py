@@ -13,8 +13,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 
-from denseclip.web.holder import Holder
-from denseclip.web.question import Limits, Origin, Question
+from denseclip.web.model_server import ModelServer
+from denseclip.web.request import Limits, Origin, SegmentRequest
 from denseclip.web.server import serving
 from denseclip.web.views import unpacked
 
@@ -34,10 +34,10 @@ NEW_WORDS = (
 
 def run() -> dict[str, float]:
     """The median over all changes; each kind's own is printed."""
-    with serving(Holder.open(Origin("tiny-rn"), Limits())) as (address, _):
+    with serving(ModelServer.open(Origin("tiny-rn"), Limits())) as (address, _):
         visitor = _Visitor(address)
         visitor.post("/api/example/0", {})
-        start = Question("water, horse, cup, onion, banana, dog, car, sky", "maskclip-dilated")
+        start = SegmentRequest("water, horse, cup, onion, banana, dog, car, sky", "maskclip-dilated")
         looks = [visitor.timed(replace(start, preset=preset)) for preset in ("maskclip", "maskclip-dilated")]
         times: dict[str, list[float]] = {}
         for kind, asked in changes(start):
@@ -48,7 +48,7 @@ def run() -> dict[str, float]:
     return {"web_answer_ms": statistics.median(one for several in times.values() for one in several)}
 
 
-def changes(start: Question) -> Iterator[tuple[str, Question]]:
+def changes(start: SegmentRequest) -> Iterator[tuple[str, SegmentRequest]]:
     """What a visitor does, kind by kind in turn."""
     asked = start
     for i, word in enumerate(NEW_WORDS):
@@ -75,7 +75,7 @@ class _Visitor:
         assert answer.status == 200, content
         return content
 
-    def timed(self, asked: Question) -> float:
+    def timed(self, asked: SegmentRequest) -> float:
         start = time.perf_counter()
         unpacked(gzip.decompress(self.post("/api/answer", asked.json())))
         return 1000 * (time.perf_counter() - start)

@@ -11,22 +11,22 @@ import numpy as np
 from PIL import Image
 
 from clip_support import tiny_clip
-from denseclip.web.holder import Holder, MemoryCache
-from denseclip.web.question import Limits, Origin, Question
-from denseclip.web.session import Held
+from denseclip.web.model_server import MemoryCache, ModelServer
+from denseclip.web.request import Limits, Origin, SegmentRequest
+from denseclip.web.session import SharedModel
 from denseclip.web.views import unpacked
 
 
-def held(kind: str = "rn") -> Held:
-    return Held(tiny_clip(kind), MemoryCache(1000))
+def shared(kind: str = "rn") -> SharedModel:
+    return SharedModel(tiny_clip(kind), MemoryCache(1000))
 
 
-def holder(limits: Limits | None = None) -> Holder:
-    return Holder(held(), Origin("random-rn"), limits or Limits(), "maskclip")
+def server(limits: Limits | None = None) -> ModelServer:
+    return ModelServer(shared(), Origin("random-rn"), limits or Limits(), "maskclip")
 
 
-def question(words: str = "cat, red car|automobile, grass", **changes: Any) -> Question:
-    return Question(words, **{"preset": "maskclip", "templates": "1", "size": 256, **changes})
+def question(words: str = "cat, red car|automobile, grass", **changes: Any) -> SegmentRequest:
+    return SegmentRequest(words, **{"preset": "maskclip", "templates": "1", "size": 256, **changes})
 
 
 def noise(height: int = 40, width: int = 60, seed: int = 0) -> np.ndarray:
@@ -74,7 +74,7 @@ class Visitor:
         status, said, _ = self.send("POST", "/api/picture", content, x_name=name)
         return status, json.loads(said)
 
-    def ask(self, asked: Question) -> tuple[dict[str, Any], np.ndarray]:
+    def ask(self, asked: SegmentRequest) -> tuple[dict[str, Any], np.ndarray]:
         status, content, _ = self.send("POST", "/api/answer", json.dumps(asked.json()).encode())
         assert status == 200, content
         return unpacked(content)

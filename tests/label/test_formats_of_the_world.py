@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from denseclip.label.labelled import Labels
-from denseclip.web.question import Limits
+from denseclip.web.request import Limits
 from denseclip.web.session import Session
 from denseclip.web.views import coco_json
 from label_support import Stub, blobs, label, write_pictures
-from web_support import held, noise, question
+from web_support import noise, question, shared
 
 WORDS = ["background, sky, car", "sky, background, car", "sky, car, Background"]
 
@@ -56,7 +56,7 @@ def test_background_anywhere(tmp_path, words):
 @pytest.mark.parametrize("words", WORDS)
 def test_the_page_and_the_command_number_categories_alike(words):
     pytest.importorskip("pycocotools")
-    session = Session(held(), Limits())
+    session = Session(shared(), Limits())
     session.show("noise.png", noise())
     answer = session.ask(question(words))
     coco = json.loads(coco_json(answer))

@@ -8,8 +8,8 @@ import sys
 
 from playwright.sync_api import Page, sync_playwright
 
-from denseclip.web.holder import Holder
-from denseclip.web.question import Limits, Origin
+from denseclip.web.model_server import ModelServer
+from denseclip.web.request import Limits, Origin
 from denseclip.web.server import serving
 from denseclip.web.views import SCENES
 
@@ -25,7 +25,7 @@ def settled(page: Page, text: str) -> None:
 
 def main(path: str) -> None:
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    serve = serving(Holder.open(Origin("tiny-rn"), Limits()))
+    serve = serving(ModelServer.open(Origin("tiny-rn"), Limits()))
     with serve as (address, _), sync_playwright() as play:
         browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"], timeout=WAIT)
         page = browser.new_page(viewport={"width": 1280, "height": 1000})

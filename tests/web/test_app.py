@@ -12,17 +12,17 @@ pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
 from denseclip.errors import UserError
-from denseclip.web.question import Limits
+from denseclip.web.request import Limits
 from denseclip.web.server import serving
 from denseclip.web.session import Session
-from web_support import Visitor, holder, noise, png, question
+from web_support import Visitor, noise, png, question, server
 
 LIMITS = Limits(upload=100_000, pixels=20_000, words=50, text=10_000)
 
 
 @pytest.fixture(scope="module")
 def address():
-    with serving(holder(LIMITS)) as (address, _):
+    with serving(server(LIMITS)) as (address, _):
         yield address
 
 
@@ -35,7 +35,7 @@ def test_a_visit(visitor):
     status, shown = visitor.upload(png(noise()), "my%20noise.png")
     assert (status, shown) == (200, {"name": "my noise.png", "height": 40, "width": 60})
     header, mask = visitor.ask(question("cat|kitten, dog"))
-    expected = Session(holder().held, LIMITS)
+    expected = Session(server().shared, LIMITS)
     expected.show("x", noise())
     assert (mask == expected.ask(question("cat|kitten, dog")).result.mask).all()
     assert [one["name"] for one in header["classes"]] == ["cat", "dog"]
@@ -46,7 +46,7 @@ def test_a_visit(visitor):
     header, mask = visitor.ask(question("cat, dog", background="sky"))
     assert header["background"]
     assert header["classes"][0] | {"area": 0} == {
-        "name": "background", "words": ["sky"], "colour": "#000000", "area": 0, "scored": True
+        "name": "background", "words": ["sky"], "color": "#000000", "area": 0, "scored": True
     }  # fmt: skip
 
     pixel = visitor.json("POST", "/api/pixel", {"row": 3, "column": 59})
@@ -98,7 +98,7 @@ def test_visitors_at_the_same_time_get_their_own_answers(address):
         visitor = Visitor(address).open()
         image = noise(40, 60, seed=number)
         visitor.upload(png(image))
-        alone = Session(holder().held, LIMITS)
+        alone = Session(server().shared, LIMITS)
         alone.show("x", image)
         asked = [question(f"thing {number}, cat, dog {i}") for i in range(3)]
         got[number] = [visitor.ask(each)[1] for each in asked]
@@ -213,7 +213,7 @@ def test_a_defect_is_a_sentence_to_visitors(visitor, monkeypatch):
 
 def test_an_address_in_use_is_a_message(address):
     port = int(address.rpartition(":")[2])
-    with pytest.raises(UserError, match=f"127.0.0.1:{port} cannot be served"), serving(holder(), port=port):
+    with pytest.raises(UserError, match=f"127.0.0.1:{port} cannot be served"), serving(server(), port=port):
         pass
-    with pytest.raises(UserError, match="cannot be served"), serving(holder(), host="no.such.host.invalid"):
+    with pytest.raises(UserError, match="cannot be served"), serving(server(), host="no.such.host.invalid"):
         pass

@@ -15,8 +15,8 @@ pytest.importorskip("uvicorn")
 playwright = pytest.importorskip("playwright.sync_api")
 
 from denseclip.data.stickers import render  # noqa: E402
-from denseclip.web.holder import Holder  # noqa: E402
-from denseclip.web.question import Limits, Origin  # noqa: E402
+from denseclip.web.model_server import ModelServer  # noqa: E402
+from denseclip.web.request import Limits, Origin  # noqa: E402
 from denseclip.web.server import serving  # noqa: E402
 from denseclip.web.views import SCENES, SIDE, SPLIT  # noqa: E402
 from web_support import noise, png  # noqa: E402
@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no 
 
 @pytest.fixture(scope="module")
 def address():
-    with serving(Holder.open(Origin("tiny-rn"), Limits(words=200))) as (address, _):
+    with serving(ModelServer.open(Origin("tiny-rn"), Limits(words=200))) as (address, _):
         yield address
 
 

@@ -8,15 +8,15 @@ import pytest
 from PIL import Image
 
 from denseclip.data.coco_entries import read_coco
-from denseclip.web.question import Limits
+from denseclip.web.request import Limits
 from denseclip.web.session import Session
 from denseclip.web.views import coco_json, jpeg, picture_png, png
-from web_support import held, noise, question
+from web_support import noise, question, shared
 
 
 @pytest.fixture(params=[{}, {"background": "sky", "refine": "pd=0.1"}, {"threshold": 0.5}], ids=str)
 def answer(request):
-    session = Session(held(), Limits())
+    session = Session(shared(), Limits())
     session.show("noise.png", noise())
     return session.ask(question("cat, dog|hound, grass, never", **request.param))
 
@@ -28,7 +28,7 @@ def test_mask_png(answer):
 
 
 def test_many_classes_need_16_bits():
-    session = Session(held(), Limits())
+    session = Session(shared(), Limits())
     session.show("noise.png", noise())
     answer = session.ask(question(", ".join(f"thing {i}" for i in range(300))))
     mask = Image.open(BytesIO(png(answer.result.indexed())))

@@ -4,7 +4,7 @@ import numpy as np
 
 from clip_support import tiny_clip
 from denseclip.text import TEMPLATES_1, ClassPrompts, embed_classes
-from denseclip.web.holder import MemoryCache
+from denseclip.web.model_server import MemoryCache
 
 
 def rows(*names):

@@ -7,15 +7,15 @@ from denseclip.errors import UserError
 from denseclip.loading import make_settings
 from denseclip.segment.attention import DenseEncoder
 from denseclip.segment.segmenter import Segmenter
-from denseclip.web.holder import Holder, MemoryCache, presets
-from denseclip.web.question import Limits, Origin
-from denseclip.web.session import Held, Session
-from web_support import held, noise, question
+from denseclip.web.model_server import MemoryCache, ModelServer, presets
+from denseclip.web.request import Limits, Origin
+from denseclip.web.session import Session, SharedModel
+from web_support import noise, question, shared
 
 
 @pytest.fixture(params=["rn", "vit"])
 def session(request):
-    made = Session(held(request.param), Limits())
+    made = Session(shared(request.param), Limits())
     made.show("noise.png", noise())
     return made
 
@@ -61,7 +61,7 @@ def test_answers_are_those_of_a_fresh_segmenter(session, change):
     session.ask(question("something, else"))  # leaves its traces
     asked = question(**change)
     answer = session.ask(asked)
-    fresh = Segmenter(session.held.model, asked.classes, make_settings(**asked.options))
+    fresh = Segmenter(session.shared.model, asked.classes, make_settings(**asked.options))
     expected = fresh.segment(noise())
     assert (answer.result.mask == expected.mask).all()
     assert answer.result.classes == expected.classes
@@ -94,7 +94,7 @@ def test_a_question_that_fails_leaves_the_last_answer(session):
 
 
 def test_nothing_to_ask_about():
-    empty = Session(held(), Limits())
+    empty = Session(shared(), Limits())
     for call in (empty.shown, empty.answered, lambda: empty.ask(question())):
         with pytest.raises(UserError, match="there is no picture yet"):
             call()
@@ -151,15 +151,17 @@ def test_a_trained_model_is_asked_like_any_other():
     from denseclip.models.trained import TrainedDenseClip
 
     network = build_denseclip(DenseClipConfig(), tiny_clip("rn"), ["cat", "dog", "background"])
-    held = Held(TrainedDenseClip("runs/last.pt", network, OPENAI_STATS), MemoryCache(10))
-    about = Holder(held, Origin("runs/last.pt"), Limits(), "maskclip").about()
+    shared = SharedModel(TrainedDenseClip("runs/last.pt", network, OPENAI_STATS), MemoryCache(10))
+    about = ModelServer(shared, Origin("runs/last.pt"), Limits(), "maskclip").about()
     assert about["text"].startswith("last.pt: DenseCLIP")
     assert about["words"] == "cat, dog, background"
-    assert list(presets(held.model)) == ["maskclip"]
-    session = Session(held, Limits())
+    assert list(presets(shared.model)) == ["maskclip"]
+    session = Session(shared, Limits())
     session.show("noise.png", noise())
     own = session.ask(question(about["words"]))
-    assert (own.result.mask == Segmenter(held.model, None, question().settings()).segment(noise()).mask).all()
+    assert (
+        own.result.mask == Segmenter(shared.model, None, question().settings()).segment(noise()).mask
+    ).all()
     other = session.ask(question("dog, cat", threshold=0.01))  # its own "background" is not asked for
     assert other.result.classes == ("background", "dog", "cat")
     assert not other.encoded

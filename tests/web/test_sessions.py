@@ -3,13 +3,13 @@
 import pytest
 
 from denseclip.web import session as module
-from denseclip.web.question import Limits
+from denseclip.web.request import Limits
 from denseclip.web.session import SessionEndedError, Sessions
-from web_support import held, noise
+from web_support import noise, shared
 
 
 def test_each_visitor_has_a_picture_of_their_own():
-    visitors = Sessions(held(), Limits())
+    visitors = Sessions(shared(), Limits())
     one, two = visitors.open(), visitors.open()
     assert one != two
     assert len(one) > 30
@@ -19,14 +19,14 @@ def test_each_visitor_has_a_picture_of_their_own():
 
 
 def test_unknown_tokens_are_refused():
-    visitors = Sessions(held(), Limits())
+    visitors = Sessions(shared(), Limits())
     for token in ("", "new", "0" * 43):
         with pytest.raises(SessionEndedError, match="has ended"):
             visitors.get(token)
 
 
 def test_the_longest_unused_is_forgotten_when_there_are_too_many():
-    visitors = Sessions(held(), Limits(sessions=3))
+    visitors = Sessions(shared(), Limits(sessions=3))
     tokens = [visitors.open() for _ in range(3)]
     visitors.get(tokens[0])
     visitors.open()
@@ -37,7 +37,7 @@ def test_the_longest_unused_is_forgotten_when_there_are_too_many():
 
 
 def test_pictures_are_bounded_together():
-    visitors = Sessions(held(), Limits(all_pixels=2 * 40 * 60))
+    visitors = Sessions(shared(), Limits(all_pixels=2 * 40 * 60))
     tokens = [visitors.open() for _ in range(3)]
     for token in tokens:
         visitors.get(token).show("noise.png", noise())
@@ -48,7 +48,7 @@ def test_pictures_are_bounded_together():
 
 
 def test_one_large_picture_does_not_end_its_own_session():
-    visitors = Sessions(held(), Limits(all_pixels=10))
+    visitors = Sessions(shared(), Limits(all_pixels=10))
     token = visitors.open()
     visitors.get(token).show("noise.png", noise())
     visitors.sweep()
@@ -56,7 +56,7 @@ def test_one_large_picture_does_not_end_its_own_session():
 
 
 def test_idle_visitors_are_forgotten(monkeypatch):
-    visitors = Sessions(held(), Limits(idle=100))
+    visitors = Sessions(shared(), Limits(idle=100))
     token = visitors.open()
     now = module.time.monotonic()
     monkeypatch.setattr(module.time, "monotonic", lambda: now + 99)

@@ -9,8 +9,8 @@ from PIL import Image
 from cli_support import run
 from clip_support import write_embedded
 from denseclip.web import views
-from denseclip.web.holder import Holder
-from denseclip.web.question import Limits, Origin, command, mask_name, plain_name, python_lines
+from denseclip.web.model_server import ModelServer
+from denseclip.web.request import Limits, Origin, command, mask_name, plain_name, python_lines
 from denseclip.web.session import Session
 from web_support import noise, question
 
@@ -26,21 +26,21 @@ CASES = [*((asked, "noise.png") for asked in QUESTIONS), (QUESTIONS[0], "-it's a
 
 
 @pytest.fixture(scope="module")
-def holder(tmp_path_factory):
+def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("a model")
-    return Holder.open(Origin(str(write_embedded(folder / "tiny", "rn")), precision="fp32"), Limits())
+    return ModelServer.open(Origin(str(write_embedded(folder / "tiny", "rn")), precision="fp32"), Limits())
 
 
 @pytest.mark.parametrize(
     ("asked", "name"), CASES, ids=[f"{asked.words[:16]}-{name}" for asked, name in CASES]
 )
-def test_command_and_python_give_the_mask_of_the_page(holder, capsys, tmp_path, monkeypatch, asked, name):
+def test_command_and_python_give_the_mask_of_the_page(server, capsys, tmp_path, monkeypatch, asked, name):
     monkeypatch.chdir(tmp_path)
-    session = Session(holder.held, holder.limits)
+    session = Session(server.shared, server.limits)
     answer = session.ask(asked) if session.show(name, noise()) else None
     (tmp_path / name).write_bytes(views.picture_png(answer.picture))
 
-    program, *arguments = shlex.split(command(holder.origin, asked, name))
+    program, *arguments = shlex.split(command(server.origin, asked, name))
     assert program == "denseclip"
     ran = run(capsys, *arguments)
     assert ran.code == 0, ran.err
@@ -48,7 +48,7 @@ def test_command_and_python_give_the_mask_of_the_page(holder, capsys, tmp_path, 
     assert (by_command == answer.result.mask).all()
 
     names: dict = {}
-    exec(python_lines(holder.origin, asked, name), names)
+    exec(python_lines(server.origin, asked, name), names)
     assert (names["result"].mask == answer.result.mask).all()
     assert names["result"].classes == answer.result.classes
     assert (np.asarray(Image.open(tmp_path / mask_name(name))) == answer.result.mask).all()

@@ -39,14 +39,14 @@ def serve(
         from denseclip.web.server import serving
     except ModuleNotFoundError as error:
         raise UserError(f"the page needs {error.name}: pip install 'denseclip[web]'") from None
-    from denseclip.web.holder import Holder
-    from denseclip.web.question import Limits, Origin
+    from denseclip.web.model_server import ModelServer
+    from denseclip.web.request import Limits, Origin
 
     limits = Limits(upload=max_upload * 2**20, pixels=max_pixels, words=max_words)
     with o.status(f"loading {model}"):
-        holder = Holder.open(Origin(model, device, precision, activation), limits, preset)
-    with serving(holder, host, port) as (address, thread):
-        o.say(holder.about()["text"])
+        server = ModelServer.open(Origin(model, device, precision, activation), limits, preset)
+    with serving(server, host, port) as (address, thread):
+        o.say(server.about()["text"])
         o.say(f"The page is on {address} until Ctrl-C")
         if host not in ("127.0.0.1", "localhost", "::1"):
             o.say("Whoever reaches this machine can use the page.")

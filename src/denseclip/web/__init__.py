@@ -1,5 +1,5 @@
-"""The page: one picture, any words, answered from cached features.
+"""The page: pictures, any words, answered from cached features.
 
-`question`, `session`, `snippets` and `downloads` know nothing of the web; `app` and `server` are the thin layer
-above them; `static` is the page itself.
+`request`, `session` and `views` know nothing of the web; `app` and `server` are the thin layer above them; `static`
+is the page itself.
 """

@@ -21,8 +21,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from denseclip.data.images import read_image
 from denseclip.errors import UserError
-from denseclip.web.holder import Holder
-from denseclip.web.question import Question, plain_name
+from denseclip.web.model_server import ModelServer
+from denseclip.web.request import SegmentRequest, plain_name
 from denseclip.web.session import Picture, Session, SessionEndedError, Sessions
 from denseclip.web.views import (
     about,
@@ -48,7 +48,7 @@ HEADERS = {
 }
 
 
-class Guard:
+class SecurityHeaders:
     """Adds headers that keep the page to itself, and answers only to its own host names.
 
     The latter keeps other sites from reaching a page on this machine by a name of theirs that leads here.
@@ -91,7 +91,7 @@ TOKEN_HEADER = "x-denseclip"  # noqa: S105 a name, no secret
 """Carries the session's token. A page of another site cannot send it: its browser would ask first, in vain."""
 
 
-def make_app(holder: Holder, hosts: frozenset[str] | None = None) -> Starlette:
+def make_app(server: ModelServer, hosts: frozenset[str] | None = None) -> Starlette:
     """The page of a model. hosts: names it answers to, None for any."""
     handlers: dict[Any, Any] = {
         UserError: _mistake,
@@ -99,16 +99,16 @@ def make_app(holder: Holder, hosts: frozenset[str] | None = None) -> Starlette:
         ClientDisconnect: _gone,
         Exception: _broken,
     }
-    middleware = [Middleware(Guard, hosts=hosts)]
-    return Starlette(routes=Page(holder).routes(), middleware=middleware, exception_handlers=handlers)
+    middleware = [Middleware(SecurityHeaders, hosts=hosts)]
+    return Starlette(routes=Page(server).routes(), middleware=middleware, exception_handlers=handlers)
 
 
 class Page:
     """The endpoints. What takes long runs in threads, few at a time."""
 
-    def __init__(self, holder: Holder) -> None:
-        self.holder = holder
-        self.sessions = Sessions(holder.held, holder.limits)
+    def __init__(self, server: ModelServer) -> None:
+        self.server = server
+        self.sessions = Sessions(server.shared, server.limits)
         self.limiter = anyio.CapacityLimiter(WORKERS)
 
     def routes(self) -> list[BaseRoute]:
@@ -134,7 +134,7 @@ class Page:
 
     async def about(self, request: Request) -> Response:
         """Model, choices, limits, examples."""
-        return JSONResponse(about(self.holder))
+        return JSONResponse(about(self.server))
 
     async def thumbnail(self, request: Request) -> Response:
         """A small example."""
@@ -157,7 +157,7 @@ class Page:
     async def upload(self, request: Request) -> Response:
         """Take a picture: the file's bytes are the body, its name is the header x-name, percent-encoded."""
         session = self._session(request)
-        content = await _body(request, self.holder.limits.upload, "the file")
+        content = await _body(request, self.server.limits.upload, "the file")
         name = plain_name(unquote(request.headers.get("x-name", "")))
         return JSONResponse(await self._computed(lambda: picture_view(self._read(session, name, content))))
 
@@ -171,11 +171,11 @@ class Page:
     async def ask(self, request: Request) -> Response:
         """Answer a question: a packed header and the mask."""
         session, raw = self._session(request), await self._json(request)
-        question = Question.parse(raw, self.holder.limits)
+        question = SegmentRequest.parse(raw, self.server.limits)
 
         def answer() -> bytes:
             made = session.ask(question)
-            return packed(answer_header(made, self.holder.origin), made.result.mask)
+            return packed(answer_header(made, self.server.origin), made.result.mask)
 
         return _packed(await self._computed(answer))
 
@@ -214,12 +214,12 @@ class Page:
     def _read(self, session: Session, name: str, content: bytes) -> Picture:
         file = BytesIO(content)
         file.name = name  # what messages call it
-        picture = session.show(name, read_image(file, max_pixels=self.holder.limits.pixels))
+        picture = session.show(name, read_image(file, max_pixels=self.server.limits.pixels))
         self.sessions.sweep()
         return picture
 
     async def _json(self, request: Request) -> object:
-        body = await _body(request, 6 * self.holder.limits.text, "the question")  # 6: "\u00e9"
+        body = await _body(request, 6 * self.server.limits.text, "the question")  # 6: "\u00e9"
         try:
             return json.loads(body)
         except (ValueError, RecursionError):

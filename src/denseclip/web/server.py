@@ -9,14 +9,16 @@ import uvicorn
 
 from denseclip.errors import UserError
 from denseclip.web.app import make_app
-from denseclip.web.holder import Holder
+from denseclip.web.model_server import ModelServer
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
 CONNECTIONS = 64
 
 
 @contextmanager
-def serving(holder: Holder, host: str = "127.0.0.1", port: int = 0) -> Iterator[tuple[str, threading.Thread]]:
+def serving(
+    server: ModelServer, host: str = "127.0.0.1", port: int = 0
+) -> Iterator[tuple[str, threading.Thread]]:
     """Serve the page in a thread while the block runs; yields its address and the thread.
 
     port: 0 for any free one. Raises UserError if the address cannot be used.
@@ -25,7 +27,7 @@ def serving(holder: Holder, host: str = "127.0.0.1", port: int = 0) -> Iterator[
     shown = f"[{host}]" if ":" in host else host
     local = shown in LOOPBACK
     config = uvicorn.Config(
-        make_app(holder, LOOPBACK if local else None),
+        make_app(server, LOOPBACK if local else None),
         log_level="warning",
         access_log=False,
         server_header=False,
@@ -37,13 +39,13 @@ def serving(holder: Holder, host: str = "127.0.0.1", port: int = 0) -> Iterator[
         limit_concurrency=CONNECTIONS,
         timeout_graceful_shutdown=3,
     )
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    running = uvicorn.Server(config)
+    thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()  # in a thread of its own, uvicorn leaves signals alone
     try:
         yield f"http://{shown}:{listener.getsockname()[1]}", thread
     finally:
-        server.should_exit = True
+        running.should_exit = True
         thread.join(10)
         listener.close()
 

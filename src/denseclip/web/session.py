@@ -17,19 +17,19 @@ from denseclip.segment.result import Segmentation
 from denseclip.segment.segmenter import Encoded, Model, Segmenter
 from denseclip.segment.settings import Background, Refinement, Settings
 from denseclip.text import ClassPrompts, EmbeddingCache
-from denseclip.web.question import Limits, Question
+from denseclip.web.request import Limits, SegmentRequest
 
 
 @dataclass(frozen=True)
-class Held:
+class SharedModel:
     """The model of a page and the word vectors it has made, shared by all visitors."""
 
     model: Model
     cache: EmbeddingCache
 
-    def segmenter(self, ontology: ClassPrompts, settings: Settings) -> Segmenter:
+    def segmenter(self, prompts: ClassPrompts, settings: Settings) -> Segmenter:
         """The model under words and settings; nothing of another visitor's is in it."""
-        return Segmenter(self.model, ontology, settings, cache=self.cache)
+        return Segmenter(self.model, prompts, settings, cache=self.cache)
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class WordScore:
 class Answer:
     """A segmented picture with the question behind it. seconds: how long it took; encoded: anew, not from cache."""
 
-    held: Held
-    question: Question
+    shared: SharedModel
+    question: SegmentRequest
     picture: Picture
     segmenter: Segmenter
     view: Encoded
@@ -64,7 +64,7 @@ class Answer:
     encoded: bool
 
     @property
-    def ontology(self) -> ClassPrompts:
+    def prompts(self) -> ClassPrompts:
         """The visitor's classes with their words, behind the background and its words if there are any."""
         return self.segmenter.settings.background.prompts(ClassPrompts.parse(self.question.classes))
 
@@ -73,17 +73,15 @@ class Answer:
         height, width = self.result.mask.shape
         if not (0 <= row < height and 0 <= column < width):
             raise UserError(f"there is no pixel ({row}, {column}) in {height} x {width}; click inside")
-        ontology = self.ontology
-        each = self.held.segmenter(
-            ClassPrompts(ontology.words, tuple((word,) for word in ontology.words)),
+        prompts = self.prompts
+        each = self.shared.segmenter(
+            ClassPrompts(prompts.words, tuple((word,) for word in prompts.words)),
             replace(self.segmenter.settings, refine=Refinement(), background=Background()),
         )
         scores = each.decoding(fitting(self.view, each.settings)).at(row, column)  # (P,)
         shares = (scores * each.clip.logit_scale).softmax(0)
         return [
-            WordScore(
-                ontology.words[i], ontology.classes[ontology.owner[i]], float(scores[i]), float(shares[i])
-            )
+            WordScore(prompts.words[i], prompts.classes[prompts.owner[i]], float(scores[i]), float(shares[i]))
             for i in scores.argsort(descending=True)[:count].tolist()
         ]
 
@@ -106,7 +104,7 @@ class Answer:
 class Session:
     """What is remembered of one visitor. Calls may come from several threads; they wait for each other."""
 
-    held: Held
+    shared: SharedModel
     limits: Limits
     picture: Picture | None = None
     answer: Answer | None = None
@@ -116,7 +114,7 @@ class Session:
 
     @property
     def pixels(self) -> int:
-        """Of the picture that is held."""
+        """Of the picture that is shared."""
         return 0 if self.picture is None else self.picture.image.shape[0] * self.picture.image.shape[1]
 
     def show(self, name: str, image: NDArray[np.uint8]) -> Picture:
@@ -127,16 +125,16 @@ class Session:
             self.picture = Picture(name, image)
             return self.picture
 
-    def ask(self, question: Question) -> Answer:
+    def ask(self, question: SegmentRequest) -> Answer:
         """Segment the picture. Raises UserError if there is none, or the question cannot be answered."""
         with self._lock:
             start = time.perf_counter()
             picture = self.shown()
-            segmenter = self.held.segmenter(question.ontology(self.limits), question.settings())
+            segmenter = self.shared.segmenter(question.prompts(self.limits), question.settings())
             view, encoded = self._view(segmenter, picture)
             result = segmenter.segment(view)
             seconds = time.perf_counter() - start
-            self.answer = Answer(self.held, question, picture, segmenter, view, result, seconds, encoded)
+            self.answer = Answer(self.shared, question, picture, segmenter, view, result, seconds, encoded)
             return self.answer
 
     def shown(self) -> Picture:
@@ -182,8 +180,8 @@ class SessionEndedError(UserError):
 class Sessions:
     """Sessions by token; those longest unused are forgotten when there are too many, or too many pixels."""
 
-    def __init__(self, held: Held, limits: Limits) -> None:
-        self.held = held
+    def __init__(self, shared: SharedModel, limits: Limits) -> None:
+        self.shared = shared
         self.limits = limits
         self._sessions: OrderedDict[str, Session] = OrderedDict()
         self._lock = Lock()
@@ -195,7 +193,7 @@ class Sessions:
         """Begin a session; returns its token."""
         token = secrets.token_urlsafe(32)
         with self._lock:
-            self._sessions[token] = Session(self.held, self.limits)
+            self._sessions[token] = Session(self.shared, self.limits)
         self.sweep()
         return token
 

@@ -14,8 +14,8 @@ from PIL import Image
 
 from denseclip.data.stickers import render
 from denseclip.errors import UserError
-from denseclip.web.holder import Holder, presets
-from denseclip.web.question import SIZES, Origin, command, mask_name, python_lines
+from denseclip.web.model_server import ModelServer, presets
+from denseclip.web.request import SIZES, Origin, command, mask_name, python_lines
 from denseclip.web.session import Answer, Picture
 
 
@@ -38,8 +38,8 @@ def unpacked(body: bytes) -> tuple[dict[str, Any], NDArray[np.integer]]:
 
 
 def hexes(palette: NDArray[np.uint8]) -> list[str]:
-    """Colours (K, 3) as "#rrggbb"."""
-    return [f"#{bytes(colour).hex()}" for colour in palette.astype(np.uint8)]
+    """Colors (K, 3) as "#rrggbb"."""
+    return [f"#{bytes(color).hex()}" for color in palette.astype(np.uint8)]
 
 
 def png(picture: Image.Image) -> bytes:
@@ -100,20 +100,20 @@ def thumbnail(index: int, side: int = 128) -> NDArray[np.uint8]:
     return np.asarray(small, np.uint8)
 
 
-def about(holder: Holder) -> dict[str, Any]:
+def about(server: ModelServer) -> dict[str, Any]:
     """Model, choices, limits, and how many examples there are."""
     return {
-        "model": holder.about(),
-        "presets": presets(holder.held.model),
-        "preset": holder.preset,
+        "model": server.about(),
+        "presets": presets(server.shared.model),
+        "preset": server.preset,
         "sizes": SIZES,
         "limits": {
-            "upload": holder.limits.upload,
-            "pixels": holder.limits.pixels,
-            "words": holder.limits.words,
+            "upload": server.limits.upload,
+            "pixels": server.limits.pixels,
+            "words": server.limits.words,
         },
         "examples": len(SCENES),
-        "heat": hexes(heat_colours()),
+        "heat": hexes(heat_colors()),
     }
 
 
@@ -124,19 +124,19 @@ def picture_view(picture: Picture) -> dict[str, Any]:
 
 def answer_header(answer: Answer, origin: Origin) -> dict[str, Any]:
     """An answer without its mask. Classes are in the order of the mask's ids."""
-    result, ontology = answer.result, answer.ontology
-    words = dict(zip(ontology.classes, ontology.prompts, strict=True))
-    colours = hexes(result.palette)
+    result, prompts = answer.result, answer.prompts
+    words = dict(zip(prompts.classes, prompts.prompts, strict=True))
+    colors = hexes(result.palette)
     return {
         "classes": [
             {
                 "name": name,
                 "words": words.get(name, ()),
-                "colour": colour,
+                "color": color,
                 "area": result.areas.get(name, 0),
                 "scored": name in result.scored,
             }
-            for name, colour in zip(result.classes, colours, strict=True)
+            for name, color in zip(result.classes, colors, strict=True)
         ],
         "background": result.has_background,
         "milliseconds": round(1000 * answer.seconds, 1),
@@ -159,7 +159,7 @@ def pixel_view(answer: Answer, row: int, column: int) -> dict[str, Any]:
     }
 
 
-def heat_colours() -> np.ndarray:
+def heat_colors() -> np.ndarray:
     """(256, 3) uint8 RGB, from low to high: those of `Segmentation.heat_overlay`."""
     ramp = np.arange(256, dtype=np.uint8)[:, None]
     return np.asarray(cv2.applyColorMap(ramp, cv2.COLORMAP_TURBO))[:, 0, ::-1]

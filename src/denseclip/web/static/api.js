@@ -56,7 +56,7 @@ export async function upload(file) {
   return (await call("/api/picture", { method: "POST", headers, body: file })).json();
 }
 
-// See wire.py: length of the header, header, plane.
+// See `packed` in views.py: length of the header, header, plane.
 async function unpack(response) {
   const body = await response.arrayBuffer();
   const end = 4 + new DataView(body).getUint32(0, true);

@@ -111,8 +111,8 @@ async function showAnswer() {
 const view = () => document.querySelector("input[name=view]:checked").value;
 
 function paintMask(only = null) {
-  const colours = answer.classes.map((one, id) => (answer.background && id === 0 ? null : one.colour));
-  stage.paintMask(answer.plane, colours, only);
+  const colors = answer.classes.map((one, id) => (answer.background && id === 0 ? null : one.color));
+  stage.paintMask(answer.plane, colors, only);
 }
 
 async function paint() {
@@ -295,7 +295,7 @@ function furnish() {
     $("examples").append(button);
   }
   const ramp = $("ramp").getContext("2d");
-  facts.heat.forEach((colour, x) => ((ramp.fillStyle = colour), ramp.fillRect(x, 0, 1, 1)));
+  facts.heat.forEach((color, x) => ((ramp.fillStyle = color), ramp.fillRect(x, 0, 1, 1)));
 }
 
 async function begin() {

@@ -26,10 +26,10 @@ export function showLegend(list, absent, answer, on) {
 
 function legendRow(one, share, largest, on) {
   const swatch = make("i");
-  swatch.style.background = one.colour;
+  swatch.style.background = one.color;
   const bar = make("meter-bar");
   bar.style.width = `${(100 * share) / largest}%`;
-  bar.style.background = one.colour;
+  bar.style.background = one.color;
   const name = make("span", { className: "name" }, one.name);
   const others = synonyms(one.name, one.words);
   if (others.length) name.append(make("small", {}, ` ${others.slice(0, 8).join(", ")}`));

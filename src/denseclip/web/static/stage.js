@@ -34,17 +34,17 @@ export class Stage {
     this.over.getContext("2d").clearRect(0, 0, this.over.width, this.over.height);
   }
 
-  // A plane of ids under a colour each; null is clear. `only`: the one class that stays bright.
-  paintMask(plane, colours, only = null) {
-    const table = colours.map((hex) => (hex === null ? 0 : pixelOf(hex)));
+  // A plane of ids under a color each; null is clear. `only`: the one class that stays bright.
+  paintMask(plane, colors, only = null) {
+    const table = colors.map((hex) => (hex === null ? 0 : pixelOf(hex)));
     if (only !== null) {
       for (let id = 0; id < table.length; id++) if (id !== only) table[id] = 0xb0202020;
     }
     this.#paint(plane, Uint32Array.from(table), true);
   }
 
-  paintHeat(levels, colours) {
-    this.#paint(levels, Uint32Array.from(colours.map(pixelOf)), false);
+  paintHeat(levels, colors) {
+    this.#paint(levels, Uint32Array.from(colors.map(pixelOf)), false);
   }
 
   #paint(plane, table, edges) {

@@ -17,5 +17,5 @@ def test_a_plane_arrives_as_it_was(top, size):
     assert (arrived == plane).all()
 
 
-def test_colours():
+def test_colors():
     assert hexes(np.array([[0, 10, 255], [1, 2, 3]], np.uint8)) == ["#000aff", "#010203"]

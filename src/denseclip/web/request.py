@@ -38,7 +38,7 @@ TEXTS = ("words", "preset", "background", "refine", "templates")
 
 
 @dataclass(frozen=True)
-class Question:
+class SegmentRequest:
     """Words and settings, each as the option of `denseclip segment` of the same name takes it.
 
     background, refine: "" for none. threshold: None for none. size: short side of the network's frame, one of
@@ -100,17 +100,17 @@ class Question:
         """The settings asked for. Raises UserError for a value that cannot be used."""
         return make_settings(**self.options)
 
-    def ontology(self, limits: Limits) -> ClassPrompts:
+    def prompts(self, limits: Limits) -> ClassPrompts:
         """The classes asked for. Raises UserError for words that cannot be used, or too many."""
         if not self.words.strip():
             raise UserError('no words are given; write "cat, red car, grass"')
-        ontology = ClassPrompts.parse(self.classes)
-        if len(ontology.words) > limits.words:
+        prompts = ClassPrompts.parse(self.classes)
+        if len(prompts.words) > limits.words:
             raise UserError(
-                f"{len(ontology.words):,} words are more than the {limits.words:,} of this page; ask for fewer here, "
+                f"{len(prompts.words):,} words are more than the {limits.words:,} of this page; ask for fewer here, "
                 "or run denseclip segment"
             )
-        return ontology
+        return prompts
 
 
 def _no_file(text: str, what: str) -> str:
@@ -142,7 +142,7 @@ class Origin:
         return {name: value for name, value in given.items() if value not in ("auto", None)}
 
 
-def command(origin: Origin, question: Question, picture: str) -> str:
+def command(origin: Origin, question: SegmentRequest, picture: str) -> str:
     """The `denseclip segment` call, quoted for a POSIX shell, run where the file `picture` is."""
     path = f"./{picture}" if picture.startswith("-") else picture
     parts = ["denseclip", "segment", path, "--model", origin.model, "--classes", question.classes]
@@ -151,7 +151,7 @@ def command(origin: Origin, question: Question, picture: str) -> str:
     return shlex.join(parts)
 
 
-def python_lines(origin: Origin, question: Question, picture: str) -> str:
+def python_lines(origin: Origin, question: SegmentRequest, picture: str) -> str:
     """Lines that leave the mask in `result.mask` and write it, run where the file `picture` is."""
     options: dict[str, Any] = question.options | origin.options
     keywords = "".join(f"    {name}={value!r},\n" for name, value in options.items())

@@ -14,8 +14,8 @@ from denseclip.errors import UserError
 from denseclip.loading import load
 from denseclip.segment.segmenter import Model
 from denseclip.text.embeddings import EmbeddingCache, Rows
-from denseclip.web.question import Limits, Origin
-from denseclip.web.session import Held
+from denseclip.web.request import Limits, Origin
+from denseclip.web.session import SharedModel
 
 
 class MemoryCache(EmbeddingCache):
@@ -65,16 +65,16 @@ INSTEAD = "denseclip serve --model ViT-B-16"
 
 
 @dataclass(frozen=True)
-class Holder:
+class ModelServer:
     """A model, how it was loaded, and the page's first choice of preset."""
 
-    held: Held
+    shared: SharedModel
     origin: Origin
     limits: Limits
     preset: str
 
     @classmethod
-    def open(cls, origin: Origin, limits: Limits, preset: str | None = None) -> "Holder":
+    def open(cls, origin: Origin, limits: Limits, preset: str | None = None) -> "ModelServer":
         """Load a model. preset: the page's first choice; None for the best one for the model.
 
         Raises UserError for what cannot be loaded.
@@ -84,11 +84,11 @@ class Holder:
         first = preset or next(iter(known))
         if first not in known:
             raise UserError(f"preset {first!r} is not for {origin.model}; choose one of {', '.join(known)}")
-        return cls(Held(model, MemoryCache(limits.rows)), origin, limits, first)
+        return cls(SharedModel(model, MemoryCache(limits.rows)), origin, limits, first)
 
     def about(self) -> dict[str, Any]:
         """Which model this is: a line of text, a note that a command ends or None, its own words or None."""
-        model = self.held.model
+        model = self.shared.model
         name = PurePath(self.origin.model).name  # a path says more than visitors need
         if isinstance(model, Clip):
             note = EMBEDDED_NOTE if self.origin.model in EMBEDDED else None

@@ -3,17 +3,17 @@
 import pytest
 
 from denseclip.errors import UserError
-from denseclip.web.question import Limits, Question
+from denseclip.web.request import Limits, SegmentRequest
 from web_support import question
 
 
 def parse(**raw):
-    return Question.parse({"words": "cat", "preset": "maskclip", **raw}, Limits())
+    return SegmentRequest.parse({"words": "cat", "preset": "maskclip", **raw}, Limits())
 
 
 def test_json_and_back():
     asked = question(background="sky, wall", threshold=0.3, refine="pd=0.2+ks=0.9")
-    assert Question.parse(asked.json(), Limits()) == asked
+    assert SegmentRequest.parse(asked.json(), Limits()) == asked
 
 
 def test_settings_are_those_of_the_same_options():
@@ -31,7 +31,7 @@ def test_settings_are_those_of_the_same_options():
 )
 def test_what_is_no_question_is_refused(raw):
     with pytest.raises(UserError, match="a question is"):
-        Question.parse(raw, Limits())
+        SegmentRequest.parse(raw, Limits())
 
 
 @pytest.mark.parametrize(
@@ -70,18 +70,18 @@ def test_settings_that_cannot_be_are_refused(raw, message):
 
 
 def test_words_are_counted_with_their_synonyms():
-    assert len(parse(words="a|b, c").ontology(Limits(words=3)).words) == 3
+    assert len(parse(words="a|b, c").prompts(Limits(words=3)).words) == 3
     with pytest.raises(UserError, match="4 words are more than the 3 of this page"):
-        parse(words="a|b, c, d").ontology(Limits(words=3))
+        parse(words="a|b, c, d").prompts(Limits(words=3))
     many = ", ".join(f"thing {i}" for i in range(3000))
     with pytest.raises(UserError, match="3,000 words"):
-        parse(words=many).ontology(Limits())
+        parse(words=many).prompts(Limits())
 
 
 def test_no_words_and_class_sets():
     with pytest.raises(UserError, match="no words are given"):
-        parse(words=" \n").ontology(Limits())
-    assert len(parse(words="voc").ontology(Limits()).classes) == 20
+        parse(words=" \n").prompts(Limits())
+    assert len(parse(words="voc").prompts(Limits()).classes) == 20
 
 
 @pytest.mark.parametrize("words", ["secret.txt", " secret.json ", "./secret.TXT"])
@@ -90,7 +90,7 @@ def test_a_file_of_the_server_is_never_opened(words, tmp_path, monkeypatch):
     for name in ("secret.txt", "secret.json"):
         (tmp_path / name).write_text('["the secret"]')
     with pytest.raises(UserError, match="opens no files"):
-        parse(words=words).ontology(Limits())
+        parse(words=words).prompts(Limits())
     with pytest.raises(UserError, match="opens no files"):
         parse(background=words).settings()
 
@@ -101,5 +101,5 @@ def test_words_that_look_like_a_file_are_words(words, tmp_path, monkeypatch):
     for name in ("secret.txt", "secret.csv", "cat\nsecret.txt"):
         (tmp_path / name).write_text("the secret")
     expected = tuple(line.strip() for line in words.splitlines() if line.strip())
-    assert parse(words=words).ontology(Limits()).classes == expected
+    assert parse(words=words).prompts(Limits()).classes == expected
     assert parse(background=words).settings().background.words == expected
