@@ -220,7 +220,7 @@ def ceilings(device: torch.device) -> tuple[float, float]:
 
 def graphed(work: Callable[[], object]) -> Callable[[], None]:
     """The work as a CUDA graph."""
-    with torch.inference_mode(), torch.backends.cudnn.flags(benchmark=True):
+    with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, benchmark=True):
         beside = torch.cuda.Stream()
         beside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(beside):

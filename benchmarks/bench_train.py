@@ -4,6 +4,7 @@ RN50-shaped teacher with random weights, DeepLabV2 student; on the CPU ResNet-50
 where one is at hand, ResNet-101 at 512 x 512, batch 16, and the peak memory of both.
 """
 
+import json
 import statistics
 import tempfile
 import time
@@ -42,6 +43,15 @@ def recipe_for(gpu: bool, teacher: Path) -> TrainRecipe:
     )
 
 
+def save_rn50(model: torch.nn.Module, folder: Path) -> None:
+    """The weights, and open_clip's configuration beside them, as the hub has it."""
+    import open_clip
+
+    torch.save(model.state_dict(), folder / "rn50.pt")
+    settings = {"model_cfg": {**open_clip.get_model_config("RN50"), "quick_gelu": True}, "preprocess_cfg": {}}
+    (folder / "open_clip_config.json").write_text(json.dumps(settings))
+
+
 class Plain:
     """The same student and teacher, written down plainly: NCHW, fp32, full-size scores."""
 
@@ -73,7 +83,7 @@ def run() -> dict[str, float]:
     gpu = torch.cuda.is_available()
     model = random_rn50()
     with tempfile.TemporaryDirectory() as folder:
-        torch.save(model.state_dict(), Path(folder) / "rn50.pt")
+        save_rn50(model, Path(folder))
         recipe = recipe_for(gpu, Path(folder) / "rn50.pt")
         kind = torch.device("cuda" if gpu else "cpu")
         precision = pick_precision("auto", kind)

@@ -10,7 +10,7 @@ import denseclip
 from denseclip.clip import ImageStats
 from denseclip.errors import UserError
 from denseclip.segment import segmenter as module
-from denseclip.segment.resample import Window, network_inputs, network_inputs_on
+from denseclip.segment.resample import Ready, Window, network_inputs, network_inputs_on
 
 GPU = torch.cuda.is_available()
 OPTIONS = [
@@ -51,10 +51,10 @@ def test_batches_of_a_device_give_the_masks_of_single_pictures(monkeypatch, opti
 
 def test_inputs_made_on_a_device_are_those_of_the_cpu():
     stats = ImageStats((0.5, 0.4, 0.3), (0.25, 0.2, 0.3))
-    images = pictures()[:3]
+    images, device = pictures()[:3], torch.device("cuda" if GPU else "cpu")
     for frame in ((96, 128), (192, 224), (64, 96), (513, 683), (48, 64), (17, 500)):
         cuts = [Window(frame, 0, 0, *frame), Window(frame, 1, 32, 16, 32, flip=True)]
-        made = network_inputs_on(torch.device("cuda" if GPU else "cpu"), images, cuts, stats)
+        made = network_inputs_on(device, [Ready.on(device, one) for one in images], cuts, stats)
         for place, image in enumerate(images):
             for one, other in zip(made, network_inputs(image, cuts, stats), strict=True):
                 apart = (one[place].cpu() - other).abs() * torch.tensor(stats.std)[:, None, None] * 255

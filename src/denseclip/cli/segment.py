@@ -90,7 +90,6 @@ def _run(
     segmenter: "Segmenter", named: list[tuple[Path, str]], out: Path, heatmaps: bool
 ) -> tuple[Counter[str], list[str]]:
     """Segment and write; returns the area per class and a line for each picture that failed."""
-    from denseclip.data.images import read_image
     from denseclip.segment.engine import Engine, default_batch
 
     def finish(item: tuple[Path, str], arrive: "Callable[[], Segmentation]") -> dict[str, int]:
@@ -99,7 +98,7 @@ def _run(
         return result.areas
 
     batch = default_batch(segmenter.clip.device)
-    engine = Engine(lambda item: read_image(item[0]), segmenter.begin, finish, batch)
+    engine = Engine(lambda item: segmenter.ready(item[0]), segmenter.begin, finish, batch)
     areas: Counter[str] = Counter()
     failed = []
     with o.picture_progress() as progress, closing(engine.run(named)) as results:

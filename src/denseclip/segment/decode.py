@@ -49,9 +49,10 @@ class Decoded(NamedTuple):
         for plane, copy in zip(self, copies, strict=True):
             if plane is not None and copy is not None:
                 copy.copy_(plane, non_blocking=True)
-        there = torch.cuda.Event()
+        there = torch.cuda.Event(blocking=True)
         there.record(torch.cuda.current_stream(self.mask.device))
 
+        @lru_cache(maxsize=1)  # of a batch, for all of its pictures
         def arrived() -> Decoded:
             there.synchronize()
             return Decoded(*copies).checked()  # type: ignore[arg-type]

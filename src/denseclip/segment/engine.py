@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -58,7 +57,9 @@ class Engine(Generic[Item, Picture, Encoded, Result]):
         with (
             closing(prefetch(self._read, items, workers=workers, waiting=ahead)) as pictures,
             closing(
-                prefetch(self._finish, self._encode(pictures), workers=workers, waiting=workers + self.batch)
+                prefetch(
+                    self._finish, self._encode(pictures), workers=workers, waiting=workers + 2 * self.batch
+                )
             ) as results,
         ):
             yield from results
@@ -79,20 +80,34 @@ class Engine(Generic[Item, Picture, Encoded, Result]):
     def _encode(
         self, pictures: Iterator[tuple[Item, Picture | UserError]]
     ) -> Iterator[tuple[Item, Encoded | UserError]]:
-        size = self.batch * LOOK_AHEAD if self.batch > 1 else 1
-        while window := list(islice(pictures, size)):
-            done: dict[int, Encoded | UserError] = {}
-            groups: dict[Hashable, list[int]] = {}
-            for place, (_, picture) in enumerate(window):
-                if isinstance(picture, UserError):
-                    done[place] = picture
-                else:
-                    groups.setdefault(self.shape(picture) if self.batch > 1 else place, []).append(place)
-            for places in groups.values():
-                for start in range(0, len(places), self.batch):
-                    part = places[start : start + self.batch]
-                    done |= zip(part, self._batch([window[place] for place in part]), strict=True)
-            yield from ((item, done[place]) for place, (item, _) in enumerate(window))
+        groups: dict[Hashable, list[int]] = {}  # places of pictures of one shape that wait for a batch
+        waiting: dict[int, tuple[Item, Picture]] = {}
+        done: dict[int, tuple[Item, Encoded | UserError]] = {}
+        first = 0  # place of the next result
+
+        def encode(shape: Hashable) -> None:
+            places = groups.pop(shape)
+            part = [waiting.pop(place) for place in places]
+            encoded = self._batch(part)
+            done.update((place, (one[0], new)) for place, one, new in zip(places, part, encoded, strict=True))
+
+        for place, (item, picture) in enumerate(pictures):
+            if isinstance(picture, UserError):
+                done[place] = item, picture
+            else:
+                shape = self.shape(picture) if self.batch > 1 else None
+                waiting[place] = item, picture
+                groups.setdefault(shape, []).append(place)
+                if len(groups[shape]) == self.batch:
+                    encode(shape)
+                elif place - first >= self.batch * LOOK_AHEAD:  # the oldest has waited long enough
+                    encode(next(shape for shape, places in groups.items() if first in places))
+            while first in done:
+                yield done.pop(first)
+                first += 1
+        for shape in list(groups):
+            encode(shape)
+        yield from (done[place] for place in sorted(done))
 
     def _batch(self, batch: list[tuple[Item, Any]]) -> list[Encoded | UserError]:
         """Encode pictures together; one by one if that fails, so that the fault is its picture's alone."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -85,25 +85,66 @@ def network_inputs(image: NDArray[np.uint8], cuts: list[Window], stats: ImageSta
     return [cut.cut(frames[cut.frame]) for cut in cuts]
 
 
+class Ready(NamedTuple):
+    """A picture that waits for its turn.
+
+    image: (H, W, 3) uint8 RGB. levels: the same in page-locked memory, from where a GPU fetches it by itself; None
+    for a CPU.
+    """
+
+    image: NDArray[np.uint8]
+    levels: Tensor | None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(H, W, 3)."""
+        return self.image.shape
+
+    @property
+    def size(self) -> Size:
+        """(H, W)."""
+        return self.image.shape[0], self.image.shape[1]
+
+    @classmethod
+    def on(cls, device: torch.device, image: NDArray[np.uint8]) -> "Ready":
+        """A picture for a device."""
+        if device.type == "cpu":
+            return cls(image, None)
+        levels = torch.empty(image.shape, dtype=torch.uint8, pin_memory=device.type == "cuda")
+        np.copyto(levels.numpy(), image)
+        return cls(image, levels)
+
+
 def network_inputs_on(
-    device: torch.device, images: list[NDArray[np.uint8]], cuts: list[Window], stats: ImageStats
+    device: torch.device, pictures: list[Ready], cuts: list[Window], stats: ImageStats
 ) -> list[Tensor]:
     """The inputs (B, 3, h, w) of pictures of one size, one for each cut, resized and normalised on a device.
 
-    Pixels travel as uint8. Resized ones are those of `network_inputs`; other builds of OpenCV may be one level of
-    255 apart.
+    Pixels travel as uint8, on a GPU beside its work for the pictures before. Resized ones are those of
+    `network_inputs`; other builds of OpenCV may be one level of 255 apart.
     """
-    pinned = torch.empty((len(images), *images[0].shape), dtype=torch.uint8, pin_memory=device.type == "cuda")
-    levels = pinned.numpy()
-    for place, image in enumerate(images):
-        levels[place] = image
-    pixels = pinned.to(device, non_blocking=True)  # (B, H, W, 3)
-    centre, scale = _moments(stats, device)
-    frames: dict[Size, Tensor] = {}
-    for frame in {cut.frame for cut in cuts}:
-        resized = pixels if frame == images[0].shape[:2] else _resize_levels(pixels, frame)
-        frames[frame] = ((resized - centre) / scale).permute(0, 3, 1, 2)  # (B, 3, H', W'), channels last
+    beside = _uploads(device) if device.type == "cuda" else None
+    with torch.cuda.stream(beside):  # None: as if it were not there
+        pixels = torch.empty((len(pictures), *pictures[0].shape), dtype=torch.uint8, device=device)
+        for place, picture in enumerate(pictures):
+            levels = torch.from_numpy(picture.image) if picture.levels is None else picture.levels
+            pixels[place].copy_(levels, non_blocking=True)  # (H, W, 3)
+        centre, scale = _moments(stats, device)
+        frames: dict[Size, Tensor] = {}
+        for frame in {cut.frame for cut in cuts}:
+            resized = pixels if frame == pictures[0].shape[:2] else _resize_levels(pixels, frame)
+            frames[frame] = ((resized - centre) / scale).permute(0, 3, 1, 2)  # (B, 3, H', W'), channels last
+    if beside is not None:
+        main = torch.cuda.current_stream(device)
+        main.wait_stream(beside)
+        for one in frames.values():
+            one.record_stream(main)
     return [cut.cut(frames[cut.frame]) for cut in cuts]
+
+
+@lru_cache(maxsize=16)
+def _uploads(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
 
 
 @lru_cache(maxsize=16)

@@ -19,7 +19,7 @@ from denseclip.errors import UserError
 from denseclip.segment.attention import DenseFeatures
 from denseclip.segment.decode import Decoded
 from denseclip.segment.engine import Engine, default_batch
-from denseclip.segment.resample import Size, Window, network_inputs, network_inputs_on, plan
+from denseclip.segment.resample import Ready, Size, Window, network_inputs, network_inputs_on, plan
 from denseclip.segment.result import Segmentation
 from denseclip.segment.scoring import Decoding, Model, Scorer, encoder_of
 from denseclip.segment.settings import Settings
@@ -179,30 +179,30 @@ class Segmenter(nn.Module):
 
     def encode_batch(self, pictures: Sequence[Picture]) -> list[Encoded]:
         """Encode several pictures; network inputs of the same size share batches."""
-        images = [as_rgb(picture) for picture in pictures]
+        given = [self.ready(picture) for picture in pictures]
         made_by = (self.clip.fingerprint, self.settings.query())
         encoded = []
-        for _, group in groupby(images, key=lambda image: image.shape):
+        for _, group in groupby(given, key=lambda one: one.shape):
             same = list(group)
             cuts, features = self._features(same)
-            for index, image in enumerate(same):
+            for index, ready in enumerate(same):
                 parts = tuple(one.part(index) for one in features)
-                encoded.append(Encoded(image, tuple(cuts), parts, made_by))
+                encoded.append(Encoded(ready.image, tuple(cuts), parts, made_by))
         return encoded
 
     @torch.inference_mode()
-    def _features(self, images: list[NDArray[np.uint8]]) -> tuple[list[Window], list[DenseFeatures]]:
+    def _features(self, pictures: list[Ready]) -> tuple[list[Window], list[DenseFeatures]]:
         """The network inputs of pictures of one size, and the features of all pictures for each input.
 
         Inputs of one shape share batches, of a picture and of several.
         """
-        cuts = plan(images[0].shape[:2], self.settings, self.encoder.stride)
+        cuts = plan(pictures[0].size, self.settings, self.encoder.stride)
         stats, device = self.encoder.stats, self.clip.device
         if not works_alone(device):
-            each = [network_inputs(image, cuts, stats) for image in images]
+            each = [network_inputs(one.image, cuts, stats) for one in pictures]
             inputs = [torch.stack(some) for some in zip(*each, strict=True)]  # (B, 3, h, w) for each input
         else:
-            inputs = network_inputs_on(device, images, cuts, stats)
+            inputs = network_inputs_on(device, pictures, cuts, stats)
         keys, encode = self.settings.refine.ks > 0, self._encode_on(device)
         features: list[DenseFeatures] = []
         for shape, group in groupby(inputs, key=lambda one: one.shape):
@@ -212,7 +212,7 @@ class Segmenter(nn.Module):
                 some = batch[start : start + step]
                 images_in = torch.cat(some) if len(some) > 1 else some[0]
                 found = encode(images_in, keys=keys)
-                features += found.split(len(images))
+                features += found.split(len(pictures))
         return cuts, features
 
     @overload
@@ -245,29 +245,37 @@ class Segmenter(nn.Module):
         ):  # files are iterators, too
             return self._many(picture, batch_size, confidence)
         if isinstance(picture, Encoded) or not works_alone(self.clip.device):
-            encoded = picture if isinstance(picture, Encoded) else self.encode(_own(cast("Picture", picture)))
+            encoded = picture if isinstance(picture, Encoded) else self.encode(cast("Picture", picture))
             decoding = self.decoding(encoded)
             return self._result(encoded.image, decoding, 0, decoding.decoded(confidence))
-        return self.begin([_own(cast("Picture", picture))], confidence=confidence)[0]()
+        return self.begin([self.ready(cast("Picture", picture))], confidence=confidence)[0]()
+
+    def ready(self, picture: Picture) -> Ready:
+        """A picture whose pixels stay as they are while it waits, even if the caller's array changes."""
+        image = as_rgb(picture)
+        return Ready.on(self.clip.device, np.array(image) if image is picture else image)
 
     def begin(
-        self, pictures: Sequence[Picture], *, confidence: bool = False
+        self, pictures: Sequence[Picture | Ready], *, confidence: bool = False
     ) -> list[Callable[[], Segmentation]]:
         """Start on pictures of one size, all of it on a GPU; each call of what comes back waits for one result.
 
         On a CPU the pictures are encoded here and decoded by the calls, which may come from other threads.
         """
         if not works_alone(self.clip.device):
-            return [partial(self.segment, one, confidence=confidence) for one in self.encode_batch(pictures)]
-        images = [as_rgb(picture) for picture in pictures]
+            images = [one.image if isinstance(one, Ready) else one for one in pictures]
+            return [partial(self.segment, one, confidence=confidence) for one in self.encode_batch(images)]
+        given = [
+            one if isinstance(one, Ready) else Ready.on(self.clip.device, as_rgb(one)) for one in pictures
+        ]
         calls: list[Callable[[], Segmentation]] = []
-        for _, group in groupby(images, key=lambda image: image.shape):
+        for _, group in groupby(given, key=lambda one: one.shape):
             same = list(group)
             cuts, features = self._features(same)
-            decoding = Decoding(self._scorer, same[0].shape[:2], cuts, features)
+            decoding = Decoding(self._scorer, same[0].size, cuts, features)
             arrival = decoding.decoded(confidence, wait=False).to_host()
             calls += [
-                partial(self._arrived, image, decoding, index, arrival) for index, image in enumerate(same)
+                partial(self._arrived, one.image, decoding, index, arrival) for index, one in enumerate(same)
             ]
         return calls
 
@@ -302,7 +310,7 @@ class Segmenter(nn.Module):
         self, pictures: Iterable[Picture], batch_size: int | None, confidence: bool
     ) -> Generator[Segmentation, None, None]:
         engine = Engine(
-            _own,
+            self.ready,
             partial(self.begin, confidence=confidence),
             lambda _, result: result(),
             batch_size or default_batch(self.clip.device),
@@ -340,11 +348,6 @@ class Segmenter(nn.Module):
     @property
     def _scorer(self) -> Scorer:
         return Scorer(self.clip, self.encoder, self.embeddings, self.settings)
-
-
-def _own(picture: Picture) -> NDArray[np.uint8]:
-    """A picture whose pixels stay as they are while it waits, even if the caller's array changes."""
-    return np.array(picture) if (made := as_rgb(picture)) is picture else made
 
 
 def works_alone(device: torch.device) -> bool:
