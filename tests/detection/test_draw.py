@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from denseclip.detection.predict import draw_things
-from denseclip.segment.paint import vivid_palette
+from denseclip.segment.palette import class_colors
 
 
 def extent_of_a_name(x: float, y: float) -> int:
@@ -12,7 +12,7 @@ def extent_of_a_name(x: float, y: float) -> int:
     grey = np.full((100, 200, 3), 128, dtype=np.uint8)
     box = np.array([[x, y, x + 9, y + 9]], dtype=np.float32)
     painted = draw_things(grey, box, [0], ["a red square"])
-    return int(np.ptp(np.nonzero((painted == vivid_palette(1)[0]).all(2))[1]))
+    return int(np.ptp(np.nonzero((painted == class_colors(["a red square"])[0]).all(2))[1]))
 
 
 @pytest.mark.parametrize("corner", [(186, 40), (186, 0), (0, 0)])

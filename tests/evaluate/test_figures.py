@@ -15,8 +15,6 @@ from denseclip.evaluate.metrics import ConfusionMatrix
 from denseclip.evaluate.plots import (
     CLASSES,
     CONFUSION,
-    GAP,
-    HEADER,
     RESULT,
     WIDTH,
     draw_confusion,
@@ -25,6 +23,7 @@ from denseclip.evaluate.plots import (
     write_report,
 )
 from denseclip.evaluate.result import Result
+from denseclip.segment.paint import CAPTION, GAP
 from own_data import tiny_segmenter, write_own_data
 
 
@@ -76,10 +75,12 @@ def test_examples_show_image_truth_and_prediction(tmp_path):
     with Image.open(tmp_path / "examples.png") as picture:
         pixels = np.asarray(picture.convert("RGB"))
     assert pixels.shape[1] == 3 * WIDTH + 2 * GAP
-    tile = pixels[HEADER : HEADER + WIDTH, :WIDTH]
-    expected = np.asarray(Image.fromarray(dataset[0].image).resize((WIDTH, WIDTH)))
+    tile = pixels[CAPTION : CAPTION + WIDTH, :WIDTH]
+    expected = np.asarray(Image.fromarray(dataset[0].image).resize((WIDTH, WIDTH), Image.Resampling.LANCZOS))
     np.testing.assert_array_equal(tile, expected)
-    assert HEADER + 2 * (WIDTH + GAP) < pixels.shape[0] < HEADER + 3 * (WIDTH + GAP)  # two rows and a legend
+    assert (
+        CAPTION + 2 * (WIDTH + GAP) < pixels.shape[0] < CAPTION + 3 * (WIDTH + GAP)
+    )  # two rows and a legend
 
 
 def test_figures_without_matplotlib_say_what_to_install():

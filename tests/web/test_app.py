@@ -44,7 +44,7 @@ def test_a_visit(visitor):
     assert header["encoded"]
     assert not visitor.ask(question("cow"))[0]["encoded"]
     header, mask = visitor.ask(question("cat, dog", background="sky"))
-    assert header["background"]
+    assert header["background"] == 0
     assert header["classes"][0] | {"area": 0} == {
         "name": "background", "words": ["sky"], "color": "#000000", "area": 0, "scored": True
     }  # fmt: skip

@@ -25,7 +25,7 @@ from denseclip.io import atomic_path
 from denseclip.models.checkpoint import fingerprint_of, read_saved, restore, trained_kind
 from denseclip.models.config import DenseClipConfig
 from denseclip.models.encoders import Shapes
-from denseclip.segment.paint import vivid_palette
+from denseclip.segment.palette import class_colors
 
 Array = NDArray[np.uint8]
 OPACITY = 0.5
@@ -45,7 +45,7 @@ def draw_things(
     scores: written behind the names. masks: painted; the first of the things, which is the best, lies on top.
     Each class has its colour. Returns (H, W, 3) uint8.
     """
-    palette = vivid_palette(len(classes))
+    palette = class_colors(classes)
     painted = image.copy()
     order = range(len(labels) - 1, -1, -1)
     for i in order if masks is not None else ():

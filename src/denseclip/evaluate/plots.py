@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from denseclip.data.datasets import SegmentationDataset
 from denseclip.data.specs import DatasetSpec
@@ -20,6 +20,7 @@ from denseclip.evaluate.result import Corruption, Result
 from denseclip.io import atomic_path, write_text
 from denseclip.loading import class_ids
 from denseclip.segment import paint
+from denseclip.segment.palette import class_colors
 from denseclip.segment.segmenter import Segmenter
 
 if TYPE_CHECKING:
@@ -111,19 +112,19 @@ def _name(axes: "Axes", names: list[str]) -> None:
     axes.set_yticks(range(len(names)), names, fontsize=size)
 
 
-def _box(axes: "Axes", first: int, count: int, name: str, colour: str) -> None:
+def _box(axes: "Axes", first: int, count: int, name: str, color: str) -> None:
     """A frame around the square of one group, and its name beside the matrix."""
     from matplotlib.patches import Rectangle
 
     corner = (first - 0.5, first - 0.5)
-    axes.add_patch(Rectangle(corner, count, count, fill=False, edgecolor=colour, linewidth=1.5))
+    axes.add_patch(Rectangle(corner, count, count, fill=False, edgecolor=color, linewidth=1.5))
     middle = first + count / 2 - 0.5
     axes.annotate(
         name, (1.01, middle), xycoords=("axes fraction", "data"), rotation=270, va="center", fontsize=9
     )
 
 
-WIDTH, GAP, HEADER = 240, 6, 22  # pixels
+WIDTH = 240  # pixels
 
 Row = tuple[NDArray[np.uint8], NDArray[np.integer], NDArray[np.integer]]
 
@@ -159,30 +160,18 @@ def _rows(segmenter: Segmenter, dataset: SegmentationDataset, indices: list[int]
 
 def _grid(rows: list[Row], spec: DatasetSpec) -> NDArray[np.uint8]:
     """The rows below a header, (H, W, 3) uint8."""
-    palette = np.array(spec.palette, np.uint8)
-    tiles = []
-    for image, *masks in rows:
-        shown = [
-            image,
-            *(paint.overlay(image, mask, palette, opacity=0.75, clear=spec.background) for mask in masks),
-        ]
-        height = max(1, round(image.shape[0] * WIDTH / image.shape[1]))
-        tiles.append([Image.fromarray(one).resize((WIDTH, height)) for one in shown])
-    total = HEADER + sum(row[0].height + GAP for row in tiles)
-    canvas = Image.new("RGB", (3 * WIDTH + 2 * GAP, total), "white")
-    pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(14)
-    for column, title in enumerate(("image", "truth", "prediction")):
-        pen.text((column * (WIDTH + GAP) + 2, 2), title, fill="black", font=font)
-    top = HEADER
-    for row in tiles:
-        for column, tile in enumerate(row):
-            canvas.paste(tile, (column * (WIDTH + GAP), top))
-        top += row[0].height + GAP
-    return np.asarray(canvas)
+    colors = class_colors(spec.classes)
+    tiles = [
+        Image.fromarray(one)
+        for image, *masks in rows
+        for one in (image, *(paint.overlay(image, mask, colors, clear=spec.background) for mask in masks))
+    ]
+    captions = ["image", "truth", "prediction", *[""] * len(tiles)][: len(tiles)]
+    return paint.contact_sheet(tiles, captions, columns=3, side=WIDTH)
 
 
-def _legend(rows: list[Row], spec: DatasetSpec) -> list[tuple[str, tuple[int, int, int]]]:
-    """Names and colours of the classes that occur, the most frequent first."""
+def _legend(rows: list[Row], spec: DatasetSpec) -> list[paint.Entry]:
+    """The classes that occur, the most frequent first."""
     areas = np.zeros(len(spec.classes), np.int64)
     for _, *masks in rows:
         for mask in masks:
@@ -190,10 +179,11 @@ def _legend(rows: list[Row], spec: DatasetSpec) -> list[tuple[str, tuple[int, in
     if spec.background is not None:
         areas[spec.background] = 0
     order = [k for k in np.argsort(-areas, kind="stable").tolist() if areas[k]]
-    return [(spec.classes[k], spec.palette[k]) for k in order[:40]]
+    swatches = paint.tints(class_colors(spec.classes))
+    return [paint.Entry(spec.classes[k], swatches[k].tolist()) for k in order[:60]]
 
 
-WIDTH = 320  # pixels; names have to be read
+THINGS_WIDTH = 320  # pixels; names have to be read
 
 Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
@@ -238,21 +228,9 @@ def _truth(sample: ThingsSample, classes: tuple[str, ...]) -> NDArray[np.uint8]:
 
 def _beside(pairs: list[Pair], titles: tuple[str, str]) -> Image.Image:
     """A column for each pair, and a title above each row."""
-    tiles = [[_tile(image) for image in pair] for pair in pairs]
-    height = max((pair[0].height for pair in tiles), default=0)
-    step = HEADER + height + GAP
-    canvas = Image.new("RGB", (max(1, len(tiles)) * (WIDTH + GAP) - GAP, 2 * step - GAP), "white")
-    pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(14)
-    for row, title in enumerate(titles):
-        pen.text((2, row * step + 2), title, fill="black", font=font)
-        for column, pair in enumerate(tiles):
-            canvas.paste(pair[row], (column * (WIDTH + GAP), row * step + HEADER))
-    return canvas
-
-
-def _tile(image: NDArray[np.uint8]) -> Image.Image:
-    height = max(1, round(image.shape[0] * WIDTH / image.shape[1]))
-    return Image.fromarray(image).resize((WIDTH, height), Image.Resampling.LANCZOS)
+    tiles = [Image.fromarray(image) for row in zip(*pairs, strict=True) for image in row]
+    captions = [title if column == 0 else "" for title in titles for column in range(len(pairs))]
+    return Image.fromarray(paint.contact_sheet(tiles, captions, columns=len(pairs), side=THINGS_WIDTH))
 
 
 RESULT, CLASSES, CONFUSION, EXAMPLES = "result.json", "classes.csv", "confusion.png", "examples.png"

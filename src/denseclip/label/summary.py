@@ -5,20 +5,20 @@ import csv
 import heapq
 import io
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from denseclip.io import write_text
 from denseclip.label.formats.base import below, save, write_lines
 from denseclip.label.journal import SKIPPED, Record
 from denseclip.label.labelled import Labelled, Labels
 from denseclip.segment import paint
+from denseclip.segment.palette import class_colors
 
 LEAST = 100  # pictures listed as the least confident, and as skipped
 Records = Callable[[], Iterator[tuple[int, Record]]]
@@ -143,7 +143,7 @@ def _row(*values: object) -> str:
     return buffer.getvalue()
 
 
-TILES, COLUMNS, SIDE, CAPTION, GAP = 24, 6, 240, 18, 6  # pixels
+TILES, COLUMNS, SIDE = 24, 6, 240  # pictures, pictures, pixels
 OVERLAY_SIDE = 1600
 
 
@@ -183,22 +183,9 @@ def write_sheet(path: Path, labels: Labels, records: Iterator[tuple[int, Record]
         return
     if labels.background is not None:
         areas[labels.background] = 0
-    palette = paint.vivid_palette(len(areas), background=labels.background == 0)
-    order = [k for k in np.argsort(-areas, kind="stable").tolist()[:40] if areas[k]]
-    legend = [(labels.classes[k], palette[k].tolist()) for k in order]
-    save(paint.with_legend(_grid(tiles), legend), path, quality=90)
-
-
-def _grid(tiles: list[tuple[Image.Image, str]]) -> np.ndarray:
-    columns = min(COLUMNS, len(tiles))
-    rows = math.ceil(len(tiles) / columns)
-    tall = max(picture.height for picture, _ in tiles) + CAPTION + GAP
-    canvas = Image.new("RGB", (columns * (SIDE + GAP) - GAP, rows * tall), "white")
-    pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(12)
-    for number, (picture, caption) in enumerate(tiles):
-        left, top = number % columns * (SIDE + GAP), number // columns * tall
-        canvas.paste(picture, (left, top + CAPTION))
-        while font.getlength(caption) > SIDE:
-            caption = caption[:-2].rstrip("…") + "…"
-        pen.text((left, top + 2), caption, fill="black", font=font)
-    return np.asarray(canvas)
+    swatches = paint.tints(class_colors(labels.classes))
+    shares = areas / len(tiles)
+    order = [k for k in np.argsort(-areas, kind="stable").tolist()[:60] if areas[k]]
+    legend = [paint.Entry(labels.classes[k], swatches[k].tolist(), shares[k]) for k in order]
+    sheet = paint.contact_sheet(*zip(*tiles, strict=True), columns=COLUMNS, side=SIDE)
+    save(paint.with_legend(sheet, legend), path, quality=90)

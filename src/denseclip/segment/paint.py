@@ -1,46 +1,28 @@
-"""Masks as pictures: palettes, overlays with a legend, heat maps."""
+"""Masks as pictures: overlays with a legend, names in the areas, heat maps with their scale, contact sheets."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 Array = NDArray[np.uint8]
+Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
+
+OPACITY = 0.6
+COLOR_LEFT = 0.3  # of a picture under paint: nearly gray, so that a tint has the hue of its class
+LISTED = 60  # entries of a legend
+NAMED = 32  # classes of a picture beyond which a legend is not enough: names are written into the areas
 
 
-def voc_palette(count: int) -> Array:
-    """PASCAL VOC's colour map, (count, 3) uint8: bits of the class id spread over the colour bits."""
-    ids = np.arange(count)
-    colours = np.zeros((count, 3), np.int64)
-    for bit in range(8):
-        for channel in range(3):
-            colours[:, channel] |= ((ids >> (3 * bit + channel)) & 1) << (7 - bit)
-    return colours.astype(np.uint8)
-
-
-def vivid_palette(count: int, *, background: bool = False) -> Array:
-    """Colours that differ as much as possible, (count, 3) uint8; black first if class 0 is background."""
-    import colorsys
-
-    colours = []
-    for i in range(count):
-        hue = (i * 0.61803398875 + 0.02) % 1.0  # the golden ratio never repeats and spreads evenly
-        light, strength = (0.52, 0.85) if i % 3 == 0 else (0.68, 0.75) if i % 3 == 1 else (0.38, 0.8)
-        colours.append(colorsys.hls_to_rgb(hue, light, strength))
-    palette = np.array(colours).reshape(-1, 3)
-    if background:
-        palette = np.concatenate([np.zeros((1, 3)), palette])[:count]
-    return (palette * 255).round().astype(np.uint8)
-
-
-def indexed(mask: NDArray[np.integer], palette: Array, void: int | None = None) -> Image.Image:
-    """A mask (H, W) of ids up to 255 as an indexed PNG-ready picture; ids above 255 as 16-bit grey."""
+def indexed(mask: NDArray[np.integer], colors: Array, void: int | None = None) -> Image.Image:
+    """A mask (H, W) of ids up to 255 as an indexed PNG-ready picture; ids above 255 as 16-bit gray."""
     if mask.max(initial=0) > 255:
         return Image.fromarray(mask.astype(np.uint16))
     picture = Image.fromarray(mask.astype(np.uint8), mode="P")
     table = np.zeros((256, 3), np.uint8)
-    table[: min(256, len(palette))] = palette[:256]
+    table[: min(256, len(colors))] = colors[:256]
     if void is not None and void < 256:
         table[void] = 224
     picture.putpalette(table.tobytes())
@@ -50,58 +32,221 @@ def indexed(mask: NDArray[np.integer], palette: Array, void: int | None = None) 
 def overlay(
     image: Array,
     mask: NDArray[np.integer],
-    palette: Array,
+    colors: Array,
     *,
-    opacity: float = 0.55,
+    opacity: float = OPACITY,
     clear: int | None = None,
 ) -> Array:
-    """Paint a mask (H, W) over a picture (H, W, 3) uint8; ids beyond the palette and `clear` are not painted."""
-    painted = mask < len(palette)
+    """Paint a mask (H, W) over a picture (H, W, 3) uint8; ids beyond the colors and `clear` are not painted."""
+    painted = mask < len(colors)
     if clear is not None:
         painted &= mask != clear
-    colours = palette[np.where(painted, mask, 0)].astype(np.float32)  # (H, W, 3)
-    mixed = image * (1 - opacity) + colours * opacity
+    tint = colors[np.where(painted, mask, 0)].astype(np.float32)  # (H, W, 3)
+    mixed = _muted(image, COLOR_LEFT) * (1 - opacity) + tint * opacity
+    line = max(1, round(max(mask.shape) / 640))
     edge = np.zeros(mask.shape, bool)
-    edge[:, 1:] |= mask[:, 1:] != mask[:, :-1]
-    edge[1:] |= mask[1:] != mask[:-1]
+    for shift in range(1, line + 1):
+        edge[:, shift:] |= mask[:, shift:] != mask[:, :-shift]
+        edge[shift:] |= mask[shift:] != mask[:-shift]
     mixed[edge] = 255
     return np.where((painted | edge)[..., None], mixed, image).astype(np.uint8)
 
 
-def with_legend(picture: Array, entries: Sequence[tuple[str, Sequence[int]]]) -> Image.Image:
-    """Put a strip of colour swatches and names under a picture."""
+def _muted(image: Array, color: float) -> NDArray[np.float32]:
+    """A picture with this share of its color, (H, W, 3) float32 in 0..255."""
+    gray = image @ np.array([0.299, 0.587, 0.114], np.float32)  # (H, W)
+    return image * np.float32(color) + gray[..., None] * np.float32(1 - color)
+
+
+class Entry(NamedTuple):
+    """A line of a legend. share: of the picture, 0..1; None where it is not told."""
+
+    name: str
+    color: Sequence[int]
+    share: float | None = None
+
+
+def swatches(image: Array, mask: NDArray[np.integer], colors: Array, *, opacity: float = OPACITY) -> Array:
+    """(K, 3): the mean color of each class's area in the overlay of `image`; of a class without one, its tint."""
+    ids = np.minimum(mask.ravel(), len(colors))  # (H W,)
+    muted = _muted(image, COLOR_LEFT)
+    sums = [np.bincount(ids, muted[..., c].ravel(), len(colors) + 1)[: len(colors)] for c in range(3)]
+    inside = np.bincount(ids, minlength=len(colors) + 1)[: len(colors), None]
+    under = np.where(inside > 0, np.stack(sums, 1) / np.maximum(inside, 1), 128)  # (K, 3)
+    return (colors * opacity + under * (1 - opacity)).round().astype(np.uint8)
+
+
+def tints(colors: Array, opacity: float = OPACITY) -> Array:
+    """(K, 3): how colors look over a picture of middle gray, for the legend of several pictures."""
+    return (colors * opacity + 128 * (1 - opacity)).round().astype(np.uint8)
+
+
+def with_legend(picture: Array, entries: Sequence[Entry]) -> Image.Image:
+    """Put color swatches and names, with their shares, under a picture; of more than 60, the last are counted."""
+    if len(entries) > LISTED:
+        rest = entries[LISTED - 1 :]
+        share = sum(entry.share or 0 for entry in rest) if rest[0].share is not None else None
+        entries = [*entries[: LISTED - 1], Entry(f"and {len(rest)} more", (255, 255, 255), share)]
     height, width = picture.shape[:2]
-    size = max(11, round(max(width, 240) / 36))
+    size = max(12, round(max(width, 240) / 44))
     font = ImageFont.load_default(size)
     pad = size // 2
-    rows: list[list[tuple[str, Sequence[int], int]]] = [[]]
-    x = pad
-    for name, colour in entries:
-        short = name if len(name) <= 40 else name[:39] + "…"
-        needed = round(size * 1.4 + font.getlength(short) + 2 * pad)
-        if x + needed > width and rows[-1]:
-            rows.append([])
-            x = pad
-        rows[-1].append((short, colour, x))
-        x += needed
-    line = round(size * 1.7)
-    canvas = Image.new("RGB", (width, height + line * len(rows) + pad), "white")
+    texts = [_entry_text(entry) for entry in entries]
+    column = min(
+        width, round(max((font.getlength(text) for text in texts), default=0) + size * 1.5 + 2 * pad)
+    )
+    columns = max(1, (width - pad) // max(1, column))
+    line = round(size * 1.6)
+    rows = -(-len(entries) // columns)
+    canvas = Image.new("RGB", (width, height + line * rows + pad), "white")
     canvas.paste(Image.fromarray(picture))
     draw = ImageDraw.Draw(canvas)
-    for i, row in enumerate(rows):
-        top = height + pad // 2 + i * line
-        for name, colour, left in row:
-            box = (left, top + size // 4, left + size, top + size // 4 + size)
-            draw.rectangle(box, fill=tuple(int(c) for c in colour), outline="black")
-            draw.text((left + size * 1.4, top), name, fill="black", font=font)
+    for i, (entry, text) in enumerate(zip(entries, texts, strict=True)):
+        left, top = pad + i // rows * ((width - pad) // columns), height + pad // 2 + i % rows * line
+        box = (left, top + 2, left + size, top + 2 + size)
+        draw.rectangle(box, fill=tuple(int(c) for c in entry.color), outline=(90, 90, 90))
+        draw.text((left + size * 1.5, top + 2 + size / 2), text, fill="black", font=font, anchor="lm")
     return canvas
 
 
-def heat(image: Array, scores: NDArray[np.floating], *, opacity: float = 0.6) -> Array:
-    """A heat map (H, W) of any range over a picture (H, W, 3) uint8: blue is low, red is high."""
+def _entry_text(entry: Entry) -> str:
+    name = entry.name if len(entry.name) <= 40 else entry.name[:39] + "…"
+    return name if entry.share is None else f"{name} {percent(entry.share)}"
+
+
+def percent(share: float) -> str:
+    """0.314 as "31 %", small ones with a decimal."""
+    return (
+        f"{100 * share:.0f} %"
+        if share >= 0.0995
+        else f"{100 * share:.1f} %"
+        if share >= 0.0005
+        else "< 0.1 %"
+    )
+
+
+def with_names(picture: Array, mask: NDArray[np.integer], names: dict[int, str]) -> Array:
+    """Write names into the largest connected area of each id, the first ones first; returns (H, W, 3) uint8.
+
+    A name for which an area has no room, or that would lie on another name, is left out.
+    """
+    canvas = Image.fromarray(picture)
+    draw = ImageDraw.Draw(canvas)
+    width, height = canvas.size
+    least, most = max(9, round(max(mask.shape) / 60)), max(12, round(max(mask.shape) / 30))
+    taken: list[tuple[float, float, float, float]] = []
+    for number, name in names.items():
+        place = _middle(mask == number)
+        if place is None:
+            continue
+        (x, y), radius = place
+        size = max(least, min(most, round(2.4 * radius / max(2.0, 0.5 * len(name)))))
+        font = ImageFont.load_default(size)
+        across, down = font.getlength(name) / 2 + 2, 0.6 * size
+        if across > max(1.8 * radius, 2 * size) or radius < 0.5 * size or 2 * across > width:
+            continue
+        x, y = min(max(x, across), width - across), min(max(y, down), height - down)
+        box = x - across, y - down, x + across, y + down
+        if any(box[0] < o[2] and o[0] < box[2] and box[1] < o[3] and o[1] < box[3] for o in taken):
+            continue
+        taken.append(box)
+        stroke = max(1, size // 9)
+        draw.text((x, y), name, "white", font, "mm", stroke_width=stroke, stroke_fill="black")
+    return np.asarray(canvas)
+
+
+def _middle(area: NDArray[np.bool_]) -> tuple[tuple[float, float], float] | None:
+    """The point (x, y) of an area (H, W) farthest from its edge, in its largest part, and how far that is."""
     import cv2
 
-    low, high = float(scores.min()), float(scores.max())
-    level = ((scores - low) / max(high - low, 1e-12) * 255).astype(np.uint8)
-    colours = cv2.applyColorMap(level, cv2.COLORMAP_TURBO)[..., ::-1]
-    return (image * (1 - opacity) + colours * opacity).astype(np.uint8)
+    count, parts, stats, _ = cv2.connectedComponentsWithStats(area.astype(np.uint8))
+    if count < 2:
+        return None
+    part = 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())
+    x, y, width, height = stats[part, :4].tolist()
+    inside = np.pad(parts[y : y + height, x : x + width] == part, 1).astype(np.uint8)
+    far = cv2.distanceTransform(inside, cv2.DIST_L2, 3)
+    row, column = np.unravel_index(int(far.argmax()), far.shape)
+    return (x + int(column) - 1, y + int(row) - 1), float(far.max())
+
+
+def heat_colors() -> Array:
+    """(256, 3) uint8 RGB from low to high, lighter all the way (viridis), to most eyes."""
+    import cv2
+
+    ramp = np.arange(256, dtype=np.uint8)[:, None]
+    return np.asarray(cv2.applyColorMap(ramp, cv2.COLORMAP_VIRIDIS), np.uint8)[:, 0, ::-1]
+
+
+def heat(image: Array, levels: NDArray[np.floating], *, opacity: float = 0.65) -> Array:
+    """A map (H, W) of 0..1 over a picture (H, W, 3) uint8, which is gray under it."""
+    index = (np.clip(levels, 0, 1) * 255).round().astype(np.uint8)
+    return (_muted(image, 0.0) * (1 - opacity) + heat_colors()[index] * opacity).astype(np.uint8)
+
+
+def with_scale(picture: Array, title: str, low: str, high: str) -> Image.Image:
+    """Put the heat map's scale under it: what is shown, and what the two ends of the colors stand for."""
+    height, width = picture.shape[:2]
+    size = max(12, round(max(width, 240) / 44))
+    font = ImageFont.load_default(size)
+    lines = _wrapped(title, font, width - size)
+    line, pad = round(1.5 * size), size // 2
+    canvas = Image.new("RGB", (width, height + line * (len(lines) + 1) + 2 * pad), "white")
+    canvas.paste(Image.fromarray(picture))
+    draw = ImageDraw.Draw(canvas)
+    for number, text in enumerate(lines):
+        draw.text((pad, height + pad + (number + 0.5) * line), text, fill="black", font=font, anchor="lm")
+    top = height + pad + len(lines) * line + line // 2
+    left, right = (round(pad * 2 + font.getlength(end)) for end in (low, high))
+    bar = Image.fromarray(heat_colors()[None]).resize((max(1, min(width - left - right, 24 * size)), size))
+    canvas.paste(bar, (left, top - size // 2))
+    draw.text((pad, top), low, fill="black", font=font, anchor="lm")
+    draw.text((left + bar.width + pad, top), high, fill="black", font=font, anchor="lm")
+    return canvas
+
+
+def _wrapped(text: str, font: Font, width: float) -> list[str]:
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) > width and lines[-1]:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
+
+
+GAP, CAPTION = 6, 20  # pixels
+
+
+def contact_sheet(
+    pictures: Sequence[Image.Image], captions: Sequence[str], *, columns: int, side: int = 240
+) -> Array:
+    """Pictures in rows, `side` pixels across or less, with a caption above each; returns (H, W, 3) uint8.
+
+    A caption that is too long ends in an ellipsis; where a row has none, no room is kept for them.
+    """
+    tiles = [_tile(picture, side) for picture in pictures]
+    columns = max(1, min(columns, len(tiles)))
+    font = ImageFont.load_default(13)
+    starts = range(0, len(tiles), columns)
+    captioned = [CAPTION if any(captions[s : s + columns]) else 0 for s in starts]
+    heights = [max(tile.height for tile in tiles[s : s + columns]) + GAP for s in starts]
+    canvas = Image.new("RGB", (columns * (side + GAP) - GAP, max(1, sum(captioned) + sum(heights))), "white")
+    pen, top = ImageDraw.Draw(canvas), 0
+    for start, above, height in zip(starts, captioned, heights, strict=True):
+        for column, tile in enumerate(tiles[start : start + columns]):
+            left, caption = column * (side + GAP), captions[start + column]
+            while font.getlength(caption) > side:
+                caption = caption[:-2].rstrip("…") + "…"
+            pen.text((left + 1, top + above / 2), caption, fill="black", font=font, anchor="lm")
+            canvas.paste(tile, (left, top + above))
+        top += above + height
+    return np.asarray(canvas)
+
+
+def _tile(picture: Image.Image, side: int) -> Image.Image:
+    """A picture `side` pixels across; a tall one is as high at most."""
+    scale = side / max(picture.size)
+    size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+    return picture if size == picture.size else picture.resize(size, Image.Resampling.LANCZOS)

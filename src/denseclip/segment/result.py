@@ -1,10 +1,12 @@
 """The answer for one picture: which word at every pixel."""
 
+import base64
 import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from denseclip.data.things import encode, need_pycocotools
 from denseclip.errors import UserError
 from denseclip.io import atomic_path, write_text
 from denseclip.segment import paint
+from denseclip.segment.palette import background_of, class_colors
 from denseclip.text import BACKGROUND
 
 
@@ -53,8 +56,8 @@ class Segmentation:
 
     @property
     def palette(self) -> NDArray[np.uint8]:
-        """(K, 3) uint8: the colour of each class."""
-        return paint.vivid_palette(len(self.classes), background=self.has_background)
+        """(K, 3) uint8: the color of each class."""
+        return class_colors(self.classes)
 
     @cached_property
     def areas(self) -> dict[str, int]:
@@ -127,33 +130,121 @@ class Segmentation:
 
     def _repr_png_(self) -> bytes:
         """The overlay, for notebooks."""
-        buffer = io.BytesIO()
-        self.overlay().save(buffer, "PNG")
-        return buffer.getvalue()
+        return _png(self.overlay())
+
+    def _repr_html_(self) -> str:
+        """The overlay beside its legend, for notebooks; rows can be selected and copied."""
+        picture = base64.b64encode(_png(self.overlay(legend=False))).decode("ascii")
+        rows = "".join(
+            f'<tr><td style="background:#{bytes(entry.color).hex()};width:1.2em"></td>'
+            f'<td style="text-align:left">{escape(entry.name)}</td><td>{paint.percent(entry.share or 0)}</td></tr>'
+            for entry in self._legend()
+        )
+        alt = escape(f"areas of {', '.join(self.areas) or 'nothing'}")
+        return (
+            '<div style="display:flex;flex-wrap:wrap;gap:1em;align-items:flex-start">'
+            f'<img alt="{alt}" style="max-width:min(100%,40em)" src="data:image/png;base64,{picture}">'
+            f"<table><thead><tr><th></th><th>class</th><th>area</th></tr></thead><tbody>{rows}</tbody></table></div>"
+        )
+
+    def plot(self, ax: Any = None, *, legend: bool = True) -> Any:  # noqa: ANN401
+        """Draw the overlay into matplotlib axes, new ones unless given, with a legend by area; returns the axes.
+
+        Raises UserError without matplotlib.
+        """
+        try:
+            from matplotlib import pyplot
+            from matplotlib.patches import Patch
+        except ImportError:
+            raise UserError("result.plot needs matplotlib: pip install 'denseclip[evaluate]'") from None
+        if ax is None:
+            _, ax = pyplot.subplots(layout="constrained")
+        ax.imshow(self._painted())
+        ax.set_axis_off()
+        if legend:
+            patches = [
+                Patch(
+                    facecolor=f"#{bytes(entry.color).hex()}",
+                    edgecolor="gray",
+                    label=f"{entry.name.replace('$', chr(92) + '$')} {paint.percent(entry.share or 0)}",
+                )
+                for entry in self._legend()[: paint.NAMED]
+            ]
+            ax.legend(handles=patches, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
+        return ax
 
     def heatmap(self, name: str) -> NDArray[np.float32]:
         """The score of one class at every pixel, (H, W) float32; UserError if the class has none."""
+        return self.heat_of(self._scored(name))
+
+    def probability(self, name: str) -> NDArray[np.float32]:
+        """The probability of one `scored` class at every pixel, (H, W) float32 in 0..1.
+
+        The soft-max is taken on the coarse map, so memory does not grow with the classes (compare `probabilities`).
+        """
+        index = self._scored(name)
+        coarse = self.scores.float().cpu()  # (K, h, w)
+        shares = coarse.clamp_min(0) if self.temperature is None else (coarse * self.temperature).softmax(0)
+        total = shares.sum(0).clamp_min(1e-12)
+        one = (shares[index] / total)[None, None]  # (1, 1, h, w)
+        return F.interpolate(one, self.mask.shape, mode="bilinear")[0, 0].numpy()
+
+    def _scored(self, name: str) -> int:
         if name not in self.scored:
             raise UserError(f"no scores for {name!r}; choose one of {', '.join(self.scored[:20])}")
-        return self.heat_of(self.scored.index(name))
+        return self.scored.index(name)
 
-    def heat_overlay(self, name: str) -> Image.Image:
-        """The picture under the heat map of one class, blue low and red high."""
-        return Image.fromarray(paint.heat(self.image, self.heatmap(name)))
+    def heat_overlay(self, name: str, *, contrast: bool = False) -> Image.Image:
+        """The picture under the heat map of one class, with its scale.
 
-    def overlay(self, *, opacity: float = 0.55, legend: bool = True) -> Image.Image:
-        """The picture under its mask, with the names of the classes that occur."""
-        clear = 0 if self.has_background else None
-        palette = self.palette
-        painted = paint.overlay(self.image, self.mask, palette, opacity=opacity, clear=clear)
-        if not legend:
-            return Image.fromarray(painted)
-        names = [name for name in self.areas if not (self.has_background and name == self.classes[0])]
-        colours = [(name, palette[self.classes.index(name)].tolist()) for name in names]
-        return paint.with_legend(painted, colours)
+        The colors stand for probabilities from 0 to 1; `contrast`: for scores, from the lowest to the highest of
+        this picture, which show where a class that wins nowhere was likeliest.
+        """
+        if not contrast:
+            painted = paint.heat(self.image, self.probability(name))
+            return paint.with_scale(
+                painted, f"{name}: probability among {len(self.scored)} classes", "0", "1"
+            )
+        scores = self.heatmap(name)
+        low, high = float(scores.min()), float(scores.max())
+        painted = paint.heat(self.image, (scores - low) / max(high - low, 1e-12))
+        title = f"{name}: score, contrast stretched to this picture's lowest and highest"
+        return paint.with_scale(painted, title, f"{low:.3f}", f"{high:.3f}")
+
+    def overlay(
+        self, *, opacity: float = paint.OPACITY, legend: bool = True, names: bool | None = None
+    ) -> Image.Image:
+        """The picture under its mask; the legend names the classes that occur, by area, as their tints look.
+
+        names: written into the areas; None: where more than 32 classes occur.
+        """
+        painted = self._painted(opacity)
+        shown = self._legend(opacity)
+        if names or (names is None and len(shown) > paint.NAMED):
+            ids = {self.classes.index(entry.name): entry.name for entry in shown}
+            written = paint.with_names(painted, self.mask, ids)
+        else:
+            written = painted
+        return paint.with_legend(written, shown) if legend else Image.fromarray(written)
+
+    def _painted(self, opacity: float = paint.OPACITY) -> NDArray[np.uint8]:
+        """(H, W, 3) uint8."""
+        clear = background_of(self.classes)
+        return paint.overlay(self.image, self.mask, self.palette, opacity=opacity, clear=clear)
+
+    def _legend(self, opacity: float = paint.OPACITY) -> list[paint.Entry]:
+        """The classes that occur, without the background, the largest first, in the colors of their areas."""
+        colors = paint.swatches(self.image, self.mask, self.palette, opacity=opacity)
+        clear = background_of(self.classes)
+        ids = {name: self.classes.index(name) for name in self.areas}
+        return [
+            paint.Entry(name, colors[k].tolist(), self.areas[name] / self.mask.size)
+            for name, k in ids.items()
+            if k != clear
+        ]
 
     def indexed(self) -> Image.Image:
-        """The mask as a picture whose pixel values are class ids, with a palette (16-bit grey above 256 classes)."""
+        """The mask as a picture whose pixel values are class ids, with a palette (16-bit gray above 256 classes)."""
         return paint.indexed(self.mask, self.palette, self.void)
 
     def save(self, folder: Path | str, stem: str = "picture", *, heatmaps: bool = False) -> list[Path]:
@@ -182,6 +273,12 @@ def annotation_numbers(classes: Sequence[str]) -> NDArray[np.int64]:
     background = names.index(BACKGROUND) if BACKGROUND in names else None
     rising = np.arange(len(names)) != background
     return np.where(rising, np.cumsum(rising), 0)
+
+
+def _png(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def _no_heat(index: int) -> NDArray[np.float32]:

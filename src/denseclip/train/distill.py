@@ -14,6 +14,7 @@ from denseclip.data.transforms import ResizeRule, resize_image
 from denseclip.errors import UserError
 from denseclip.io import atomic_path, write_text
 from denseclip.loading import load
+from denseclip.segment import paint
 from denseclip.segment.result import Segmentation
 from denseclip.segment.segmenter import Segmenter
 from denseclip.text import ClassPrompts
@@ -107,12 +108,8 @@ def _teacher(recipe: TrainRecipe, spec: DatasetSpec, rule: ResizeRule) -> Segmen
 
 def _beside(one: Comparison) -> Image.Image:
     pictures = [Image.fromarray(one.student.image), one.teacher.overlay(), one.student.overlay()]
-    small = [picture.resize((WIDTH, max(1, picture.height * WIDTH // picture.width))) for picture in pictures]
-    height = max(picture.height for picture in small)
-    sheet = Image.new("RGB", (WIDTH * 3 + 8, height), "white")
-    for column, picture in enumerate(small):
-        sheet.paste(picture, (column * (WIDTH + 4), 0))
-    return sheet
+    titles = ("image", "teacher", "student")
+    return Image.fromarray(paint.contact_sheet(pictures, titles, columns=3, side=WIDTH))
 
 
 def _text(recipe: TrainRecipe, checkpoint: Path, compared: list[Comparison], skipped: tuple[str, ...]) -> str:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from denseclip.data.specs import DatasetSpec
 from denseclip.segment import paint
+from denseclip.segment.palette import class_colors
 from denseclip.train.batches import Batch
 
 GAP = 4  # pixels between pictures
@@ -17,19 +18,18 @@ def draw_panel(batch: Batch, labels: Tensor, predicted: Tensor, spec: DatasetSpe
 
     labels, predicted: (B, S, T), classes; what is none is not painted. Returns (H, W, 3) uint8 RGB.
     """
-    has_background = spec.background == 0
-    palette = paint.vivid_palette(len(spec.classes), background=has_background)
+    palette = class_colors(spec.classes)
     rows = []
     for image, *masks in zip(batch.images, labels, predicted, strict=True):
         picture = image.permute(1, 2, 0).cpu().numpy()  # (S, T, 3)
         painted = [
-            paint.overlay(picture, mask.cpu().numpy(), palette, clear=0 if has_background else None)
-            for mask in masks
+            paint.overlay(picture, mask.cpu().numpy(), palette, clear=spec.background) for mask in masks
         ]
         rows.append(_beside([picture, *painted], axis=1))
     panel = _beside(rows, axis=0)
     found = torch.cat([labels.flatten(), predicted.flatten()]).unique().tolist()
-    entries = [(spec.classes[k], palette[k].tolist()) for k in found if k < len(spec.classes)]
+    swatches = paint.tints(palette)
+    entries = [paint.Entry(spec.classes[k], swatches[k].tolist()) for k in found if k < len(spec.classes)]
     return np.asarray(paint.with_legend(panel, entries))
 
 

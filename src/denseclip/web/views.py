@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from denseclip.data.stickers import render
 from denseclip.errors import UserError
+from denseclip.segment.paint import heat_colors
+from denseclip.segment.palette import background_of
 from denseclip.web.model_server import ModelServer, presets
 from denseclip.web.request import SIZES, Origin, command, mask_name, python_lines
 from denseclip.web.session import Answer, Picture
@@ -138,7 +139,7 @@ def answer_header(answer: Answer, origin: Origin) -> dict[str, Any]:
             }
             for name, color in zip(result.classes, colors, strict=True)
         ],
-        "background": result.has_background,
+        "background": background_of(result.classes),
         "milliseconds": round(1000 * answer.seconds, 1),
         "encoded": answer.encoded,
         "protocol": answer.segmenter.settings.describe(),
@@ -157,9 +158,3 @@ def pixel_view(answer: Answer, row: int, column: int) -> dict[str, Any]:
         "class": answer.result.classes[answer.result.mask[row, column]],
         "words": [vars(word) for word in words],
     }
-
-
-def heat_colors() -> np.ndarray:
-    """(256, 3) uint8 RGB, from low to high: those of `Segmentation.heat_overlay`."""
-    ramp = np.arange(256, dtype=np.uint8)[:, None]
-    return np.asarray(cv2.applyColorMap(ramp, cv2.COLORMAP_TURBO))[:, 0, ::-1]

@@ -18,7 +18,7 @@ from denseclip.label.formats.voc import (
     painted,
 )
 from denseclip.label.labelled import Labelled
-from denseclip.segment.paint import voc_palette
+from denseclip.segment.palette import voc_palette
 
 EPOCH = (1980, 1, 1, 0, 0, 0)
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from denseclip.io import write_text
 from denseclip.label.formats.base import Entries, Entry, Writer, listed, write_lines
 from denseclip.label.labelled import Labelled
-from denseclip.segment.paint import vivid_palette
+from denseclip.segment.palette import class_colors
 
 SIZES = (3, 4, 8, 16)  # bits of a run's length, of which each run names one
 CHANNELS = 4
@@ -99,7 +99,7 @@ class LabelStudioWriter(Writer):
         Xml.SubElement(view, "Image", name=TO, value="$image", zoom="true")
         labels = Xml.SubElement(view, "BrushLabels", name=FROM, toName=TO)
         things = self.target.labels.things
-        for name, (r, g, b) in zip(things, vivid_palette(len(things)).tolist(), strict=True):
+        for name, (r, g, b) in zip(things, class_colors(things).tolist(), strict=True):
             Xml.SubElement(labels, "Label", value=name, background=f"#{r:02x}{g:02x}{b:02x}")
         Xml.indent(view, "  ")
         return Xml.tostring(view, encoding="unicode") + "\n"

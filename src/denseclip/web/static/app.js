@@ -111,7 +111,7 @@ async function showAnswer() {
 const view = () => document.querySelector("input[name=view]:checked").value;
 
 function paintMask(only = null) {
-  const colors = answer.classes.map((one, id) => (answer.background && id === 0 ? null : one.color));
+  const colors = answer.classes.map((one, id) => (id === answer.background ? null : one.color));
   stage.paintMask(answer.plane, colors, only);
 }
 

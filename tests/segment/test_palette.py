@@ -1,0 +1,55 @@
+"""Colors of classes, measured as people see them."""
+
+import numpy as np
+import pytest
+
+from denseclip.segment.palette import DEFICIENCIES, PALETTE, cielab, class_colors, voc_palette
+
+
+def gaps(sight, count=256):
+    """CIELAB distances (count, count) between the first colors; none of a color to itself."""
+    lab = cielab(PALETTE[:count], sight)
+    return np.linalg.norm(lab[:, None] - lab[None], axis=2) + np.diag(np.full(count, np.inf))
+
+
+def test_cielab_is_that_of_the_standard():
+    np.testing.assert_allclose(cielab([255, 0, 0]), (53.24, 80.09, 67.20), atol=0.01)
+    np.testing.assert_allclose(cielab([[255, 255, 255], [0, 0, 0]]), [(100, 0, 0), (0, 0, 0)], atol=0.01)
+    red, green = cielab([[200, 60, 40], [90, 120, 40]], "deuteranopia")
+    assert np.linalg.norm(red - green) < 0.5 * np.linalg.norm(cielab([200, 60, 40]) - cielab([90, 120, 40]))
+
+
+@pytest.mark.parametrize(
+    ("sight", "near", "early", "anywhere"),
+    [(None, 18, 20, 5), *((kind, 13.5, 14, 3.5) for kind in DEFICIENCIES)],
+)
+def test_colors_are_far_apart(sight, near, early, anywhere):
+    """near: of two that are at most 8 places apart; early: of the first 20; anywhere: of all 256."""
+    apart = gaps(sight)
+    close = np.abs(np.subtract.outer(np.arange(256), np.arange(256))) <= 8
+    assert apart[close].min() >= near
+    assert apart[:20, :20].min() >= early
+    assert apart.min() >= anywhere
+
+
+def test_no_color_is_that_of_background_or_edges():
+    assert len(np.unique(PALETTE, axis=0)) == 256
+    lightness = cielab(PALETTE)[:, 0]
+    assert 25 < lightness.min() < lightness.max() < 90
+
+
+def test_a_background_takes_no_color_from_the_classes():
+    plain = class_colors(["cat", "dog", "sky"])
+    assert (class_colors(["background", "cat", "dog", "sky"])[1:] == plain).all()
+    assert (class_colors(["cat", "Background ", "dog"])[[0, 2]] == plain[:2]).all()
+    assert class_colors(["cat", "Background "])[1].tolist() == [0, 0, 0]
+
+
+def test_more_classes_than_colors():
+    many = class_colors([str(k) for k in range(600)])
+    assert (many[256:512] == many[:256]).all()
+    assert class_colors([]).shape == (0, 3)
+
+
+def test_voc_palette():
+    assert voc_palette(4).tolist() == [[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0]]
