@@ -30,7 +30,7 @@ def test_a_difference_is_told_from_chance():
     assert set(found.differences) == {"mIoU", "mIoU(S)", "mIoU(U)"}
     assert all(one.significant and one.low > 0 for one in found.differences.values())
     expected = good.summary()["mIoU(U)"] - bad.summary()["mIoU(U)"]
-    assert found.differences["mIoU(U)"].miou * 100 == pytest.approx(expected)
+    assert found.differences["mIoU(U)"].value * 100 == pytest.approx(expected)
     assert not compare(good, equal).differences["mIoU"].significant
     assert set(compare(guesses(0.8, 1, "x", unseen=()), guesses(0.8, 2, "y", unseen=())).differences) == {
         "mIoU"

@@ -8,7 +8,6 @@ import torch
 
 from denseclip.errors import UserError
 from denseclip.evaluate.metrics import ConfusionMatrix
-from denseclip.evaluate.plots import to_csv
 from denseclip.evaluate.result import Protocol, Result
 
 PROTOCOL = Protocol(
@@ -81,7 +80,7 @@ def test_other_json_is_refused(text):
 
 
 def test_csv_leaves_out_what_does_not_occur():
-    lines = to_csv(result()).splitlines()
+    lines = result().to_csv().splitlines()
     assert lines[0] == "class,group,IoU,accuracy,precision,pixels"
     assert lines[2] == "b,seen,33.33,33.33,100.00,3"
     assert lines[4] == "never,seen,,,,0"

@@ -19,6 +19,7 @@ from denseclip.evaluate.detection import (
 )
 from denseclip.models.checkpoint import trained_kind
 from denseclip.models.trained import load_trained
+from denseclip.segment.paint import CAPTION, GAP
 from denseclip.train.checkpoint import LAST
 from denseclip.train.loop import learning_rate
 from denseclip.train.recipe import laid_over, read_recipe
@@ -98,13 +99,13 @@ def test_evaluation_and_its_file(trained, tmp_path):
     done = []
     ran = evaluate_detector(detector, data, limit=2, progress=lambda n, total: done.append((n, total)))
     assert done == [(0, 2), (1, 2), (2, 2)]
-    assert ran.result.images == 2
+    assert ran.images == 2
     kinds = ("box", "mask") if kind == "maskrcnn" else ("box",)
-    assert set(ran.result.figures) == {
+    assert set(ran.figures) == {
         f"{k} {name}" for k in kinds for name in ("AP", "AP50", "AP75", "APs", "APm", "APl")
     }
-    again = DetectionResult.from_json(ran.result.to_json())
-    assert again.to_json() == ran.result.to_json()
+    again = DetectionResult.from_json(ran.to_json())
+    assert again.to_json() == ran.to_json()
     kept = kept_evaluation(detector, data, tmp_path)
     (file,) = tmp_path.iterdir()
     changed = json.loads(file.read_text())
@@ -154,7 +155,7 @@ def test_commands(trained, tmp_path, capsys):
     assert json.loads((tmp_path / "evaluated" / "result.json").read_text())["images"] == 2
     assert (tmp_path / "evaluated" / "detections.json").exists()
     with Image.open(tmp_path / "evaluated" / "examples.png") as examples:
-        assert examples.size == (2 * 320 + 6, 2 * (22 + 320) + 6), (
+        assert examples.size == (2 * 320 + 6, 2 * (CAPTION + 320 + GAP)), (
             "not two pictures, truth above what was found"
         )
     ran = run(capsys, "evaluate", folder / LAST, "stickers20", "--preset", "sclip")

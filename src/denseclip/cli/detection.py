@@ -47,19 +47,19 @@ def evaluate(
         detector = load(model, given.get("resize"), device)
     with o.picture_progress() as progress:
         bar = progress.add_task("evaluating", total=None)
-        run = evaluate_detector(
+        result = evaluate_detector(
             detector,
             dataset,
             limit=limit,
             skip_bad=skip_bad,
             progress=lambda done, total: progress.update(bar, completed=done, total=total),
         )
-    show(run.result)
+    show(result)
     if out is not None:
-        run.result.write(out, run.found)
+        result.write(out)
         draw_detections(detector, dataset, out / EXAMPLES, images=len(dataset.first(limit)))
         o.say(f"written to {out}")
-    return run.result
+    return result
 
 
 def evaluate_trained(

@@ -73,7 +73,7 @@ def show_comparison(comparison: "Comparison") -> None:
     for name, one in comparison.differences.items():
         verdict = "significant" if one.significant else "may be chance"
         say(
-            f"{name}: first minus second {one.miou * 100:+.2f}, 95 % interval over images "
+            f"{name}: first minus second {one.value * 100:+.2f}, 95 % interval over images "
             f"{one.low * 100:+.2f} to {one.high * 100:+.2f}: {verdict}",
         )
 

@@ -1,15 +1,12 @@
 """A detector on a data set: average precisions of boxes and masks, by pycocotools."""
 
-import contextlib
-import csv
-import hashlib
 import io
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import closing, redirect_stdout
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,10 +15,13 @@ import numpy as np
 from denseclip.clip.device import processor
 from denseclip.data.things import Runs, ThingsDataset, ThingsSample
 from denseclip.detection.predict import Detected, TrainedDetector
-from denseclip.errors import UserError
-from denseclip.evaluate.result import Protocol
+from denseclip.evaluate.result import Protocol, csv_text, digest, number, reading, versions
+from denseclip.evaluate.run import Progress, usable
 from denseclip.io import write_text
 from denseclip.segment.engine import Engine
+
+Found = list[dict[str, Any]]  # entries of a COCO results file
+FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl")  # in COCOeval's order
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,8 @@ class DetectionResult:
 
     figures: "box AP" (mean over IoU .5 to .95), "box AP50", "box AP75", "box APs", "box APm", "box APl" (small,
     medium, large things), and the same of masks. classes: "box AP" and "mask AP" of each. images: how many were
-    counted. skipped: one message for each image that could not be used. seconds: what it took; not stored.
+    counted. skipped: one message for each image that could not be used. Not stored: seconds, what it took; found,
+    everything that was detected.
     """
 
     protocol: Protocol
@@ -39,6 +40,7 @@ class DetectionResult:
     images: int
     skipped: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    found: Found = field(default_factory=list, repr=False, compare=False)
 
     def summary(self) -> dict[str, float]:
         """The figures that are numbers."""
@@ -48,9 +50,9 @@ class DetectionResult:
         """JSON with two decimals, the same for the same evaluation."""
         content = {
             "protocol": self.protocol.to_dict(),
-            "summary": {name: _number(value) for name, value in self.figures.items()},
+            "summary": {name: number(value) for name, value in self.figures.items()},
             "classes": {
-                name: {kind: _number(value) for kind, value in figures.items()}
+                name: {kind: number(value) for kind, value in figures.items()}
                 for name, figures in self.classes.items()
             },
             "images": self.images,
@@ -61,52 +63,23 @@ class DetectionResult:
     @classmethod
     def from_json(cls, text: str) -> Self:
         """Read `to_json()`; raises UserError for any other text."""
-        try:
+        with reading("result of a detector"):
             raw = json.loads(text)
             classes = {name: _floats(figures) for name, figures in raw["classes"].items()}
             protocol = Protocol.from_dict(raw["protocol"])
             return cls(protocol, _floats(raw["summary"]), classes, raw["images"], raw["skipped"])
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            reason = f"{type(error).__name__}: {str(error)[:80]}"
-            raise UserError(f"this is no result of a detector ({reason}): evaluate again") from None
 
-    def to_csv(self) -> str:
-        """One line a class."""
+    def write(self, folder: Path) -> None:
+        """result.json, classes.csv (a line a class), and detections.json: what was found, as a COCO results file."""
         kinds = list(next(iter(self.classes.values()), {}))
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["class", *kinds])
-        for name, figures in self.classes.items():
-            shown = ("" if math.isnan(figures[kind]) else f"{figures[kind]:.2f}" for kind in kinds)
-            writer.writerow([name, *shown])
-        return text.getvalue()
-
-    def write(self, folder: Path, found: list[dict[str, Any]]) -> None:
-        """result.json, classes.csv, and detections.json: what was found, as a COCO results file."""
+        rows = [[name, *(figures[kind] for kind in kinds)] for name, figures in self.classes.items()]
         write_text(folder / "result.json", self.to_json())
-        write_text(folder / "classes.csv", self.to_csv())
-        write_text(folder / "detections.json", json.dumps(found) + "\n")
-
-
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else round(value, 2)
+        write_text(folder / "classes.csv", csv_text(["class", *kinds], rows))
+        write_text(folder / "detections.json", json.dumps(self.found) + "\n")
 
 
 def _floats(values: Mapping[str, float | None]) -> dict[str, float]:
     return {name: math.nan if value is None else float(value) for name, value in values.items()}
-
-
-Progress = Callable[[int, int], None]  # done, total
-Found = list[dict[str, Any]]
-FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl")  # in COCOeval's order
-
-
-@dataclass(frozen=True)
-class DetectionRun:
-    """An evaluation. found: everything that was detected, as entries of a COCO results file."""
-
-    result: DetectionResult
-    found: Found
 
 
 def evaluate_detector(
@@ -116,7 +89,7 @@ def evaluate_detector(
     limit: int | None = None,
     skip_bad: bool = False,
     progress: Progress = lambda done, total: None,
-) -> DetectionRun:
+) -> DetectionResult:
     """Detect in every image of a data set, each by itself, and compare with its boxes and masks.
 
     limit: only the first images. skip_bad: list images that cannot be used and go on. progress: called with
@@ -124,39 +97,33 @@ def evaluate_detector(
     and if the data set has other classes.
     """
     chosen = dataset.with_classes(detector.classes).first(limit)
-    total, begun = len(chosen), time.perf_counter()
+    begun = time.perf_counter()
     images: list[ThingsSample] = []
     found: Found = []
-    skipped = []
+    skipped: list[str] = []
 
-    def finish(index: int, found: tuple[ThingsSample, Detected]) -> tuple[ThingsSample, Found]:
+    def finish(index: int, detected: tuple[ThingsSample, Detected]) -> tuple[ThingsSample, Found]:
         del index
-        sample, detected = found
-        return _without_pixels(sample), detected.to_coco(sample.number, chosen.categories)
+        sample, things = detected
+        return _without_pixels(sample), things.to_coco(sample.number, chosen.categories)
 
     engine = Engine(
         lambda index: chosen[index],
         lambda samples: [(sample, detector.detect(sample.image)) for sample in samples],
         finish,
     )
-    progress(0, total)
-    with contextlib.closing(engine.run(range(total))) as results:
-        for done, (_, one) in enumerate(results, start=1):
-            if isinstance(one, UserError):
-                if not skip_bad:
-                    raise one
-                skipped.append(str(one))
-            else:
+    every = range(len(chosen))
+    results = usable(engine, every, skipped, skip_bad=skip_bad, name=dataset.name, progress=progress)
+    with closing(results):
+        for one in results:
+            if one is not None:
                 images.append(one[0])
                 found += one[1]
-            progress(done, total)
-    if not images:
-        raise UserError(f"none of {total} images of {dataset.name} can be used; the first: {skipped[0]}")
     figures, classes = average_precisions(images, found, chosen, masks=detector.masks)
-    result = DetectionResult(
-        protocol_of(detector, chosen), figures, classes, len(images), skipped, time.perf_counter() - begun
+    seconds = time.perf_counter() - begun
+    return DetectionResult(
+        protocol_of(detector, chosen), figures, classes, len(images), skipped, seconds, found
     )
-    return DetectionRun(result, found)
 
 
 def kept_evaluation(
@@ -173,29 +140,29 @@ def kept_evaluation(
     """
     protocol = protocol_of(detector, dataset.with_classes(detector.classes))
     parts = {k: v for k, v in protocol.describe().items() if k not in ("model", "details", "precision")}
-    path = folder / f"detection-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}.json"
+    path = folder / f"detection-{digest(repr(parts))[:16]}.json"
     if path.exists() and not fresh:
         return DetectionResult.from_json(path.read_text(encoding="utf-8"))
-    result = evaluate_detector(detector, dataset, progress=progress).result
+    result = evaluate_detector(detector, dataset, progress=progress)
     write_text(path, result.to_json())
     return result
 
 
 def protocol_of(detector: TrainedDetector, dataset: ThingsDataset) -> Protocol:
     """What the figures of a detector on all images of a data set depend on."""
-    contents = repr(([entry.image_id for entry in dataset.entries], dataset.classes))
+    ids = [entry.image_id for entry in dataset.entries]
     return Protocol(
-        model=detector.name,
-        details=detector.describe().removeprefix(f"{detector.name}: "),
-        weights=detector.fingerprint[:12],
-        data=dataset.name,
-        split=dataset.split,
-        images=len(dataset),
-        contents=hashlib.sha256(contents.encode()).hexdigest()[:12],
-        settings={"resize": str(detector.resize), "profile": detector.model.detector.profile},
-        corruption=None,
-        versions={name: version(name) for name in ("denseclip", "torch", "torchvision", "pycocotools")},
-        machine=f"fp32, {processor(detector.device)}",
+        detector.name,
+        detector.describe().removeprefix(f"{detector.name}: "),
+        detector.fingerprint[:12],
+        dataset.name,
+        dataset.split,
+        len(dataset),
+        digest(repr((ids, dataset.classes)))[:12],
+        {"resize": str(detector.resize), "profile": detector.model.detector.profile},
+        None,
+        versions(torchvision="torchvision", pycocotools="pycocotools"),
+        f"fp32, {processor(detector.device)}",
     )
 
 
@@ -257,7 +224,7 @@ def _coco_figures(
         return [0.0] * len(FIGURES), [
             0.0 if category["id"] in present else np.nan for category in truth["categories"]
         ]
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints its own tables
+    with redirect_stdout(io.StringIO()):  # it prints its own tables
         coco = COCO()
         coco.dataset = dict(truth)
         coco.createIndex()

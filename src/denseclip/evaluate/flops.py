@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,7 @@ from denseclip.clip.config import check
 from denseclip.clip.model import build_towers, without_values
 from denseclip.clip.pretrained import EMBEDDED, find_pretrained, is_known
 from denseclip.clip.tokenizer import tokenizer_for
-from denseclip.detection.config import DetectorConfig, Kind, guidance_config
+from denseclip.detection.config import DetectorConfig, guidance_config
 from denseclip.detection.mask_rcnn import BOX_SIDE, MASK_SIDE, RegionHead
 from denseclip.detection.model import Detector, build_detector
 from denseclip.detection.predict import load_detector
@@ -108,13 +108,13 @@ def count(subject: Subject, size: Size) -> Cost:
     }
     modules = {name.partition(".")[2]: macs for name, macs in modules.items() if "." in name}
     macs = counter.get_total_flops() // 2
-    text = [n for n in (subject.text,) if n]
+    text = subject.net.get_submodule(subject.text) if subject.text else nn.Identity()
     return Cost(
         size=size,
         macs=macs,
         params=_parameters(subject.net),
-        text_macs=sum(modules.get(name, 0) for name in text),
-        text_params=sum(_parameters(subject.net.get_submodule(name)) for name in text),
+        text_macs=modules.get(subject.text, 0),
+        text_params=_parameters(text),
         at_output=macs + tally.more // 2,
         modules=modules,
     )
@@ -126,20 +126,9 @@ class _Transposed:
     def __init__(self) -> None:
         self.more = 0
 
-    def __call__(
-        self,
-        x: Shape,
-        weight: Shape,
-        bias: object,
-        stride: object,
-        padding: object,
-        dilation: object,
-        transposed: bool,
-        *rest: object,
-        out_shape: Shape,
-        **options: object,
-    ) -> int:
-        del bias, stride, padding, dilation, rest, options
+    def __call__(self, x: Shape, weight: Shape, *rest: Any, out_shape: Shape, **options: object) -> int:
+        del options
+        transposed = rest[4]  # after bias, stride, padding, dilation
         flops = conv_flop_count(list(x), list(weight), list(out_shape), transposed=transposed)
         if transposed:
             self.more += flops * prod(out_shape[2:]) // prod(x[2:]) - flops
@@ -164,25 +153,6 @@ def _elementwise() -> dict[Any, Callable[..., int]]:
 
 def _parameters(net: nn.Module) -> int:
     return sum(parameter.numel() for parameter in net.parameters())
-
-
-GRID = 42  # positions for 1344 pixels
-
-
-def detector(
-    kind: Kind, layers: tuple[int, int, int, int], embed_dim: int, text: TextShape, *, language: bool
-) -> Callable[[], Subject]:
-    """A detector of the paper for COCO's classes."""
-
-    def build() -> Subject:
-        shapes = Shapes(ResNetShape(layers, 64, 32, GRID), text if language else None, embed_dim)
-        config, settings = guidance_config({"language": language}), DetectorConfig(kind, "mmdet")
-        tokens = _coco_tokens()
-        with torch.device("meta"):
-            model = build_detector(config, settings, shapes, coco_things(), tokenize=lambda names: tokens)
-        return subject_of_detector(model.eval())
-
-    return build
 
 
 def subject_of_detector(model: Detector) -> Subject:
@@ -219,90 +189,97 @@ class _Counted(nn.Module):
 
 
 @cache
-def _coco_tokens() -> Tensor:
-    return tokenizer_for({}, "CLIP")(coco_things())
-
-
-DEFAULT_SIZE = (1024, 1024)
-OFFICIAL_TOKENS, CONTEXTS = 5, 8
-DECONVOLUTIONS = (
-    "the published figure counts the pyramid's transposed convolutions at the size of their output, as old "
-    "versions of fvcore did: {at_output:.1f} in that way"
-)
+def _tokens(names: tuple[str, ...]) -> Tensor:
+    return tokenizer_for({}, "CLIP")(names)
 
 
 @dataclass(frozen=True)
 class Published:
-    """A row of a paper's table. size: of its input (H, W). why: what differs; {at_output} GMACs are filled in."""
+    """A row of a paper's table.
 
-    build: Callable[[], Subject]
+    kind: "fpn" for Semantic FPN on ADE20K's classes, or of a detector for COCO's. backbone, embed_dim: of its CLIP.
+    language: whether it has words. gmacs, params: as printed, params in millions, both without the text encoder.
+    why: what differs from ours; {at_output} GMACs are filled in.
+    """
+
+    kind: Literal["fpn", "retinanet", "maskrcnn"]
+    backbone: BackboneShape
+    embed_dim: int
+    language: bool
     gmacs: float
-    params: float  # millions, without the text encoder
-    size: Size = DEFAULT_SIZE
+    params: float
     why: str = ""
+
+    @property
+    def size(self) -> Size:
+        """Of its input (H, W)."""
+        return DEFAULT_SIZE if self.kind == "fpn" else COCO_SIZE
 
     def explain(self, cost: Cost) -> str:
         """`why` with this cost's figures."""
-        return self.why.format(at_output=(cost.at_output - cost.text_macs) / 1e9)
+        return self.why.format(at_output=(cost.at_output - cost.text_macs) / GIGA)
+
+    def build(self) -> Subject:
+        """The model, on the meta device."""
+        shapes = Shapes(self.backbone, TEXT if self.language else None, self.embed_dim)
+        names = class_set("ade") if self.kind == "fpn" else coco_things()
+        tokens = _tokens(names)
+        if self.kind != "fpn":
+            config = guidance_config({"language": self.language})
+            settings = DetectorConfig(self.kind, "mmdet")
+            with torch.device("meta"):
+                detector = build_detector(config, settings, shapes, names, tokenize=lambda names: tokens)
+            return subject_of_detector(detector.eval())
+        with torch.device("meta"):
+            config = DenseClipConfig(language=self.language)
+            model = build_denseclip(config, shapes, names, tokenize=lambda names: tokens).eval()
+
+        def run(images: Tensor) -> Tensor:
+            return F.interpolate(model(images), images.shape[2:], mode="bilinear", align_corners=False)
+
+        return Subject(model, run, "text_encoder" if self.language else "")
 
 
-def _fpn(backbone: BackboneShape, embed_dim: int, *, language: bool) -> Callable[[], Subject]:
-    return lambda: _segmenter(backbone, embed_dim, language=language)
+def _resnet(layers: tuple[int, int, int, int], grid: int) -> ResNetShape:
+    return ResNetShape(layers, width=64, heads=32, grid=grid)
 
 
-def _detector(kind: Kind, backbone: ResNetShape, embed_dim: int, *, language: bool) -> Callable[[], Subject]:
-    return detector(kind, backbone.layers, embed_dim, TEXT, language=language)
-
-
-def _resnet(layers: tuple[int, int, int, int]) -> ResNetShape:
-    return ResNetShape(layers, width=64, heads=32, grid=16)
-
-
-TEXT = TextShape(512, 12, 8, 2048, OFFICIAL_TOKENS + CONTEXTS, 49408)
-COCO_SIZE = (800, 1280)
-MASKS = (
-    "the published figure counts the mask head's transposed convolution at the size of its output, as old versions "
-    "of fvcore did: {at_output:.1f} in that way"
+REGIONS, MASKED = 1000, 100  # regions whose class, and whose mask, is looked for in one picture
+DEFAULT_SIZE, COCO_SIZE = (1024, 1024), (800, 1280)
+TEXT = TextShape(512, 12, 8, 2048, 5 + 8, 49408)  # five tokens of a name and eight contexts
+LAYERS50, LAYERS101 = (3, 4, 6, 3), (3, 4, 23, 3)
+RN50, RN101 = _resnet(LAYERS50, 16), _resnet(LAYERS101, 16)  # positions for 512 pixels
+DET50, DET101 = _resnet(LAYERS50, 42), _resnet(LAYERS101, 42)  # for 1344
+VIT_B = VitShape(16, 768, 12, 12, 3072, grid=40, out_indices=default_out_indices(12))
+OLD_COUNT = (
+    "the published figure counts {what} at the size of {its} output, as old versions of fvcore did: "
+    "{{at_output:.1f}} in that way"
 )
+DECONVOLUTIONS = OLD_COUNT.format(what="the pyramid's transposed convolutions", its="their")
+MASKS = OLD_COUNT.format(what="the mask head's transposed convolution", its="its")
 SCORES = (
     MASKS + "; the rest results if the score map is computed at stride 4 too, probably in an earlier version"
 )
-RN50, RN101 = _resnet((3, 4, 6, 3)), _resnet((3, 4, 23, 3))
-VIT_B = VitShape(16, 768, 12, 12, 3072, grid=40, out_indices=default_out_indices(12))
-
-SEGMENTERS = {  # Semantic FPN on ADE20K, 1024 x 1024, 150 classes
-    "fpn-rn50": Published(_fpn(RN50, 1024, language=False), 248.8, 31.0),
-    "denseclip-fpn-rn50": Published(
-        _fpn(RN50, 1024, language=True),
-        269.2,
-        50.3,
-        why="269.2 results without the batch norms, and 50.3 M with 16 contexts in place of the released 8: the "
-        "published row probably is of an earlier configuration",
-    ),
-    "fpn-rn101": Published(_fpn(RN101, 512, language=False), 326.6, 50.0),
-    "denseclip-fpn-rn101": Published(_fpn(RN101, 512, language=True), 346.3, 67.8),
-    "fpn-vit-b": Published(
-        _fpn(VIT_B, 512, language=False),
-        1037.4,
-        100.8,
-        why=DECONVOLUTIONS
-        + "; 100.8 M results with positions for 512 pixels, the released configuration has 640",
-    ),
-    "denseclip-fpn-vit-b": Published(_fpn(VIT_B, 512, language=True), 1043.1, 105.3, why=DECONVOLUTIONS),
-}
-_COCO: tuple[tuple[str, Kind, ResNetShape, int, bool, float, float, str], ...] = (  # the README's eight rows
-    ("retinanet-rn50", "retinanet", RN50, 1024, False, 265, 38, ""),
-    ("denseclip-retinanet-rn50", "retinanet", RN50, 1024, True, 285, 60, ""),
-    ("retinanet-rn101", "retinanet", RN101, 512, False, 341, 57, ""),
-    ("denseclip-retinanet-rn101", "retinanet", RN101, 512, True, 360, 78, ""),
-    ("maskrcnn-rn50", "maskrcnn", RN50, 1024, False, 301, 44, MASKS),
-    ("denseclip-maskrcnn-rn50", "maskrcnn", RN50, 1024, True, 327, 67, SCORES),
-    ("maskrcnn-rn101", "maskrcnn", RN101, 512, False, 377, 63, MASKS),
-    ("denseclip-maskrcnn-rn101", "maskrcnn", RN101, 512, True, 399, 84, SCORES),
+EARLIER = (
+    "269.2 results without the batch norms, and 50.3 M with 16 contexts in place of the released 8: the published "
+    "row probably is of an earlier configuration"
 )
-PUBLISHED: dict[str, Published] = SEGMENTERS | {
-    name: Published(_detector(kind, net, dim, language=language), gmacs, params, COCO_SIZE, why)
-    for name, kind, net, dim, language, gmacs, params, why in _COCO
+POSITIONS = "; 100.8 M results with positions for 512 pixels, the released configuration has 640"
+PUBLISHED = {
+    "fpn-rn50": Published("fpn", RN50, 1024, False, 248.8, 31.0),
+    "denseclip-fpn-rn50": Published("fpn", RN50, 1024, True, 269.2, 50.3, EARLIER),
+    "fpn-rn101": Published("fpn", RN101, 512, False, 326.6, 50.0),
+    "denseclip-fpn-rn101": Published("fpn", RN101, 512, True, 346.3, 67.8),
+    "fpn-vit-b": Published("fpn", VIT_B, 512, False, 1037.4, 100.8, DECONVOLUTIONS + POSITIONS),
+    "denseclip-fpn-vit-b": Published("fpn", VIT_B, 512, True, 1043.1, 105.3, DECONVOLUTIONS),
+    "retinanet-rn50": Published("retinanet", DET50, 1024, False, 265, 38),
+    "denseclip-retinanet-rn50": Published("retinanet", DET50, 1024, True, 285, 60),
+    "retinanet-rn101": Published("retinanet", DET101, 512, False, 341, 57),
+    "denseclip-retinanet-rn101": Published("retinanet", DET101, 512, True, 360, 78),
+    "maskrcnn-rn50": Published("maskrcnn", DET50, 1024, False, 301, 44, MASKS),
+    "denseclip-maskrcnn-rn50": Published("maskrcnn", DET50, 1024, True, 327, 67, SCORES),
+    "maskrcnn-rn101": Published("maskrcnn", DET101, 512, False, 377, 63, MASKS),
+    "denseclip-maskrcnn-rn101": Published("maskrcnn", DET101, 512, True, 399, 84, SCORES),
 }
 
 
@@ -314,7 +291,10 @@ def subject_of(model: str) -> Subject:
     """
     if model in PUBLISHED:
         return PUBLISHED[model].build()
-    return _trained(model) if trained_kind(model) else _dense_clip(_on_meta(model))
+    if trained_kind(model):
+        return _trained(model)
+    net = _DenseClip(_on_meta(model))
+    return Subject(net, net, "text")
 
 
 def cost_of(model: str, size: Size | None = None) -> Cost:
@@ -322,27 +302,6 @@ def cost_of(model: str, size: Size | None = None) -> Cost:
     if size is None:
         size = PUBLISHED[model].size if model in PUBLISHED else DEFAULT_SIZE
     return count(subject_of(model), size)
-
-
-def _segmenter(backbone: BackboneShape, embed_dim: int, *, language: bool) -> Subject:
-    shapes = Shapes(backbone, TEXT if language else None, embed_dim)
-    tokens = _ade_tokens()
-    with torch.device("meta"):
-        model = build_denseclip(
-            DenseClipConfig(language=language), shapes, class_set("ade"), tokenize=lambda names: tokens
-        )
-    model.eval()
-
-    def run(images: Tensor) -> Tensor:
-        size = (images.shape[2], images.shape[3])
-        return F.interpolate(model(images), size, mode="bilinear", align_corners=False)
-
-    return Subject(model, run, "text_encoder" if language else "")
-
-
-@cache
-def _ade_tokens() -> Tensor:
-    return tokenizer_for({}, "CLIP")(class_set("ade"))
 
 
 def _trained(path: str) -> Subject:
@@ -370,11 +329,6 @@ class _DenseClip(nn.Module):
         return self._encode(images).map, self.text(sentence)
 
 
-def _dense_clip(clip: Clip) -> Subject:
-    net = _DenseClip(clip)
-    return Subject(net, net, "text")
-
-
 def _on_meta(model: str) -> Clip:
     """A CLIP without values: by its configuration if it has a name, else as its file says."""
     if model in EMBEDDED or not is_known(model):
@@ -392,6 +346,3 @@ def _on_meta(model: str) -> Clip:
         embed_dim=config["embed_dim"],
         logit_scale=100.0,
     )
-
-
-REGIONS, MASKED = 1000, 100  # regions whose class, and whose mask, is looked for in one picture

@@ -1,6 +1,5 @@
 """The confusion matrix, its figures, and their intervals over images."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,24 +12,11 @@ from torch import Tensor
 from denseclip.errors import UserError
 
 
-@dataclass(frozen=True)
-class Summary:
-    """Means over a group of classes, as fractions; nan where no class of the group occurs.
-
-    `miou` and `macc` are means over the classes that occur; `pacc` is the group's correct pixels over its
-    pixels.
-    """
-
-    miou: float
-    pacc: float
-    macc: float
-
-
 class ConfusionMatrix:
     """Counts of (true class, predicted class) over pixels, exact and independent of batching and order.
 
     `matrix` is int64 (K, K) on `device`: rows are the truth, columns the prediction. With `per_image` the
-    intersection, union and size of every class are also kept for every image, for `paired_bootstrap`.
+    intersection, union and size of every class are also kept for every image, for `contrast`.
     """
 
     def __init__(
@@ -123,25 +109,17 @@ class ConfusionMatrix:
         """Correct over predicted pixels: float64 (K,) on the CPU, nan for a class never predicted."""
         return (self.matrix.diagonal().double() / self.matrix.sum(0)).cpu()
 
-    def summary(self, classes: Sequence[int] | None = None) -> Summary:
-        """Means over `classes` (indices; all if None) of the one joint prediction."""
-        chosen = (
-            torch.arange(self.num_classes) if classes is None else torch.tensor(classes, dtype=torch.int64)
-        )
-        correct, truth = self.matrix.diagonal().cpu()[chosen].sum(), self.matrix.sum(1).cpu()[chosen].sum()
-        return Summary(
-            miou=float(self.iou()[chosen].nanmean()),
-            pacc=float(correct.double() / truth),
-            macc=float(self.accuracy()[chosen].nanmean()),
-        )
+    def summary(self, unseen: Sequence[int] = ()) -> dict[str, float]:
+        """Fractions by name: mIoU, pAcc, mAcc of the one joint prediction.
 
-    def report(self, seen: Sequence[int], unseen: Sequence[int]) -> dict[str, Any]:
-        """Summaries of `all`, `seen` and `unseen` (present where the group has classes) and `hiou`."""
-        groups = {"seen": seen, "unseen": unseen} if seen and unseen else {}
-        found: dict[str, Any] = {"all": self.summary()} | {k: self.summary(v) for k, v in groups.items()}
-        if groups:
-            found["hiou"] = harmonic_mean(found["seen"].miou, found["unseen"].miou)
-        return found
+        unseen: indices of classes; with them, and with others, also each figure of the seen (S) and the unseen (U)
+        ones, and hIoU.
+        """
+        areas = _areas(self.matrix[None]).cpu().double().numpy()[:, None]  # (1, 1, K, 3)
+        apart = 0 < len(unseen) < self.num_classes
+        names = [f"{name}{group}" for group in ("", "(S)", "(U)")[: 3 if apart else 1] for name in _MEANS]
+        names += ["hIoU"] if apart else []
+        return {name: figure(name, self.num_classes, unseen)(areas).item() for name in names}
 
 
 def _areas(counts: Tensor) -> Tensor:
@@ -151,29 +129,50 @@ def _areas(counts: Tensor) -> Tensor:
     return torch.stack([intersection, truth + guess - intersection, truth], dim=-1)
 
 
-def harmonic_mean(seen: float, unseen: float) -> float:
-    """2SU/(S+U): hIoU of the two groups' mIoU; 0 if both are 0, nan if either is nan."""
-    total = seen + unseen
-    return 0.0 if total == 0 else 2 * seen * unseen / total
-
-
-def percent(fraction: float, digits: int = 2) -> float:
-    """Percent with the papers' two decimals; nan stays nan."""
-    return fraction if math.isnan(fraction) else round(fraction * 100, digits)
-
-
 Figure = Callable[[NDArray[np.float64]], NDArray[np.float64]]
-"""From areas (n, models, K, 3), summed over images, to figures (n, models)."""
+"""From areas (n, models, K, 3), summed over images, to fractions (n, models)."""
+_MEANS = ("mIoU", "pAcc", "mAcc")
+
+
+def figure(metric: str, classes: int, unseen: Sequence[int] = ()) -> Figure:
+    """The figure of that name, such as "mIoU(U)", over `classes` classes of which some are unseen.
+
+    mIoU and mAcc are means over the classes that occur, nan if none does; pAcc is the correct pixels of the group
+    over its pixels; hIoU is 2SU / (S + U) of the groups' mIoU, 0 if both are 0 (maskclip section e).
+    """
+    if metric == "hIoU":
+        first, second = (figure(f"mIoU({group})", classes, unseen) for group in "SU")
+        return lambda areas: _harmonic(first(areas), second(areas))
+    name, _, group = metric.partition("(")
+    chosen = [k for k in range(classes) if not group or (k in unseen) == (group == "U)")]
+    if name == "pAcc":
+        return lambda areas: _ratio(areas[..., chosen, 0].sum(-1), areas[..., chosen, 2].sum(-1))
+    whole = {"mIoU": 1, "mAcc": 2}[name]
+    return lambda areas: _mean_of(areas[..., chosen, 0], areas[..., chosen, whole])
+
+
+def _harmonic(seen: NDArray[np.float64], unseen: NDArray[np.float64]) -> NDArray[np.float64]:
+    total = seen + unseen
+    return np.divide(2 * seen * unseen, total, out=np.zeros_like(total), where=total != 0)
+
+
+def _mean_of(parts: NDArray[np.float64], wholes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean over the last axis of parts / wholes where there is a whole; nan where there is none at all."""
+    present = wholes > 0
+    shares = np.divide(parts, wholes, out=np.zeros_like(wholes), where=present)
+    return _ratio(shares.sum(-1), present.sum(-1))
+
+
+def _ratio(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
+    """part / whole, nan where there is no whole."""
+    return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
 
 
 @dataclass(frozen=True)
 class Difference:
-    """mIoU of the first model minus that of the second, with the 95 % interval over images (fractions).
+    """A weighted sum of models' figures, and its 95 % interval over images (fractions, or points where said)."""
 
-    From `contrast`: the weighted sum of the models' mIoU.
-    """
-
-    miou: float
+    value: float
     low: float
     high: float
 
@@ -183,30 +182,17 @@ class Difference:
         return self.low > 0 or self.high < 0
 
 
-def paired_bootstrap(
-    per_image_a: Tensor,
-    per_image_b: Tensor,
-    n: int = 2000,
-    seed: int = 0,
-    classes: Sequence[int] | None = None,
-) -> Difference:
-    """The first model's mIoU minus the second's; see `contrast`."""
-    return contrast([per_image_a, per_image_b], [1.0, -1.0], n, seed, classes)
-
-
 def contrast(
     per_images: Sequence[Tensor],
     weights: Sequence[float],
     n: int = 2000,
     seed: int = 0,
-    classes: Sequence[int] | None = None,
-    figure: "Figure | None" = None,
+    of: Figure | None = None,
 ) -> Difference:
-    """Resample the images `n` times, the same ones for all models, and weigh the exact mIoU of the totals.
+    """Resample the images `n` times, the same ones for all models, and weigh the exact figures of the totals.
 
     per_images: `ConfusionMatrix.per_image` of every model, (images, K, 3), of the same images in the same order.
-    weights: one per model: [1, -1] for a difference, [1] for the figure itself. classes: indices of the group to
-    average over; all if None. figure: another one than mIoU.
+    weights: one per model: [1, -1] for a difference, [1] for the figure itself. of: see `figure`; mIoU if None.
     The interval runs from the 2.5th to the 97.5th percentile (Efron's percentile interval). A class that is labelled
     in the images, but in none of those drawn, is left out of the draw's mean: it would count as zero wherever it is
     predicted, and drag the interval below the figure.
@@ -214,9 +200,8 @@ def contrast(
     assert len({counts.shape for counts in per_images}) == 1
     assert len(per_images) == len(weights)
     assert len(per_images[0]) > 0
-    chosen = slice(None) if classes is None else list(classes)
-    figure = figure or _miou
-    areas = np.stack([x[:, chosen].double().numpy() for x in per_images], 1)  # (images, models, K, 3)
+    of = of or figure("mIoU", per_images[0].shape[1])
+    areas = np.stack([x.double().numpy() for x in per_images], 1)  # (images, models, K, 3)
     images = len(areas)
     labelled = areas[..., -1:].sum(0) > 0  # (models, K, 1)
     flat, factors = areas.reshape(images, -1), np.asarray(weights, np.float64)
@@ -225,18 +210,6 @@ def contrast(
     for start in range(0, n, 256):  # a chunk keeps the draws of 256 x images in memory
         draws = rng.multinomial(images, np.full(images, 1 / images), size=min(256, n - start))
         totals = (draws.astype(np.float64) @ flat).reshape(-1, *areas.shape[1:])
-        sampled.append(figure(np.where(labelled & (totals[..., -1:] == 0), 0.0, totals)) @ factors)
+        sampled.append(of(np.where(labelled & (totals[..., -1:] == 0), 0.0, totals)) @ factors)
     low, high = np.nanpercentile(np.concatenate(sampled), [2.5, 97.5])
-    return Difference(float(figure(areas.sum(0)[None])[0] @ factors), float(low), float(high))
-
-
-def _miou(totals: NDArray[np.float64]) -> NDArray[np.float64]:
-    return mean_of(totals[..., 0], totals[..., 1])
-
-
-def mean_of(parts: NDArray[np.float64], wholes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean over the last axis of parts / wholes where there is a whole; nan where there is none at all."""
-    present = wholes > 0
-    shares = np.divide(parts, wholes, out=np.zeros_like(wholes), where=present)
-    count = present.sum(-1)
-    return np.divide(shares.sum(-1), count, out=np.full(count.shape, np.nan), where=count > 0)
+    return Difference(float(of(areas.sum(0)[None])[0] @ factors), float(low), float(high))

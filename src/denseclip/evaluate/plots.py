@@ -1,19 +1,14 @@
 """Figures and files of an evaluation."""
 
-import csv
-import io
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from denseclip.data.datasets import SegmentationDataset
-from denseclip.data.specs import DatasetSpec
-from denseclip.data.things import ThingsDataset, ThingsSample
+from denseclip.data.things import ThingsDataset
 from denseclip.detection.predict import TrainedDetector, draw_things
 from denseclip.errors import UserError
 from denseclip.evaluate.result import Corruption, Result
@@ -124,9 +119,7 @@ def _box(axes: "Axes", first: int, count: int, name: str, color: str) -> None:
     )
 
 
-WIDTH = 240  # pixels
-
-Row = tuple[NDArray[np.uint8], NDArray[np.integer], NDArray[np.integer]]
+WIDTH, THINGS_WIDTH = 240, 320  # pixels; names of things have to be read
 
 
 def draw_examples(
@@ -136,56 +129,28 @@ def draw_examples(
 
     Images that cannot be used are left out; what is not counted stays unpainted.
     """
-    rows = list(_rows(segmenter, dataset, spread(images, count)))
     spec = dataset.spec
-    with atomic_path(path) as temporary:
-        paint.with_legend(_grid(rows, spec), _legend(rows, spec)).save(temporary)
-
-
-def spread(images: int, count: int) -> list[int]:
-    """Up to `count` of the first `images` numbers, evenly spread."""
-    return np.linspace(0, images - 1, min(count, images)).astype(int).tolist()
-
-
-def _rows(segmenter: Segmenter, dataset: SegmentationDataset, indices: list[int]) -> Iterator[Row]:
-    """Image, true classes and predicted classes."""
-    lookup = np.array(class_ids(segmenter, dataset.spec))
-    for index in indices:
+    lookup, colors = np.array(class_ids(segmenter, spec)), class_colors(spec.classes)
+    areas, tiles = np.zeros(len(spec.classes), np.int64), []
+    for index in spread(images, count):
         try:
             sample = dataset[index]
-            yield sample.image, sample.mask, lookup[segmenter.segment(sample.image).mask]
+            masks = sample.mask, lookup[segmenter.segment(sample.image).mask]
         except UserError:
             continue
-
-
-def _grid(rows: list[Row], spec: DatasetSpec) -> NDArray[np.uint8]:
-    """The rows below a header, (H, W, 3) uint8."""
-    colors = class_colors(spec.classes)
-    tiles = [
-        Image.fromarray(one)
-        for image, *masks in rows
-        for one in (image, *(paint.overlay(image, mask, colors, clear=spec.background) for mask in masks))
-    ]
-    captions = ["image", "truth", "prediction", *[""] * len(tiles)][: len(tiles)]
-    return paint.contact_sheet(tiles, captions, columns=3, side=WIDTH)
-
-
-def _legend(rows: list[Row], spec: DatasetSpec) -> list[paint.Entry]:
-    """The classes that occur, the most frequent first."""
-    areas = np.zeros(len(spec.classes), np.int64)
-    for _, *masks in rows:
+        shown = [paint.overlay(sample.image, mask, colors, clear=spec.background) for mask in masks]
+        tiles += [Image.fromarray(one) for one in (sample.image, *shown)]
         for mask in masks:
             areas += np.bincount(mask[mask < len(areas)].ravel(), minlength=len(areas))
     if spec.background is not None:
         areas[spec.background] = 0
-    order = [k for k in np.argsort(-areas, kind="stable").tolist() if areas[k]]
-    swatches = paint.tints(class_colors(spec.classes))
-    return [paint.Entry(spec.classes[k], swatches[k].tolist()) for k in order[:60]]
-
-
-THINGS_WIDTH = 320  # pixels; names have to be read
-
-Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+    order = [k for k in np.argsort(-areas, kind="stable").tolist() if areas[k]]  # the most frequent first
+    swatches = paint.tints(colors)
+    legend = [paint.Entry(spec.classes[k], swatches[k].tolist()) for k in order[:60]]
+    captions = ["image", "truth", "prediction", *[""] * len(tiles)][: len(tiles)]
+    with atomic_path(path) as temporary:
+        sheet = paint.contact_sheet(tiles, captions, columns=3, side=WIDTH)
+        paint.with_legend(sheet, legend).save(temporary)
 
 
 def draw_detections(
@@ -201,36 +166,28 @@ def draw_detections(
 
     threshold: lowest score that is drawn. Images that cannot be used are left out.
     """
-    pairs = list(_pairs(detector, dataset, spread(images, count), threshold))
-    with atomic_path(path) as temporary:
-        _beside(pairs, ("truth", f"found, scores from {threshold:g}")).save(temporary)
-
-
-def _pairs(
-    detector: TrainedDetector, dataset: ThingsDataset, indices: list[int], threshold: float
-) -> Iterator[Pair]:
-    """The same picture with its truth and with what was found, both (H, W, 3)."""
-    for index in indices:
+    rows: tuple[list[Image.Image], ...] = ([], [])
+    for index in spread(images, count):
         try:
             sample = dataset[index]
         except UserError:
             continue
-        found = detector.detect(sample.image).above(threshold)
-        yield _truth(sample, dataset.classes), np.asarray(found.overlay())
+        truth = sample.truth
+        masks = [runs for runs in truth.runs if runs is not None]
+        whole = masks if len(masks) == len(truth.runs) else None
+        drawn = draw_things(sample.image, truth.boxes, truth.labels.tolist(), dataset.classes, masks=whole)
+        rows[0].append(Image.fromarray(drawn))
+        rows[1].append(detector.detect(sample.image).above(threshold).overlay())
+    titles = ("truth", f"found, scores from {threshold:g}")
+    captions = [title if column == 0 else "" for title in titles for column in range(len(rows[0]))]
+    with atomic_path(path) as temporary:
+        sheet = paint.contact_sheet([*rows[0], *rows[1]], captions, columns=len(rows[0]), side=THINGS_WIDTH)
+        Image.fromarray(sheet).save(temporary)
 
 
-def _truth(sample: ThingsSample, classes: tuple[str, ...]) -> NDArray[np.uint8]:
-    truth = sample.truth
-    masks = [runs for runs in truth.runs if runs is not None]
-    whole = masks if len(masks) == len(truth.runs) else None
-    return draw_things(sample.image, truth.boxes, truth.labels.tolist(), classes, masks=whole)
-
-
-def _beside(pairs: list[Pair], titles: tuple[str, str]) -> Image.Image:
-    """A column for each pair, and a title above each row."""
-    tiles = [Image.fromarray(image) for row in zip(*pairs, strict=True) for image in row]
-    captions = [title if column == 0 else "" for title in titles for column in range(len(pairs))]
-    return Image.fromarray(paint.contact_sheet(tiles, captions, columns=len(pairs), side=THINGS_WIDTH))
+def spread(images: int, count: int) -> list[int]:
+    """Up to `count` of the first `images` numbers, evenly spread."""
+    return np.linspace(0, images - 1, min(count, images)).astype(int).tolist()
 
 
 RESULT, CLASSES, CONFUSION, EXAMPLES = "result.json", "classes.csv", "confusion.png", "examples.png"
@@ -248,17 +205,5 @@ def need_matplotlib() -> None:
 def write_report(result: Result, folder: Path) -> None:
     """Write result.json, classes.csv and confusion.png; the same bytes for the same result."""
     write_text(folder / RESULT, result.to_json())
-    write_text(folder / CLASSES, to_csv(result))
+    write_text(folder / CLASSES, result.to_csv())
     draw_confusion(result, folder / CONFUSION)
-
-
-def to_csv(result: Result) -> str:
-    """CSV with one line a class, percent with two decimals, empty where a class does not occur."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["class", "group", "IoU", "accuracy", "precision", "pixels"])
-    for row in result.table():
-        figures = (row.iou, row.accuracy, row.precision)
-        shown = ("" if math.isnan(value) else f"{value:.2f}" for value in figures)
-        writer.writerow([row.name, "unseen" if row.unseen else "seen", *shown, row.pixels])
-    return text.getvalue()

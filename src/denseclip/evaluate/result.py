@@ -5,8 +5,9 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
 from typing import Any, Self
 
@@ -15,10 +16,47 @@ from torch import Tensor
 
 from denseclip.data.datasets import SegmentationDataset
 from denseclip.errors import UserError
-from denseclip.evaluate.metrics import ConfusionMatrix, Difference, paired_bootstrap, percent
+from denseclip.evaluate.metrics import ConfusionMatrix, Difference, contrast, figure
 from denseclip.segment.segmenter import Segmenter
 
 Corruption = tuple[str, int]  # kind and level
+
+
+def digest(text: str) -> str:
+    """What tells one content from another: 64 hexadecimal digits."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def versions(**packages: str) -> dict[str, str]:
+    """Of denseclip, torch and these packages, by what they are called here."""
+    named = {"denseclip": "denseclip", "torch": "torch", **packages}
+    return {name: version(package) for name, package in named.items()}
+
+
+def number(value: float) -> float | None:
+    """Two decimals, as JSON can hold them: None for nan."""
+    return None if math.isnan(value) else round(value, 2)
+
+
+def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """CSV; floats have two decimals, and are empty where they are nan."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    for row in rows:
+        shown = (f"{v:.2f}".replace("nan", "") if isinstance(v, float) else v for v in row)
+        writer.writerow(list(shown))
+    return text.getvalue()
+
+
+@contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Whatever a wrong text leads to becomes a UserError: it is no `what`."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RuntimeError) as error:
+        reason = f"{type(error).__name__}: {str(error)[:80]}"
+        raise UserError(f"this is no {what} ({reason}): evaluate again") from None
 
 
 @dataclass(frozen=True)
@@ -55,36 +93,26 @@ class Protocol:
         """The protocol of the first `images` images of a data set under a segmenter."""
         clip, spec = segmenter.clip, dataset.spec
         ids = [entry.image_id for entry in dataset.entries[:images]]
-        contents = repr((ids, spec.classes, spec.prompts, spec.background, spec.scenes))
         return cls(
-            model=clip.name,
-            details=clip.describe().removeprefix(f"{clip.name}: "),
-            weights=clip.fingerprint[:12],
-            data=spec.name,
-            split=dataset.split,
-            images=images,
-            contents=hashlib.sha256(contents.encode()).hexdigest()[:12],
-            settings=segmenter.settings.describe(),
-            corruption=corruption,
-            versions={
-                "denseclip": version("denseclip"),
-                "torch": version("torch"),
-                "open_clip": version("open_clip_torch"),
-            },
-            machine=segmenter.machine,
+            clip.name,
+            clip.describe().removeprefix(f"{clip.name}: "),
+            clip.fingerprint[:12],
+            spec.name,
+            dataset.split,
+            images,
+            digest(repr((ids, spec.classes, spec.prompts, spec.background, spec.scenes)))[:12],
+            segmenter.settings.describe(),
+            corruption,
+            versions(open_clip="open_clip_torch"),
+            segmenter.machine,
         )
 
     def describe(self) -> dict[str, Any]:
         """A flat form to print or to store as JSON."""
+        flat = {f.name: getattr(self, f.name) for f in fields(self)[:7]}
         corruption = f"{self.corruption[0]}, level {self.corruption[1]}" if self.corruption else "none"
         return {
-            "model": self.model,
-            "details": self.details,
-            "weights": self.weights,
-            "data": self.data,
-            "split": self.split,
-            "images": self.images,
-            "contents": self.contents,
+            **flat,
             **self.settings,
             "corruption": corruption,
             "precision": self.machine,
@@ -146,32 +174,14 @@ class Result:
 
     def summary(self) -> dict[str, float]:
         """Percent, not rounded: mIoU, pAcc, mAcc; with unseen classes also each of (S) and (U), and hIoU."""
-        report = self.matrix.report(self.seen, self.unseen)
-        found = {}
-        for group, suffix in (("all", ""), ("seen", "(S)"), ("unseen", "(U)")):
-            if group in report:
-                one = report[group]
-                for name, value in (("mIoU", one.miou), ("pAcc", one.pacc), ("mAcc", one.macc)):
-                    found[name + suffix] = value * 100
-        if "hiou" in report:
-            found["hIoU"] = report["hiou"] * 100
-        return found
+        return {name: value * 100 for name, value in self.matrix.summary(self.unseen).items()}
 
     def table(self) -> list[ClassRow]:
         """Figures of every class, in the data set's order."""
-        figures = zip(
-            self.matrix.iou().tolist(),
-            self.matrix.accuracy().tolist(),
-            self.matrix.precision().tolist(),
-            self.matrix.matrix.sum(1).tolist(),
-            strict=True,
-        )
-        return [
-            ClassRow(name, k in self.unseen, iou * 100, accuracy * 100, precision * 100, pixels)
-            for k, (name, (iou, accuracy, precision, pixels)) in enumerate(
-                zip(self.classes, figures, strict=True)
-            )
-        ]
+        matrix = self.matrix
+        shares = [(100 * values).tolist() for values in (matrix.iou(), matrix.accuracy(), matrix.precision())]
+        rows = zip(self.classes, *shares, matrix.matrix.sum(1).tolist(), strict=True)
+        return [ClassRow(name, k in self.unseen, *figures) for k, (name, *figures) in enumerate(rows)]
 
     def to_json(self) -> str:
         """JSON with the figures (percent, two decimals) and all counts; the same for the same evaluation."""
@@ -179,16 +189,16 @@ class Result:
             {
                 "class": row.name,
                 "unseen": row.unseen,
-                "IoU": _number(row.iou),
-                "accuracy": _number(row.accuracy),
-                "precision": _number(row.precision),
+                "IoU": number(row.iou),
+                "accuracy": number(row.accuracy),
+                "precision": number(row.precision),
                 "pixels": row.pixels,
             }
             for row in self.table()
         ]
         content = {
             "protocol": self.protocol.to_dict(),
-            "summary": {name: _number(value) for name, value in self.summary().items()},
+            "summary": {name: number(value) for name, value in self.summary().items()},
             "classes": rows,
             "images": self.images,
             "skipped": self.skipped,
@@ -201,7 +211,7 @@ class Result:
     @classmethod
     def from_json(cls, text: str) -> Self:
         """Read `to_json()`; raises UserError for any other text."""
-        try:
+        with reading("result of an evaluation"):
             content = json.loads(text)
             rows = content["classes"]
             count = len(rows)
@@ -219,14 +229,14 @@ class Result:
                 tuple(k for k, row in enumerate(rows) if row["unseen"]),
                 list(content["skipped"]),
             )
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError, RuntimeError) as error:
-            reason = f"{type(error).__name__}: {str(error)[:80]}"
-            raise UserError(f"this is no result of an evaluation ({reason}): evaluate again") from None
 
-
-def _number(value: float) -> float | None:
-    """Percent with two decimals as JSON can hold it."""
-    return None if math.isnan(value) else percent(value / 100)
+    def to_csv(self) -> str:
+        """CSV with one line a class, percent with two decimals, empty where a class does not occur."""
+        rows = [
+            (r.name, "unseen" if r.unseen else "seen", r.iou, r.accuracy, r.precision, r.pixels)
+            for r in self.table()
+        ]
+        return csv_text(["class", "group", "IoU", "accuracy", "precision", "pixels"], rows)
 
 
 def _sparse(counts: Tensor) -> list[list[int]]:
@@ -268,7 +278,7 @@ class Comparison:
             ],
             "differences": {
                 name: {
-                    "value": round(one.miou * 100, 2),
+                    "value": round(one.value * 100, 2),
                     "low": round(one.low * 100, 2),
                     "high": round(one.high * 100, 2),
                     "significant": one.significant,
@@ -280,12 +290,7 @@ class Comparison:
 
     def to_csv(self) -> str:
         """CSV with the IoU of every class under both models."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["class", "first", "second"])
-        for name, *values in self.class_rows():
-            writer.writerow([name, *("" if math.isnan(value) else f"{value:.2f}" for value in values)])
-        return text.getvalue()
+        return csv_text(["class", "first", "second"], self.class_rows())
 
 
 def compare(first: Result, second: Result) -> Comparison:
@@ -298,14 +303,7 @@ def compare(first: Result, second: Result) -> Comparison:
             )
     if first.skipped != second.skipped:
         raise UserError("the two models skipped different images: repair those, then evaluate both again")
-    groups: dict[str, Sequence[int] | None] = {"mIoU": None}
-    if first.seen and first.unseen:
-        groups |= {"mIoU(S)": first.seen, "mIoU(U)": first.unseen}
-    return Comparison(
-        first,
-        second,
-        {
-            name: paired_bootstrap(first.matrix.per_image, second.matrix.per_image, classes=classes)
-            for name, classes in groups.items()
-        },
-    )
+    names = ["mIoU", "mIoU(S)", "mIoU(U)"] if first.seen and first.unseen else ["mIoU"]
+    counts = [first.matrix.per_image, second.matrix.per_image]
+    of = {name: figure(name, len(first.classes), first.unseen) for name in names}
+    return Comparison(first, second, {name: contrast(counts, [1.0, -1.0], of=of[name]) for name in names})

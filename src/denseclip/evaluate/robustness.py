@@ -1,7 +1,5 @@
 """A model on corrupted pictures: every kind at every level (maskclip section g; Tables 4 and 5)."""
 
-import csv
-import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +12,7 @@ from denseclip.data.corruptions import KINDS, LEVELS, Kind, corrupt, corruption_
 from denseclip.data.datasets import Sample, SegmentationDataset
 from denseclip.errors import UserError
 from denseclip.evaluate.plots import draw_curves
-from denseclip.evaluate.result import Corruption, Result
+from denseclip.evaluate.result import Corruption, Result, csv_text
 from denseclip.evaluate.run import Change, evaluate
 from denseclip.io import write_text
 from denseclip.segment.segmenter import Segmenter
@@ -84,11 +82,8 @@ class Grid:
 
     def to_csv(self) -> str:
         """CSV with one line a cell."""
-        rows, text = self.rows(), io.StringIO()
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        return text.getvalue()
+        rows = self.rows()
+        return csv_text(list(rows[0]), [list(row.values()) for row in rows])
 
 
 def robustness(

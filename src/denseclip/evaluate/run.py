@@ -2,11 +2,11 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -121,10 +121,41 @@ class Tally:
         self.matrix.load_state_dict(counts)
 
 
-_Labelled = tuple[Callable[[], Segmentation], np.ndarray]  # what gives a result, and the true mask
 Progress = Callable[[int, int], None]  # done, total
 Change = Callable[[Sample], np.ndarray]
 SAVE_SECONDS = 20.0  # the most that an interruption without warning can cost
+T = TypeVar("T")
+Labeled = tuple[Callable[[], Segmentation], np.ndarray]  # what gives a result, and the true mask
+
+
+def usable(
+    engine: Engine[int, Any, Any, T],
+    indices: range,
+    skipped: list[str],
+    *,
+    skip_bad: bool,
+    name: str,
+    progress: Progress,
+) -> Generator[T | None, None, None]:
+    """What an engine makes of images, None for one that cannot be used; `skipped` gets a message for each.
+
+    progress: called with (done, total) images, first with those before the range. Raises UserError for an image that
+    cannot be used (unless skip_bad), and at the end if none could be.
+    """
+    total = indices.stop
+    progress(indices.start, total)
+    with closing(engine.run(indices)) as results:
+        for index, one in results:
+            if isinstance(one, UserError):
+                if not skip_bad:
+                    raise one
+                skipped.append(str(one))
+                yield None
+            else:
+                yield one
+            progress(index + 1, total)
+    if len(skipped) == total:
+        raise UserError(f"none of {total} images of {name} can be used; the first: {skipped[0]}")
 
 
 def evaluate(
@@ -163,85 +194,56 @@ def evaluate(
             raise UserError(
                 f"{state} left out {len(tally.skipped)} bad images: skip them again, or remove it"
             )
-    bench = _Bench(segmenter, dataset, change, tally, skip_bad)
-    report = progress or _silent
-    report(tally.done, total)
+    counts = usable(
+        _counting(segmenter, dataset, change),
+        range(tally.done, total),
+        tally.skipped,
+        skip_bad=skip_bad,
+        name=spec.name,
+        progress=progress or (lambda done, total: None),
+    )
+    saved = started = time.perf_counter()
+    before = tally.seconds
     try:
-        for done in bench.run(total):
-            report(done, total)
-            if state is not None and bench.save_is_due():
-                tally.save(state, protocol)
+        with closing(counts):
+            for one in counts:
+                if one is not None:
+                    tally.matrix.merge(one)
+                tally.done += 1
+                now = time.perf_counter()
+                tally.seconds = before + now - started
+                if state is not None and now - saved > SAVE_SECONDS:
+                    tally.save(state, protocol)
+                    saved = now
     finally:
         if state is not None:
             tally.save(state, protocol)
-    if len(tally.skipped) == total:
-        raise UserError(f"none of {total} images of {spec.name} can be used; the first: {tally.skipped[0]}")
     return Result(protocol, tally.matrix, spec.classes, spec.unseen, tally.skipped, tally.seconds)
 
 
-def _silent(done: int, total: int) -> None:
-    pass
+def _counting(
+    segmenter: Segmenter, dataset: SegmentationDataset, change: Change | None
+) -> Engine[int, Sample, Labeled, ConfusionMatrix]:
+    """An engine from an image's number to its counts."""
+    spec, device = dataset.spec, segmenter.clip.device
+    ids = torch.tensor(class_ids(segmenter, spec), device=device)
+    in_order = ids.tolist() == list(range(len(ids)))
 
+    def read(index: int) -> Sample:
+        sample = dataset[index]
+        return sample if change is None else replace(sample, image=change(sample))
 
-class _Bench:
-    """One evaluation at work."""
-
-    def __init__(
-        self,
-        segmenter: Segmenter,
-        dataset: SegmentationDataset,
-        change: Change | None,
-        tally: Tally,
-        skip_bad: bool,
-    ) -> None:
-        self.segmenter, self.dataset, self.change = segmenter, dataset, change
-        self.tally, self.skip_bad = tally, skip_bad
-        ids = class_ids(segmenter, dataset.spec)
-        self._lookup = (
-            None if ids == list(range(len(ids))) else torch.tensor(ids, device=segmenter.clip.device)
-        )
-        self._saved = time.perf_counter()
-
-    def run(self, total: int) -> Iterator[int]:
-        """Count what is not counted yet; yields how many images are done, after each."""
-        started, before = time.perf_counter(), self.tally.seconds
-        batch = default_batch(self.segmenter.clip.device)
-        engine = Engine(self._read, self._encode, self._count, batch, lambda sample: sample.image.shape)
-        with closing(engine.run(range(self.tally.done, total))) as results:
-            for _, counts in results:
-                if isinstance(counts, UserError):
-                    if not self.skip_bad:
-                        raise counts
-                    self.tally.skipped.append(str(counts))
-                else:
-                    self.tally.matrix.merge(counts)
-                self.tally.done += 1
-                self.tally.seconds = before + time.perf_counter() - started
-                yield self.tally.done
-
-    def save_is_due(self) -> bool:
-        """Whether the counts have not been saved for a while; the time starts again if so."""
-        now = time.perf_counter()
-        due = now - self._saved > SAVE_SECONDS
-        if due:
-            self._saved = now
-        return due
-
-    def _read(self, index: int) -> Sample:
-        sample = self.dataset[index]
-        return sample if self.change is None else replace(sample, image=self.change(sample))
-
-    def _encode(self, samples: list[Sample]) -> list[_Labelled]:
-        begun = self.segmenter.begin([sample.image for sample in samples])
+    def encode(samples: list[Sample]) -> list[Labeled]:
+        begun = segmenter.begin([sample.image for sample in samples])
         return [(one, sample.mask) for one, sample in zip(begun, samples, strict=True)]
 
-    def _count(self, index: int, labelled: _Labelled) -> ConfusionMatrix:
+    def count(index: int, labeled: Labeled) -> ConfusionMatrix:
         del index
-        arrive, mask = labelled
-        device, spec = self.segmenter.clip.device, self.dataset.spec
+        arrive, mask = labeled
         predicted = torch.from_numpy(arrive().mask).to(device)  # (H, W)
-        if self._lookup is not None:
-            predicted = self._lookup[predicted.long()]
+        predicted = predicted if in_order else ids[predicted.long()]
         counts = ConfusionMatrix(len(spec.classes), device, per_image=True)
         counts.update(predicted, torch.from_numpy(mask).to(device), spec.ignore_index)
         return counts
+
+    return Engine(read, encode, count, default_batch(device), lambda sample: sample.image.shape)

@@ -13,12 +13,11 @@ from itertools import combinations, pairwise, permutations, product
 from statistics import fmean
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from denseclip.data.corruptions import KINDS
-from denseclip.evaluate.metrics import Difference, Figure, contrast, mean_of
+from denseclip.evaluate.metrics import Difference, Figure, contrast, figure
 from denseclip.evaluate.result import Result
 from denseclip.reproduce.runs import Finished, FinishedRun, Run
 from denseclip.reproduce.tables import CHANCE, CLEAN, ClaimSpec, FigureSpec, Metric, Table
@@ -97,27 +96,6 @@ def _ratio(spec: FigureSpec, values: Mapping[str, float]) -> float | None:
     return round(top / (bottom or 1.0), 4) if bottom or not spec.bottom else None
 
 
-def measure(metric: Metric, result: Result) -> Figure:
-    """The figure of that name, from (n, models, K, 3) areas to (n, models) fractions: what a bootstrap resamples.
-
-    result: whose classes are grouped into seen and unseen ones.
-    """
-    if metric == "hIoU":
-        seen, unseen = measure("mIoU(S)", result), measure("mIoU(U)", result)
-        return lambda areas: _harmonic(seen(areas), unseen(areas))
-    name, _, group = metric.partition("(")
-    classes = list({"": range(len(result.classes)), "S)": result.seen, "U)": result.unseen}[group])
-    if name == "pAcc":
-        return lambda areas: areas[:, :, classes, 0].sum(-1) / areas[:, :, classes, 2].sum(-1)
-    whole = {"mIoU": 1, "mAcc": 2}[name]
-    return lambda areas: mean_of(areas[:, :, classes, 0], areas[:, :, classes, whole])
-
-
-def _harmonic(seen: np.ndarray, unseen: np.ndarray) -> np.ndarray:
-    total = seen + unseen
-    return np.divide(2 * seen * unseen, total, out=np.zeros_like(total), where=total != 0)
-
-
 def chance(areas: Tensor) -> Tensor:
     """Areas (images, K, 3) that guessing has on average: every class equally likely at every pixel."""
     truth, classes = areas[..., 2].double(), areas.shape[1]
@@ -146,8 +124,7 @@ class Side:
         """Percent, by run."""
         if not self.guessing:
             return [one.result.summary()[self.metric] for one in self.runs]
-        figure = measure(self.metric, self.counted)
-        return [contrast([areas], [1.0], n=1, figure=figure).miou * 100 for areas in self.areas]
+        return [contrast([areas], [1.0], n=1, of=self.figure).value * 100 for areas in self.areas]
 
     @property
     def mean(self) -> float:
@@ -165,6 +142,11 @@ class Side:
         result = self.runs[0].result
         assert isinstance(result, Result)
         return result
+
+    @property
+    def figure(self) -> Figure:
+        """What a bootstrap resamples."""
+        return figure(self.metric, len(self.counted.classes), self.counted.unseen)
 
     def iou(self) -> Tensor:
         """(K,) IoU in percent, mean over runs, nan for a class that does not occur."""
@@ -203,8 +185,8 @@ class Sum:
         points = Difference(total(worst), total(worst), total(best))
         if all(side.areas for side in sides):
             areas = [side.areas[k] for side, k in zip(sides, worst, strict=True)]
-            found = contrast(areas, weights, figure=measure(sides[0].metric, sides[0].counted))
-            points = Difference(found.miou * 100, found.low * 100, found.high * 100)
+            found = contrast(areas, weights, of=sides[0].figure)
+            points = Difference(found.value * 100, found.low * 100, found.high * 100)
         mean = sum(weight * side.mean for side, weight in zip(sides, weights, strict=True))
         return cls(sides, weights, points, mean)
 
@@ -220,7 +202,7 @@ class Sum:
 
     def above(self, points: float) -> bool:
         """Whether it is surely more than `points`."""
-        return (self.worst.miou if self.settled else self.worst.low) > points
+        return (self.worst.value if self.settled else self.worst.low) > points
 
 
 @dataclass(frozen=True)
@@ -284,10 +266,10 @@ class _Question:
     def _within(self, text: str, sides: list[Side]) -> Claim:
         """The two rows that are furthest apart decide; negated, so that the least favourable seeds are taken."""
         sums = [Sum.of(pair, [1.0, -1.0]) for pair in permutations(sides, 2)]
-        found = min(sums, key=lambda one: one.worst.miou)
+        found = min(sums, key=lambda one: one.worst.value)
         (low, high), worst = found.sides, found.worst
         why = (
-            f"{high.name} is above {low.name} by {-found.mean:.1f} points on average, {-worst.miou:.1f} with the "
+            f"{high.name} is above {low.name} by {-found.mean:.1f} points on average, {-worst.value:.1f} with the "
             f"seeds furthest apart, {-worst.low:.1f} at the end of the interval, where less than "
             f"{self.spec.points:g} are asked for."
         )
@@ -300,7 +282,7 @@ class _Question:
         for before, after in pairwise(sides):
             rise = Sum.of([after, before], [1.0, -1.0])
             if rise.above(0):
-                points = f"{rise.worst.miou:.1f} points, and the interval leaves out zero"
+                points = f"{rise.worst.value:.1f} points, and the interval leaves out zero"
                 why.append(f"From {before.name} to {after.name} {after.metric} rises by {points}.")
         return self._verdict(text, not why, drop, 0.0, sides, " ".join(why))
 
@@ -315,7 +297,7 @@ class _Question:
         values = [float(text) for text in printed if text]
         if len(values) == len(found.sides):
             figures["published"] = sum(w * value for w, value in zip(found.weights, values, strict=True))
-        figures |= {"mean difference": found.mean, "difference": found.worst.miou, "threshold": threshold}
+        figures |= {"mean difference": found.mean, "difference": found.worst.value, "threshold": threshold}
         return Claim(
             f"{text} ({self.where})",
             held,
@@ -338,12 +320,12 @@ def _not_above(found: Sum, threshold: float) -> str:
     asked = f"where more than {f'{threshold:g}' if threshold else 'none'} are asked for"
     if mean <= threshold:
         verdict = f"It is {mean:+.1f} points{' on average' if found.trained else ''}, {asked}."
-    elif worst.miou <= threshold:
-        least = f"{worst.miou:+.1f} with the least favourable seeds"
+    elif worst.value <= threshold:
+        least = f"{worst.value:+.1f} with the least favourable seeds"
         verdict = f"It is {mean:+.1f} points on average, but {least}, {asked}."
     else:
         by = f"{'with a single seed ' if found.trained else ''}the 95 % interval over {images} images decides"
-        verdict = f"It is {worst.miou:+.1f} points, but {by}, and it begins at {worst.low:+.1f}, {asked}."
+        verdict = f"It is {worst.value:+.1f} points, but {by}, and it begins at {worst.low:+.1f}, {asked}."
     return " ".join([verdict, *_behind(found)])
 
 

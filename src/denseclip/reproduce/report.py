@@ -12,7 +12,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from denseclip.evaluate.flops import PUBLISHED, cost_of
-from denseclip.evaluate.metrics import contrast, percent
+from denseclip.evaluate.metrics import contrast
 from denseclip.evaluate.plots import draw_curves, save_figure
 from denseclip.evaluate.result import Result
 from denseclip.io import write_text
@@ -186,7 +186,7 @@ def _line(table: Table, runs: Sequence[Run], finished: Sequence[FinishedRun]) ->
     per_run: dict[str, list[float]] = {metric: [] for metric in table.metrics}
     for result in results:
         for metric, value in result.summary().items():
-            per_run.setdefault(metric, []).append(percent(value / 100))
+            per_run.setdefault(metric, []).append(round(value, 2))
     figures: dict[str, Any] = {}
     for metric in table.metrics:
         values = per_run[metric]
@@ -207,8 +207,8 @@ def _line(table: Table, runs: Sequence[Run], finished: Sequence[FinishedRun]) ->
         "runs": len(finished),
         "planned": len(runs),
         **figures,
-        "low": interval and percent(interval.low),
-        "high": interval and percent(interval.high),
+        "low": interval and round(interval.low * 100, 2),
+        "high": interval and round(interval.high * 100, 2),
         "missing": missing if len(finished) < len(runs) else "",
         "name": run.name,
         "seeds": [one.run.training.seed for one in finished if one.run.seed is not None],
