@@ -222,6 +222,15 @@ def _strategy(name: str, world: int) -> "str | Strategy":
     return "auto"
 
 
+def compile_blocks(task: Task) -> None:
+    """Compile the residual blocks of what learns, each shape of block once; names of weights stay."""
+    torch._dynamo.config.recompile_limit = 64  # kinds of blocks, times training and not
+    for module in task.modules():
+        learns = any(weight.requires_grad for weight in module.parameters())
+        if learns and type(module).__name__ in ("Bottleneck", "BasicBlock", "Block"):
+            module.compile()
+
+
 def make_optimizer(task: Task, part: OptimiserPart) -> torch.optim.Optimizer:
     """SGD or AdamW over the task's groups, whose "rate" is kept for the schedule."""
     groups = [{"rate": 1.0, **group} for group in task.parameter_groups()]
@@ -241,6 +250,8 @@ class Loop:
         if fabric.world_size > 1:
             synchronised(task, fabric.device)
         task.to(memory_format=torch.channels_last)
+        if recipe.compile:
+            compile_blocks(task)
         optimizer = make_optimizer(task, recipe.optimiser)
         self.model: Untyped
         self.optimizer: Untyped

@@ -199,7 +199,7 @@ class MaskClipPlus(Task):
         """What the loss of step `step` sees, (B, S, T) int64, 255 ignored; features: the student's."""
         if not self.hidden:
             return batch.labels
-        if self.recipe.teacher.cache and self.phase(step) == "guided" and (batch.labels < 0).any():
+        if self.recipe.teacher.cache and self.phase(step) == "guided":
             candidates = torch.tensor(self.hidden, device=batch.labels.device)
             return torch.where(batch.labels < 0, self.teacher.kept_labels(batch, candidates), batch.labels)
         return self.labeller.labels(

@@ -72,12 +72,15 @@ def assign_labels(gt: Tensor, evidence: Evidence, rule: LabelRule) -> Tensor:
     """
     assert gt.dim() == 3 and len(gt) == len(evidence.features), (gt.shape, evidence.features.shape)
     labels = gt.clone()
-    concerned = (gt < 0).flatten(1).any(1).nonzero()[:, 0]  # (N,) pictures
-    if len(concerned) == 0:
-        return labels
+    concerned = torch.arange(len(gt), device=gt.device)  # (N,) pictures
+    if not gt.is_cuda:  # a GPU would have to be waited for
+        concerned = concerned[(gt < 0).flatten(1).any(1)]
+        if len(concerned) == 0:
+            return labels
     scores = _scores(evidence, rule, concerned)
     kind = _confidence_kind(rule)
-    decoded = decode(scores, (gt.shape[1], gt.shape[2]), confidence=kind, temperature=rule.temperature)
+    size = (gt.shape[1], gt.shape[2])
+    decoded = decode(scores, size, confidence=kind, temperature=rule.temperature)
     candidates = torch.tensor(rule.candidates, device=gt.device, dtype=gt.dtype)
     old = gt[concerned]  # (N, H, W)
     new = torch.where(old < 0, candidates[decoded.mask.long()], old)
@@ -181,10 +184,11 @@ class Labeller:
         """
         phase = self.phases.at(step)
         labels = gt.long()
-        if phase is not None and (labels < 0).any():
+        if phase is not None and (labels.is_cuda or (labels < 0).any()):
             rule = self.guided if phase == "guided" else self.own
             hidden = torch.tensor(rule.candidates, device=gt.device)
-            assert not torch.isin(labels, hidden).any(), "hidden classes are in the labels"
+            shown = torch.isin(labels, hidden).any()
+            assert labels.is_cuda or not shown, "hidden classes are in the labels"
             labels = assign_labels(labels, teacher() if phase == "guided" else student(), rule)
         return labels.masked_fill(labels < 0, IGNORE)
 
