@@ -32,3 +32,4 @@ def _module(name: str, path: Path) -> ModuleType:
 
 maskclip_weights = _module("maskclip_weights", COMMITTED / "maskclip" / "weights.py")
 denseclip_weights = _module("denseclip_weights", COMMITTED / "denseclip" / "weights.py")
+training_free_weights = _module("training_free_weights", COMMITTED / "trainingfree" / "weights.py")

@@ -78,7 +78,7 @@ def make_settings(
     "short:512", "long:520", "exact:224x224", "none". slide: "224/112" (crop/stride). scales: factors on that size.
     background: words of the background, "usual" for a list of usual ones. threshold: probability below which a
     pixel is background. templates: "85", "80", "1" or sentences with {}. dense: fields of `DenseOptions` that
-    differ from the preset (mix, residual, mlp, sigma, cls_bias, stride).
+    differ from the preset (mix, residual, mlp, sigma, cls_bias, stride, rcs, sfr, proxy, proxy_heads).
 
     Raises UserError for a value that cannot be used, TypeError for an unknown keyword.
     """

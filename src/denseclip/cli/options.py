@@ -43,9 +43,12 @@ Classes = Annotated[
 Preset = Annotated[
     str,
     typer.Option(
-        help="The last block: maskclip, maskclip-reduced, sclip, clearclip, naclip, vanilla; "
-        "for ResNets also maskclip-dilated."
+        help="The last block: maskclip, maskclip-reduced, sclip, clearclip, naclip, vanilla, sc-clip, resclip, "
+        "resclip-sclip, resclip-clearclip, proxyclip; for ResNets also maskclip-dilated."
     ),
+]
+Proxy = Annotated[
+    str | None, typer.Option(help="For proxyclip: a file of DINO or DINOv2 weights, or timm:NAME.")
 ]
 Refine = Annotated[str | None, typer.Option(help="pd, ks or pd+ks; with thresholds pd=0.3+ks=0.9.")]
 KsNorm = Annotated[
@@ -69,7 +72,11 @@ Templates = Annotated[
     str, typer.Option(help='Sentences around the words: 85, 80, 1, or your own "a map of {}.".')
 ]
 CompatOption = Annotated[
-    str | None, typer.Option("--compat", help="official: the quirks of the published numbers.")
+    str | None,
+    typer.Option(
+        "--compat",
+        help="Quirks of published numbers: official (MaskCLIP), sc-clip, proxyclip, resclip, naclip.",
+    ),
 ]
 Activation = Annotated[
     str | None,
@@ -85,7 +92,8 @@ SETTINGS = (
 
 def settings(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The options of `denseclip.load` among a command's arguments, by parameter name."""
-    return {name: arguments[name] for name in SETTINGS} | {"scales": parse_scales(arguments["scales"])}
+    found = {name: arguments[name] for name in SETTINGS} | {"scales": parse_scales(arguments["scales"])}
+    return found | ({"proxy": arguments["proxy"]} if arguments.get("proxy") else {})
 
 
 @dataclass(frozen=True)

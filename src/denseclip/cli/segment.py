@@ -30,6 +30,7 @@ def segment(
     model: o.Model = "tiny-rn",
     out: Out = Path("denseclip-out"),
     preset: o.Preset = "maskclip",
+    proxy: o.Proxy = None,
     refine: o.Refine = None,
     ks_norm: o.KsNorm = "channels",
     background: o.BackgroundWords = None,

@@ -151,6 +151,8 @@ def resize_positions(
     *,
     antialias: bool = True,
     native: Grid | None = None,
+    scale_offset: float = 0.0,
+    always: bool = False,
 ) -> Tensor:
     """A position table for another grid, its first row (the whole picture's) kept.
 
@@ -161,6 +163,9 @@ def resize_positions(
             the official detectors).
         antialias: for "bicubic"; the official MaskCLIP code has none.
         native: the table's own grid, if it is not square.
+        scale_offset: added to h and w where the scale is reckoned, not the size: 0.1 in DINO's code and in those that
+            took it over, against rounding, which moves every sample a little.
+        always: also where the grid is the table's own.
 
     Returns:
         (1 + h * w, W); the table itself where the grid is its own.
@@ -170,7 +175,9 @@ def resize_positions(
     """
     side = round((len(table) - 1) ** 0.5)
     native = native or (side, side)
-    if not torch.compiler.is_exporting() and grid == native:  # an exported model takes any size
+    if (
+        not always and not torch.compiler.is_exporting() and grid == native
+    ):  # an exported model takes any size
         return table
     if how == "crop":
         if grid[0] > native[0] or grid[1] > native[1]:
@@ -182,7 +189,11 @@ def resize_positions(
         return torch.cat([table[:1], corner.reshape(grid[0] * grid[1], -1)])
     spatial = table[1:].float().T.reshape(1, -1, *native)  # (1, W, g, g)
     smooth = antialias and how == "bicubic"
-    spatial = F.interpolate(spatial, grid, mode=how, align_corners=False, antialias=smooth)
+    if scale_offset:
+        scale = tuple((side + scale_offset) / own for side, own in zip(grid, native, strict=True))
+        spatial = F.interpolate(spatial, scale_factor=scale, mode=how, align_corners=False)
+    else:
+        spatial = F.interpolate(spatial, grid, mode=how, align_corners=False, antialias=smooth)
     return torch.cat([table[:1].float(), spatial.flatten(2)[0].T])
 
 

@@ -1,8 +1,9 @@
 """The dense last block, one function for each kind of tower, and the features that it gives."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache, partial
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -14,6 +15,9 @@ from denseclip.clip.model import ResNet, VisionTransformer, with_mean
 from denseclip.clip.transformer import Block, Grid, resize_positions, to_map
 from denseclip.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from denseclip.errors import UserError
+from denseclip.segment.proxy import Dino, Proxy, load_proxy, margins, proxy_mixed
+from denseclip.segment.resclip import feedback, feedback_labels, with_attention
+from denseclip.segment.sc_clip import sc_clip
 from denseclip.segment.settings import Compat, DenseOptions
 
 
@@ -21,34 +25,70 @@ class Dense(NamedTuple):
     """What a tower says of images (B, 3, H, W).
 
     features: (B, D, h, w), not normalised. keys: (B, hw, E) of key smoothing, if asked for. global_feature: the whole
-    pictures' (B, D), if the options need it.
+    pictures' (B, D), if the options need it. tokens, attention: inputs (B, 1 + hw, W) of the last block, and middle
+    blocks' attention (B, heads, 1 + hw, 1 + hw), for a second pass.
     """
 
     features: Tensor
     keys: Tensor | None
     global_feature: Tensor | None
+    tokens: Tensor | None = None
+    attention: Tensor | None = None
 
 
 def dense_vit(
-    vit: VisionTransformer, images: Tensor, options: DenseOptions, compat: Compat, *, keys: bool
+    vit: VisionTransformer,
+    images: Tensor,
+    options: DenseOptions,
+    compat: Compat,
+    *,
+    keys: bool,
+    proxy: Proxy | None = None,
 ) -> Dense:
-    """A ViT on images (B, 3, H, W), normalised, of any size; h = ceil(H / patch)."""
-    height, width = images.shape[-2:]
-    images = F.pad(
-        images, (0, -width % vit.patch_size, 0, -height % vit.patch_size)
-    )  # zero is the mean color
-    x, grid = vit.embed(images, partial(_table, vit) if compat.count_rule else None)  # (B, 1 + hw, W)
-    *blocks, last = vit.transformer.blocks
-    for block in blocks:
-        x = block(x)
-    y = vit.project(dense_block(last, x, options, grid)[:, 1:])  # (B, hw, D)
+    """A ViT on images (B, 3, H, W), normalised, of any size; h = ceil(H / patch), or the proxy tower's."""
+    images = images if compat.cut else _padded(images, vit.patch_size)
+    table = partial(_table, vit, tenth=compat.tenth) if compat.count_rule else None
+    x, grid = vit.embed(images, table)  # (B, 1 + hw, W)
+    last, cells, attention = vit.transformer.blocks[-1], grid, None
+    if options.mix == "sc-clip":
+        y, x = sc_clip(vit.transformer.blocks, x, grid)  # (B, hw, W)
+    else:
+        if options.rcs:
+            x, attention = with_attention(vit.transformer.blocks, x)
+        else:
+            for block in vit.transformer.blocks[:-1]:
+                x = block(x)
+        if proxy is not None:
+            shares, cells = proxy.shares(images)
+            y = proxy_mixed(last, x, grid, shares, cells)
+        else:
+            y = dense_block(last, x, options, grid, attention)[:, 1:]
+    features = to_map(vit.project(y), cells)
     asked = _keys(last, x[:, 1:], projected=compat.keys_projected) if keys else None
-    return Dense(to_map(y, grid), asked, vit.pooled(last(x)) if options.cls_bias else None)
+    whole = vit.pooled(last(x)) if options.cls_bias else None
+    return Dense(features, asked, whole, x if options.sfr else None, attention if options.sfr else None)
 
 
-def dense_block(block: Block, x: Tensor, options: DenseOptions, grid: Grid) -> Tensor:
-    """The last block under the options, on tokens (B, 1 + hw, W)."""
-    mixed = mix_values(*block.attn.qkv(block.ln_1(x)), options, grid)  # (B, heads, N, W / heads)
+def _padded(images: Tensor, patch: int) -> Tensor:
+    """Images (B, 3, H, W) to whole patches; zero is the mean color."""
+    height, width = images.shape[-2:]
+    return F.pad(images, (0, -width % patch, 0, -height % patch))
+
+
+def dense_block(
+    block: Block,
+    x: Tensor,
+    options: DenseOptions,
+    grid: Grid,
+    attention: Tensor | None = None,
+    feedback: Tensor | None = None,
+) -> Tensor:
+    """The last block under the options, on tokens (B, 1 + hw, W); attention, feedback: as in `corrected_mix`."""
+    q, k, v = block.attn.qkv(block.ln_1(x))
+    if attention is None and feedback is None:
+        mixed = mix_values(q, k, v, options, grid)  # (B, heads, N, W / heads)
+    else:
+        mixed = corrected_mix(q, k, v, options, grid, attention, feedback)
     y = block.ls_1(block.attn.project(mixed))  # (B, N, W)
     y = x + y if options.residual else y
     return y + block.ls_2(block.mlp(block.ln_2(y))) if options.mlp else y
@@ -87,6 +127,36 @@ def mix_values(q: Tensor, k: Tensor, v: Tensor, options: DenseOptions, grid: Gri
     return parts[0] if len(parts) == 1 else parts[0] + parts[1]
 
 
+def corrected_mix(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    options: DenseOptions,
+    grid: Grid,
+    attention: Tensor | None,
+    feedback: Tensor | None,
+) -> Tensor:
+    """`mix_values` with ResCLIP's corrections, if given: the logits by SFR, the attention by RCS.
+
+    attention: (B, heads, N, N) of middle blocks. feedback: (B, N, N) float16, between positions.
+    """
+    pairs = {"qk": [(q, k)], "qq": [(q, q)], "kk": [(k, k)], "qq+kk": [(q, q), (k, k)]}[options.mix]
+    total: Tensor | None = None
+    for a, b in pairs:
+        logits = a @ b.mT * q.shape[-1] ** -0.5  # (B, heads, N, N)
+        if feedback is not None and options.sfr:
+            factor, share = options.sfr
+            logits = factor * ((1 - share) * logits + (share * feedback[:, None]).to(logits.dtype))
+        if options.sigma:
+            logits = logits + neighborhood(grid, options.sigma, v)
+        total = logits.softmax(-1) if total is None else total + logits.softmax(-1)
+    assert total is not None
+    if attention is not None and options.rcs:
+        factor, share = options.rcs
+        total = factor * ((1 - share) * total + share * attention)
+    return total @ v
+
+
 def neighborhood(grid: Grid, sigma: float, like: Tensor) -> Tensor:
     """exp(-|p_i - p_j|^2 / (2 sigma^2)) between patches, 0 to and from token 0; (1 + hw, 1 + hw). NACLIP, eq. 5."""
     y = torch.arange(grid[0], device=like.device, dtype=torch.float32)
@@ -96,11 +166,12 @@ def neighborhood(grid: Grid, sigma: float, like: Tensor) -> Tensor:
     return F.pad(torch.kron(down, across), (1, 0, 1, 0)).to(like.dtype)
 
 
-def _table(vit: VisionTransformer, grid: Grid) -> Tensor:
+def _table(vit: VisionTransformer, grid: Grid, *, tenth: bool) -> Tensor:
     """The official MaskCLIP rule: the table as it is if the number of tokens agrees, whatever the shape."""
     table, (height, width) = vit.positional_embedding, vit.grid
     same = grid[0] * grid[1] == height * width
-    return table if same else resize_positions(table, grid, antialias=False)
+    offset = 0.1 if tenth else 0.0
+    return table if same else resize_positions(table, grid, antialias=False, scale_offset=offset)
 
 
 def _keys(block: Block, x: Tensor, *, projected: bool) -> Tensor:
@@ -114,13 +185,17 @@ class DenseFeatures:
     """Features of B network inputs, float32.
 
     map: (B, D, h, w), unit vectors for a CLIP. keys: (B, hw, E), for key smoothing. whole: (B, D) unit vectors of
-    the whole inputs. logits: (B, K, h, w), what a trained model says of its own classes.
+    the whole inputs. logits: (B, K, h, w), what a trained model says of its own classes. inputs, tokens, attention:
+    what a second pass of the last block needs, see `Dense`.
     """
 
     map: Tensor
     keys: Tensor | None = None
     whole: Tensor | None = None
     logits: Tensor | None = None
+    inputs: Tensor | None = None
+    tokens: Tensor | None = None
+    attention: Tensor | None = None
 
     def split(self, size: int) -> list["DenseFeatures"]:
         """The features of every `size` inputs in a row; views."""
@@ -136,7 +211,7 @@ class DenseFeatures:
         return self._map(Tensor.clone)
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> "DenseFeatures":
-        parts = (self.map, self.keys, self.whole, self.logits)
+        parts = [getattr(self, part.name) for part in fields(self)]
         return DenseFeatures(*(None if one is None else change(one) for one in parts))  # type: ignore[arg-type]
 
 
@@ -152,7 +227,10 @@ class DenseEncoder:
         self.clip = clip
         self.options = options or DenseOptions()
         self.compat = compat or Compat()
+        self._proxy: Proxy | None = None
         if isinstance(clip.visual, ResNet):
+            if self.options.vit_only:
+                raise UserError(f"{clip.name} is a ResNet, and this preset is for ViTs; choose maskclip")
             self.stride: int = self.options.stride
             return
         if self.options.stride != 32:
@@ -162,6 +240,9 @@ class DenseEncoder:
         self.stride = clip.visual.patch_size
         quick = clip.quick_gelu and not self.compat.exact_gelu
         self._vit = clip.visual.variant(quick_gelu=quick, eps=self.compat.eps)
+        if self.options.mix == "proxy":
+            self._proxy = Proxy(_tower(self.options, clip), self.stats)
+            self.stride = self._proxy.multiple(self.stride, official=False)
 
     @property
     def stats(self) -> ImageStats:
@@ -177,16 +258,50 @@ class DenseEncoder:
         Positions are divided by their norm without an epsilon, as in the official code.
         """
         images = images.to(self.clip.device, self.clip.dtype)
-        features, wanted, whole = self._run(images, keys=keys)
-        features = features.float()  # (B, D, h, w)
+        found = self._run(F.pad(images, self._margins(images)) if self._proxy else images, keys=keys)
+        features, whole = found.features.float(), found.global_feature  # (B, D, h, w)
         return DenseFeatures(
             features / features.norm(dim=1, keepdim=True) if unit else features,
-            None if wanted is None else wanted.float(),
+            None if found.keys is None else found.keys.float(),
             None if whole is None else F.normalize(whole.float(), dim=-1),
+            inputs=images if self.options.sfr or any(self._margins(images)) else None,
+            tokens=found.tokens,
+            attention=found.attention,
         )
 
     def scores(self, features: DenseFeatures, matrix: Tensor) -> Tensor:
-        """Cosines (B, P, h, w) of every position with the unit rows of `matrix` (P, D), minus the picture's own."""
+        """Cosines (B, P, h, w) of every position with the unit rows of `matrix` (P, D), minus the picture's own.
+
+        With SFR the last block is run a second time, for these words.
+        """
+        scores = self._cosines(features, matrix)
+        if self.options.sfr:
+            return self._cosines(self._second(features, scores), matrix)
+        if self._proxy is not None and features.inputs is not None:  # cut the padding off
+            left, right, top, bottom = self._margins(features.inputs)
+            height, width = features.inputs.shape[2:]
+            full = F.interpolate(scores, (top + height + bottom, left + width + right), mode="bilinear")
+            return full[:, :, top : top + height, left : left + width]
+        return scores
+
+    def _margins(self, images: Tensor) -> tuple[int, int, int, int]:
+        if self._proxy is None:
+            return 0, 0, 0, 0
+        multiple = self._proxy.multiple(self._vit.patch_size, official=self.compat.pad_56)
+        return margins((images.shape[2], images.shape[3]), multiple)
+
+    def _second(self, features: DenseFeatures, scores: Tensor) -> DenseFeatures:
+        """The features of ResCLIP's second pass, by the first one's `scores` (B, P, h, w)."""
+        assert features.inputs is not None and features.tokens is not None
+        patch, grid = self._vit.patch_size, (scores.shape[2], scores.shape[3])
+        images = features.inputs if self.compat.cut else _padded(features.inputs, patch)
+        _, labels = feedback_labels(scores, images.float(), patch, self.options.feedback_threshold)
+        matrix = torch.stack([feedback(one) for one in labels])  # (B, 1 + hw, 1 + hw)
+        last = self._vit.transformer.blocks[-1]
+        y = dense_block(last, features.tokens, self.options, grid, features.attention, matrix)
+        return replace(features, map=F.normalize(to_map(self._vit.project(y[:, 1:]), grid).float(), dim=1))
+
+    def _cosines(self, features: DenseFeatures, matrix: Tensor) -> Tensor:
         if features.map.is_cuda:  # decoded fastest where the classes of a position lie next to each other
             scores = F.linear(features.map.permute(0, 2, 3, 1), matrix).permute(0, 3, 1, 2)
         else:
@@ -200,4 +315,19 @@ class DenseEncoder:
         if isinstance(self.clip.visual, ResNet):
             images = images.contiguous(memory_format=torch.channels_last)
             return dense_resnet(self.clip.visual, images, self.options, keys=keys)
-        return dense_vit(self._vit, images, self.options, self.compat, keys=keys)
+        return dense_vit(self._vit, images, self.options, self.compat, keys=keys, proxy=self._proxy)
+
+
+@lru_cache(maxsize=2)
+def _read_tower(
+    source: str, heads: int | None, device: torch.device, dtype: torch.dtype, changed: int
+) -> Dino:
+    return load_proxy(source, heads=heads).to(device, dtype)
+
+
+def _tower(options: DenseOptions, clip: Clip) -> Dino:
+    if options.proxy is None:
+        raise UserError("preset proxyclip needs a DINO or DINOv2 tower; give proxy: a file or timm:NAME")
+    file = Path(options.proxy)
+    changed = file.stat().st_mtime_ns if file.is_file() else 0
+    return _read_tower(options.proxy, options.proxy_heads, clip.device, clip.dtype, changed)

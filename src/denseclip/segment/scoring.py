@@ -138,7 +138,8 @@ class Decoding:
         self.scorer, self.size, self.cuts = scorer, size, tuple(cuts)
         self.maps = [scorer.scores(one) for one in features]
         settings = scorer.settings
-        self.via = (cuts[0].height, cuts[0].width) if settings.compat.free_size else None
+        two_steps = settings.compat.free_size and not settings.compat.one_step
+        self.via = (cuts[0].height, cuts[0].width) if two_steps else None
         self.composer = self._composer(size) if settings.composed else None
 
     @property

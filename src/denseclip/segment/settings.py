@@ -7,7 +7,7 @@ from denseclip.data.transforms import ResizeRule
 from denseclip.errors import UserError
 from denseclip.text import BACKGROUND, TEMPLATES_85, ClassPrompts
 
-Mix = Literal["identity", "qk", "qq", "kk", "qq+kk"]
+Mix = Literal["identity", "qk", "qq", "kk", "qq+kk", "sc-clip", "proxy"]
 KeyNorm = Literal["positions", "channels"]
 
 
@@ -16,11 +16,15 @@ class DenseOptions:
     """The last block of a CLIP ViT, or the attention pool of a CLIP ResNet, made dense.
 
     mix: which tokens a token looks at: only itself ("identity", the value path), or soft-max attention over
-    queries and keys ("qk"), queries ("qq"), keys ("kk") or the sum of the last two ("qq+kk", rows sum to 2).
+    queries and keys ("qk"), queries ("qq"), keys ("kk") or the sum of the last two ("qq+kk", rows sum to 2);
+    for ViTs also "sc-clip", or "proxy", under another tower's similarities, both without residual and MLP.
     residual, mlp: keep the residual stream, the MLP (ViT only: the attention pool has neither).
     sigma: width in patches of NACLIP's Gaussian neighbourhood, added to the attention logits; None for none.
     cls_bias: how much of the whole picture's own scores is taken off every position (SegEarth-OV: 0.3).
     stride: of a ResNet's map in pixels: 32 as trained, or 16, the same weights evaluated twice as densely.
+    rcs, sfr: ResCLIP's corrections of the attention, each (factor, share), ViT only; `feedback_threshold`: the
+    probability below which a pixel of SFR's first pass counts as word 0.
+    proxy: a file of DINO or DINOv2, or "timm:NAME". proxy_heads: of its attention, if they are not 64 wide.
     """
 
     mix: Mix = "identity"
@@ -29,6 +33,11 @@ class DenseOptions:
     sigma: float | None = None
     cls_bias: float = 0.0
     stride: Literal[16, 32] = 32
+    rcs: tuple[float, float] | None = None
+    sfr: tuple[float, float] | None = None
+    feedback_threshold: float = 0.25
+    proxy: str | None = None
+    proxy_heads: int | None = None
 
     def __post_init__(self) -> None:
         if self.stride not in (16, 32):
@@ -37,6 +46,15 @@ class DenseOptions:
             raise UserError(f"mix {self.mix!r} is unknown; choose one of {', '.join(get_args(Mix))}")
         if self.sigma is not None and (self.sigma <= 0 or self.mix == "identity"):
             raise UserError("sigma must be above 0 and needs a mix other than identity; try mix=kk sigma=5")
+        if (self.rcs or self.sfr) and self.mix not in ("qk", "qq", "kk", "qq+kk"):
+            raise UserError(f"rcs and sfr correct an attention, and mix {self.mix!r} has none; try mix=kk")
+        if self.proxy is not None and self.mix != "proxy":
+            raise UserError("a proxy tower goes with the preset proxyclip; give that, or leave out proxy")
+
+    @property
+    def vit_only(self) -> bool:
+        """Whether an attention pool cannot be run like this."""
+        return self.mix in ("sc-clip", "proxy") or self.rcs is not None or self.sfr is not None
 
 
 PRESETS: dict[str, DenseOptions] = {
@@ -47,6 +65,17 @@ PRESETS: dict[str, DenseOptions] = {
     "clearclip": DenseOptions(mix="qq", residual=False, mlp=False),  # Lan et al., "ClearCLIP"
     "naclip": DenseOptions(mix="kk", residual=False, mlp=False, sigma=5.0),  # Hajimiri et al., "NACLIP"
     "vanilla": DenseOptions(mix="qk"),  # CLIP as it is; for ResNets the attention-pool baseline
+    "sc-clip": DenseOptions(mix="sc-clip", residual=False, mlp=False),  # Bai et al., "Self-Calibrated CLIP"
+    "proxyclip": DenseOptions(mix="proxy", residual=False, mlp=False),  # Lan et al., "ProxyCLIP"
+}
+RESCLIP: dict[str, Any] = {
+    "rcs": (2.0, 0.3),
+    "sfr": (2.0, 0.7),
+}  # ours for all data; the paper's differ for each
+PRESETS |= {  # Yang et al., "ResCLIP", and its corrections on two other bases
+    "resclip": replace(PRESETS["naclip"], **RESCLIP),
+    "resclip-sclip": replace(PRESETS["sclip"], **RESCLIP),
+    "resclip-clearclip": replace(PRESETS["clearclip"], **RESCLIP),
 }
 
 
@@ -59,6 +88,9 @@ def preset(name: str | DenseOptions) -> DenseOptions:
     return PRESETS[name]
 
 
+LATER = ("sc-clip", "proxyclip", "resclip", "naclip")  # methods whose code shares its quirks
+
+
 @dataclass(frozen=True)
 class Compat:
     """Deviations from CLIP's own arithmetic that the official MaskCLIP code has. Defaults: none of them.
@@ -67,7 +99,10 @@ class Compat:
     and this epsilon in the image tower whatever the weights were trained with. count_rule: resize the position
     table only when the number of tokens differs, without antialiasing. keys_projected: keys for key smoothing
     pass the output projection. free_size: do not round the picture's size to whole patches, pad with zeros, and
-    decode in two steps (map -> input -> picture). drop_all: prompt denoising may remove every class.
+    decode in two steps (map -> input -> picture). drop_all: prompt denoising may remove every class. Of the later
+    methods' code, cut: pixels beyond whole patches are cut off, not padded; tenth: positions are resized by a scale
+    that is a tenth of a cell off; one_step: free_size decodes in one step; pad_56: ProxyCLIP's inputs are padded to
+    multiples of 56 pixels.
     """
 
     imagenet_stats: bool = False
@@ -77,6 +112,10 @@ class Compat:
     keys_projected: bool = False
     free_size: bool = False
     drop_all: bool = False
+    cut: bool = False
+    tenth: bool = False
+    one_step: bool = False
+    pad_56: bool = False
 
     @classmethod
     def named(cls, name: str | None) -> Self:
@@ -85,7 +124,10 @@ class Compat:
             return cls()
         if name == "official":
             return cls(True, True, 1e-6, True, True, True, True)
-        raise UserError(f"compat {name!r} is unknown; choose official or none")
+        if name in LATER:
+            shared = cls(count_rule=True, tenth=True, free_size=True, cut=True)
+            return replace(shared, one_step=name == "sc-clip", pad_56=name == "proxyclip")
+        raise UserError(f"compat {name!r} is unknown; choose official, {', '.join(LATER)} or none")
 
 
 @dataclass(frozen=True)

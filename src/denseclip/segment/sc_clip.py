@@ -1,0 +1,119 @@
+"""SC-CLIP: the tokens of middle blocks repair and regroup those of the last one (Bai et al., 2024)."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from denseclip.clip.transformer import Block, Grid, to_map
+
+NEIGHBORS, SHARE = (
+    30,
+    0.05,
+)  # of the outlier test: neighbors looked at, and the share of tokens that is replaced
+LEAST = 0.4  # similarities below it do not count where tokens are regrouped
+CLASS_TOKEN = 0.3  # of the class token that is added to every position
+FIRST, MIDDLE, STOP = 4, 9, 10  # blocks, counted from 1, of CLIPs with 12 blocks or more
+
+
+def level(number: int, blocks: int) -> int:
+    """Block `number` of the published settings, which are for 12 blocks and more, in a tower that has fewer."""
+    return number if blocks >= 12 else number * blocks // 12
+
+
+def sc_clip(blocks: Sequence[Block], x: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+    """Tokens (B, 1 + hw, W) before the first block -> positions (B, hw, W) before the last norm, and the last input.
+
+    Similarities are computed in float32, whatever the tokens are in.
+    """
+    first, middle, stop = (level(number, len(blocks)) for number in (FIRST, MIDDLE, STOP))
+    early = pre = total = x
+    for number, block in enumerate(blocks[:-1], 1):
+        x = block(x)  # (B, 1 + hw, W)
+        pre = x if number == middle else pre
+        if number == first:
+            early = total = x
+        elif first < number <= stop:
+            total = total + x
+    bad = outliers(x[:, 1:])  # (B, hw)
+    near = similarity(repair(pre[:, 1:], bad, grid))  # (B, hw, hw)
+    regroup = aggregation(similarity(early[:, 1:]))
+    deep = aggregation(near) @ repair(x[:, 1:], bad, grid).float()  # (B, hw, W)
+    ways = (deep.to(x.dtype), x[:, :1]), (total[:, 1:], total[:, :1])
+    share = centred_softmax(near, 3.0, 1.0).to(x.dtype)  # (B, hw, hw)
+    parts = [_last(blocks[-1], tokens, share) + CLASS_TOKEN * whole for tokens, whole in ways]
+    found = [(regroup @ part.float()).to(x.dtype) for part in parts]
+    return found[0] + found[1], x
+
+
+def outlier_scores(x: Tensor, neighbors: int = NEIGHBORS) -> Tensor:
+    """How lonely each token of (B, N, W) is, (B, N) float32: k_i * mean of 1 / k_j over its nearest ones j.
+
+    k is the squared distance to the farthest of them: the official code's, which is not the local outlier factor.
+    NaN or infinite where tokens coincide.
+    """
+    x = x.float()
+    x = x - x.mean(1, keepdim=True)  # distances stay, and are rounded less
+    square = x.square().sum(-1)
+    distance = (square[:, :, None] + square[:, None] - 2 * (x @ x.mT)).clamp_min_(0)  # (B, N, N)
+    distance.diagonal(dim1=1, dim2=2).fill_(-1)  # each token comes first in its own list
+    count = min(neighbors, x.shape[1] - 1)
+    nearest = distance.topk(count + 1, largest=False, sorted=True)
+    far = nearest.values[:, :, -1]  # (B, N)
+    index = nearest.indices[:, :, 1:].flatten(1)  # (B, N count)
+    return far * far.reciprocal().gather(1, index).unflatten(1, (-1, count)).mean(-1)
+
+
+def outliers(x: Tensor, neighbors: int = NEIGHBORS, share: float = SHARE) -> Tensor:
+    """Which tokens of (B, N, W) to replace, (B, N) bool: those above the (1 - share) quantile of the scores.
+
+    None where the scores are not finite, and none of a single token.
+    """
+    if x.shape[1] < 2:
+        return torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
+    scores = outlier_scores(x, neighbors)
+    place = (1 - share) * (scores.shape[1] - 1)
+    below = min(int(place), scores.shape[1] - 2)
+    ordered = scores.sort(1).values
+    low, high = ordered[:, below : below + 1], ordered[:, below + 1 : below + 2]
+    return scores > low + (high - low) * (place - below)
+
+
+def repair(x: Tensor, bad: Tensor, grid: Grid) -> Tensor:
+    """Tokens (B, hw, W) with each bad one replaced by the mean of its good neighbors on the grid, if it has any."""
+    good = to_map((~bad).to(x.dtype)[:, :, None], grid)  # (B, 1, h, w)
+    sums = F.avg_pool2d(to_map(x, grid) * good, 3, 1, 1) * 9
+    count = (F.avg_pool2d(good.float(), 3, 1, 1) * 9).round()
+    mean = (sums / count.clamp_min(1).to(x.dtype)).flatten(2).mT  # (B, hw, W)
+    return torch.where(bad[:, :, None] & (count.flatten(2).mT > 0), mean, x)
+
+
+def similarity(x: Tensor) -> Tensor:
+    """Cosines (B, N, N) float32 between the tokens of (B, N, W)."""
+    with torch.autocast(x.device.type, enabled=False):
+        unit = F.normalize(x.float(), dim=-1)
+        return unit @ unit.mT
+
+
+def aggregation(similar: Tensor) -> Tensor:
+    """Similarities (B, N, N) of at least 0.4, as shares of their row."""
+    kept = similar.masked_fill(similar < LEAST, 0)
+    return kept / (kept.sum(-1, keepdim=True) + 1e-6)
+
+
+def centred_softmax(similar: Tensor, scale: float, beta: float) -> Tensor:
+    """Soft-max over the rows of scale * (S - beta * mean of S); what is below zero is left out, but for the diagonal.
+
+    similar: (B, N, N). Without the diagonal a row could be empty, where all positions are alike, and give NaN.
+    """
+    moved = scale * (similar - beta * similar.mean((1, 2), keepdim=True))
+    out = (moved < 0) & ~torch.eye(moved.shape[1], dtype=torch.bool, device=moved.device)
+    return moved.masked_fill(out, -torch.inf).softmax(-1)
+
+
+def _last(block: Block, x: Tensor, share: Tensor) -> Tensor:
+    """The last attention on positions (B, hw, W): the mean of `share` (B, hw, hw) and of keys with keys; no more."""
+    _, k, v = block.attn.qkv(block.ln_1(x))
+    mixed = (share[:, None] @ v + F.scaled_dot_product_attention(k, k, v)) / 2  # (B, heads, hw, d)
+    return block.ls_1(block.attn.project(mixed))
