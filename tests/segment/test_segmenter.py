@@ -33,7 +33,13 @@ def segmenter(kind="vit", classes=WORDS, **options):
 
 
 @pytest.mark.parametrize(
-    ("kind", "name"), [(kind, name) for name in PRESETS for kind in ("rn", "vit") if (kind, name) != FINE_VIT]
+    ("kind", "name"),
+    [
+        (kind, name)
+        for name, options in PRESETS.items()
+        for kind in ("rn", "vit")
+        if (kind, name) != FINE_VIT and name != "proxyclip" and not (kind == "rn" and options.vit_only)
+    ],
 )
 def test_every_preset_gives_a_mask_of_the_pictures_size(kind, name):
     out = segmenter(kind, preset=name).segment(picture())
