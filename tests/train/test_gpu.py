@@ -62,7 +62,7 @@ def runs(home):
 
 def test_commands_of_words(capsys, home):
     device = ["--device", DEVICE]
-    command(capsys, "demo", "--out", home / "demo", *device)
+    command(capsys, "demo", "--out", home / "demo")
     pictures = home / "demo" / "pictures"
     words = ["--classes", "cat, dog, grass"]
     command(capsys, "segment", pictures, *words, "--out", home / "masks", *device)
@@ -89,7 +89,7 @@ def test_commands_of_words(capsys, home):
 
 def test_commands_of_trained_models(capsys, home, runs):
     device = ["--device", DEVICE]
-    command(capsys, "demo", "--out", home / "again", *device)
+    command(capsys, "demo", "--out", home / "again")
     pictures = home / "again" / "pictures"
     for recipe, data in (("stickers20-annofree", "stickers20"), ("stickers59-denseclip", "stickers59")):
         command(capsys, "evaluate", runs[recipe], data, "--limit", 3, *device)

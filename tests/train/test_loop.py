@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,11 +12,12 @@ import torch
 
 import denseclip
 from cli_support import run
+from denseclip.clip.device import Precision
 from denseclip.data.published import dataset_spec
 from denseclip.data.sticker_sets import open_stickers
 from denseclip.errors import UserError
 from denseclip.models.checkpoint import read_saved, trained_kind
-from denseclip.train.loop import learning_rate
+from denseclip.train.loop import learning_rate, make_optimizer
 from denseclip.train.run import train
 from denseclip.train.task import poly_lr
 from train_support import same, small, weights
@@ -94,6 +96,16 @@ def test_torn_checkpoints(tmp_path, content):
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
     with pytest.raises(UserError, match=r"not a number.*optimiser\.lr"):
         train(small(optimiser={"lr": 1e30}), tmp_path)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_gradients_can_be_clipped_in_every_precision(precision):
+    """Fabric refuses to where the optimizer itself takes the scale of fp16 off."""
+    part = small(optimiser={"name": "adamw", "clip": 0.1}).optimiser
+    weight = torch.nn.Parameter(torch.ones(2))
+    task = SimpleNamespace(parameter_groups=lambda: [{"params": [weight]}])
+    made = make_optimizer(task, part, Precision(precision))
+    assert getattr(made, "_step_supports_amp_scaling", False) == (precision != "fp16")
 
 
 def test_groups_have_their_own_base_rate():

@@ -231,12 +231,16 @@ def compile_blocks(task: Task) -> None:
             module.compile()
 
 
-def make_optimizer(task: Task, part: OptimiserPart) -> torch.optim.Optimizer:
-    """SGD or AdamW over the task's groups, whose "rate" is kept for the schedule."""
+def make_optimizer(task: Task, part: OptimiserPart, precision: Precision) -> torch.optim.Optimizer:
+    """SGD or AdamW over the task's groups, whose "rate" is kept for the schedule.
+
+    A fused AdamW takes the scale of fp16 off its gradients by itself, too late for them to be clipped.
+    """
     groups = [{"rate": 1.0, **group} for group in task.parameter_groups()]
     if part.name == "sgd":
         return torch.optim.SGD(groups, part.lr, momentum=part.momentum, weight_decay=part.weight_decay)
-    return torch.optim.AdamW(groups, part.lr, weight_decay=part.weight_decay, fused=True)
+    fused = precision.name != "fp16"
+    return torch.optim.AdamW(groups, part.lr, weight_decay=part.weight_decay, fused=fused)
 
 
 class Loop:
@@ -252,7 +256,7 @@ class Loop:
         task.to(memory_format=torch.channels_last)
         if recipe.compile:
             compile_blocks(task)
-        optimizer = make_optimizer(task, recipe.optimiser)
+        optimizer = make_optimizer(task, recipe.optimiser, precision)
         self.model: Untyped
         self.optimizer: Untyped
         self.model, self.optimizer = fabric.setup(task, optimizer)
