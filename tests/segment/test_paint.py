@@ -124,6 +124,8 @@ def test_probability_is_that_of_all_classes():
     shown = result("cat, dog, sky")
     every = [shown.probability(name) for name in shown.scored]
     np.testing.assert_allclose(np.sum(every, 0), 1, atol=1e-4)
+    for name, plane in zip(shown.scored, every, strict=True):
+        assert plane.max() <= shown.peaks[name] + 1e-5 <= 1 + 1e-4
     likeliest = np.argmax(every, 0)
     assert (likeliest == shown.mask).mean() > 0.95  # between positions the soft-max bends the line
     smoothed = result("cat, dog, sky", refine="ks=1")

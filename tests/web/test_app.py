@@ -17,6 +17,7 @@ from denseclip.web.server import serving
 from denseclip.web.session import Session
 from web_support import Visitor, noise, png, question, server
 
+MODULES = ("api", "compare", "keys", "panels", "stage", "words")
 LIMITS = Limits(upload=100_000, pixels=20_000, words=50, text=10_000)
 
 
@@ -33,7 +34,7 @@ def visitor(address):
 
 def test_a_visit(visitor):
     status, shown = visitor.upload(png(noise()), "my%20noise.png")
-    assert (status, shown) == (200, {"name": "my noise.png", "height": 40, "width": 60})
+    assert (status, shown) == (200, {"name": "my noise.png", "height": 40, "width": 60, "number": 1})
     header, mask = visitor.ask(question("cat|kitten, dog"))
     expected = Session(server().shared, LIMITS)
     expected.show("x", noise())
@@ -45,9 +46,10 @@ def test_a_visit(visitor):
     assert not visitor.ask(question("cow"))[0]["encoded"]
     header, mask = visitor.ask(question("cat, dog", background="sky"))
     assert header["background"] == 0
-    assert header["classes"][0] | {"area": 0} == {
-        "name": "background", "words": ["sky"], "color": "#000000", "area": 0, "scored": True
+    assert header["classes"][0] | {"area": 0, "peak": 0} == {
+        "name": "background", "words": ["sky"], "color": "#000000", "area": 0, "scored": True, "peak": 0
     }  # fmt: skip
+    assert all(0 <= one["peak"] <= 1 for one in header["classes"])
 
     pixel = visitor.json("POST", "/api/pixel", {"row": 3, "column": 59})
     assert pixel["class"] == header["classes"][mask[3, 59]]["name"]
@@ -62,6 +64,7 @@ def test_a_visit(visitor):
     assert status == 200
     state = visitor.json("GET", "/api/session")
     assert state["picture"] == shown
+    assert state["roll"] == [shown]
     assert state["question"] == question("cat, dog", background="sky").json()
 
 
@@ -75,6 +78,30 @@ def test_an_example(visitor):
     assert Image.open(BytesIO(content)).size == (128, 128)
 
 
+def test_several_pictures_are_kept_and_turned_to(visitor):
+    first, second = (visitor.upload(png(noise(40, 60, seed=k)), f"{k}.png")[1] for k in range(2))
+    assert [first["number"], second["number"]] == [1, 2]
+    assert visitor.json("POST", "/api/picture/1") == first
+    assert visitor.json("GET", "/api/session")["picture"] == first
+    assert [one["name"] for one in visitor.json("GET", "/api/session")["roll"]] == ["0.png", "1.png"]
+    picture = Image.open(BytesIO(visitor.send("GET", "/api/picture.png")[1]))
+    assert (np.asarray(picture) == noise(40, 60, seed=0)).all()
+    small = Image.open(BytesIO(visitor.send("GET", "/api/picture/2/small.jpg")[1]))
+    assert small.size == (128, 128)
+    visitor.json("POST", "/api/example/0")  # examples take no place in the row
+    assert len(visitor.json("GET", "/api/session")["roll"]) == 2
+    status, said, _ = visitor.send("POST", "/api/picture/3")
+    assert (status, b"no longer kept" in said) == (400, True)
+    stranger = Visitor(visitor.address).open()
+    assert stranger.send("GET", "/api/picture/1/small.jpg")[0] == 400
+
+
+def test_class_sets_are_told(visitor):
+    sets = visitor.json("GET", "/api/sets")
+    assert len(sets["voc"]) == 20
+    assert "sheep" in sets["voc"]
+
+
 def test_visitors_do_not_see_each_other(address):
     one, two = Visitor(address).open(), Visitor(address).open()
     one.upload(png(noise(40, 60, seed=1)), "one.png")
@@ -82,7 +109,7 @@ def test_visitors_do_not_see_each_other(address):
         status, content, _ = two.send("GET", path)
         assert status == 400, path
         assert b"there is no picture yet" in content
-    assert two.json("GET", "/api/session") == {"picture": None, "question": None}
+    assert two.json("GET", "/api/session") == {"roll": [], "picture": None, "question": None}
     two.upload(png(noise(30, 50, seed=2)), "two.png")
     assert one.ask(question("cat, dog"))[1].shape == (40, 60)
     assert two.ask(question("cow"))[1].shape == (30, 50)
@@ -195,7 +222,7 @@ def test_the_page_asks_nobody_else(visitor):
     assert status == 200
     assert "default-src 'none'" in headers["content-security-policy"]
     assert "access-control-allow-origin" not in headers
-    files = ["app.js", "api.js", "stage.js", "panels.js", "style.css", "icon.svg"]
+    files = ["app.js", "style.css", "icon.svg", *(f"{name}.js" for name in MODULES)]
     texts = [page, *(visitor.send("GET", f"/static/{name}")[1] for name in files)]
     for text in texts:
         assert b"https:" not in text

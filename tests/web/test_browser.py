@@ -22,7 +22,7 @@ from denseclip.web.views import SCENES, SIDE, SPLIT  # noqa: E402
 from web_support import noise, png  # noqa: E402
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-WAIT = 120_000
+WAIT = 60_000
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")]
 
 
@@ -156,6 +156,11 @@ def test_heat_map(page):
     row.click()
     page.locator("#scale").wait_for()
     page.locator("#legend button[aria-pressed=true]", has_text="horse").wait_for()
+    low, high = (float(page.locator(f"#{side}").inner_text()) for side in ("low", "high"))
+    assert (low, high) == (0, 1)
+    assert page.locator("#scale-name").inner_text() == "horse: probability"
+    page.locator("#heat-scale").select_option("contrast")
+    page.locator("#scale-name", has_text="contrast stretched").wait_for()
     low, high = (float(page.locator(f"#{side}").inner_text()) for side in ("low", "high"))
     assert -1 < low < high < 1
     row.click()

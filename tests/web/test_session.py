@@ -9,7 +9,7 @@ from denseclip.segment.attention import DenseEncoder
 from denseclip.segment.segmenter import Segmenter
 from denseclip.web.model_server import MemoryCache, ModelServer, presets
 from denseclip.web.request import Limits, Origin
-from denseclip.web.session import Session, SharedModel
+from denseclip.web.session import ENCODINGS, Session, SharedModel
 from web_support import noise, question, shared
 
 
@@ -67,7 +67,7 @@ def test_answers_are_those_of_a_fresh_segmenter(session, change):
     assert answer.result.classes == expected.classes
 
 
-def test_another_picture_forgets_the_last_one(session):
+def test_another_picture_keeps_the_last_one(session):
     first = session.ask(question()).result.mask
     session.show("other.png", noise(50, 30, seed=1))
     with pytest.raises(UserError, match="nothing is segmented yet"):
@@ -75,14 +75,37 @@ def test_another_picture_forgets_the_last_one(session):
     answer = session.ask(question())
     assert answer.encoded
     assert (first.shape, answer.result.mask.shape) == ((40, 60), (50, 30))
+    session.turn(1)
+    with pytest.raises(UserError, match="nothing is segmented yet"):
+        session.answered()
+    again = session.ask(question())
+    assert not again.encoded
+    assert (again.result.mask == first).all()
+
+
+def test_the_oldest_pictures_go_and_the_latest_always_stays():
+    session = Session(shared(), Limits(roll=2 * 40 * 60))
+    for seed in range(3):
+        session.show(f"{seed}.png", noise(seed=seed))
+        session.ask(question())
+    assert list(session.roll) == [2, 3]
+    with pytest.raises(UserError, match="no longer kept"):
+        session.turn(1)
+    session.show("large.png", noise(400, 600))
+    assert list(session.roll) == [4]
+    assert session.picture.name == "large.png"
+    assert len(session._views) == 0
 
 
 def test_few_encodings_are_kept(session, encodings):
-    for preset in ("maskclip", "vanilla", "clearclip", "sclip"):
-        session.ask(question(preset=preset))
-    assert not session.ask(question(preset="vanilla")).encoded
-    assert session.ask(question(preset="maskclip")).encoded
-    assert len(encodings) == 5
+    asked = [
+        question(preset=p, size=s) for s in (256, 384) for p in ("maskclip", "vanilla", "clearclip", "sclip")
+    ]
+    for one in asked[: ENCODINGS + 1]:
+        session.ask(one)
+    assert not session.ask(asked[1]).encoded
+    assert session.ask(asked[0]).encoded
+    assert len(encodings) == ENCODINGS + 2
 
 
 def test_a_question_that_fails_leaves_the_last_answer(session):
@@ -125,9 +148,16 @@ def test_pixels_outside_are_refused(session):
             answer.words_at(row, column)
 
 
-def test_heat_is_the_score_as_levels(session):
+def test_heat_is_the_probability(session):
     answer = session.ask(question())
     levels, low, high = answer.heat("red car")
+    assert (low, high) == (0, 1)
+    np.testing.assert_allclose(levels / 255, answer.result.probability("red car"), atol=1 / 500)
+
+
+def test_heat_with_contrast_is_the_score_as_levels(session):
+    answer = session.ask(question())
+    levels, low, high = answer.heat("red car", contrast=True)
     scores = answer.result.heatmap("red car")
     assert (levels.min(), levels.max()) == (0, 255)
     np.testing.assert_allclose(levels / 255 * (high - low) + low, scores, atol=(high - low) / 500)

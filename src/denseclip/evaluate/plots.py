@@ -150,7 +150,7 @@ def draw_examples(
     captions = ["image", "truth", "prediction", *[""] * len(tiles)][: len(tiles)]
     with atomic_path(path) as temporary:
         sheet = paint.contact_sheet(tiles, captions, columns=3, side=WIDTH)
-        paint.with_legend(sheet, legend).save(temporary)
+        paint.with_legend(sheet, legend, size=15).save(temporary)
 
 
 def draw_detections(

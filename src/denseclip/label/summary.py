@@ -188,4 +188,4 @@ def write_sheet(path: Path, labels: Labels, records: Iterator[tuple[int, Record]
     order = [k for k in np.argsort(-areas, kind="stable").tolist()[:60] if areas[k]]
     legend = [paint.Entry(labels.classes[k], swatches[k].tolist(), shares[k]) for k in order]
     sheet = paint.contact_sheet(*zip(*tiles, strict=True), columns=COLUMNS, side=SIDE)
-    save(paint.with_legend(sheet, legend), path, quality=90)
+    save(paint.with_legend(sheet, legend, size=15), path, quality=90)

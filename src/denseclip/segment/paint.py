@@ -81,14 +81,17 @@ def tints(colors: Array, opacity: float = OPACITY) -> Array:
     return (colors * opacity + 128 * (1 - opacity)).round().astype(np.uint8)
 
 
-def with_legend(picture: Array, entries: Sequence[Entry]) -> Image.Image:
-    """Put color swatches and names, with their shares, under a picture; of more than 60, the last are counted."""
+def with_legend(picture: Array, entries: Sequence[Entry], size: int | None = None) -> Image.Image:
+    """Put color swatches and names, with their shares, under a picture; of more than 60, the last are counted.
+
+    size: of the letters in pixels; None: as fits a picture that is looked at as a whole.
+    """
     if len(entries) > LISTED:
         rest = entries[LISTED - 1 :]
         share = sum(entry.share or 0 for entry in rest) if rest[0].share is not None else None
         entries = [*entries[: LISTED - 1], Entry(f"and {len(rest)} more", (255, 255, 255), share)]
     height, width = picture.shape[:2]
-    size = max(12, round(max(width, 240) / 44))
+    size = size or max(12, round(max(width, 240) / 44))
     font = ImageFont.load_default(size)
     pad = size // 2
     texts = [_entry_text(entry) for entry in entries]

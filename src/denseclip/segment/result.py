@@ -182,12 +182,22 @@ class Segmentation:
 
         The soft-max is taken on the coarse map, so memory does not grow with the classes (compare `probabilities`).
         """
-        index = self._scored(name)
-        coarse = self.scores.float().cpu()  # (K, h, w)
-        shares = coarse.clamp_min(0) if self.temperature is None else (coarse * self.temperature).softmax(0)
-        total = shares.sum(0).clamp_min(1e-12)
-        one = (shares[index] / total)[None, None]  # (1, 1, h, w)
+        one = self._shares[self._scored(name)][None, None]  # (1, 1, h, w)
         return F.interpolate(one, self.mask.shape, mode="bilinear")[0, 0].numpy()
+
+    @property
+    def peaks(self) -> dict[str, float]:
+        """The highest probability that each `scored` class has anywhere: how nearly an absent one was found."""
+        return dict(zip(self.scored, self._shares.amax((1, 2)).tolist(), strict=True))
+
+    @cached_property
+    def _shares(self) -> Tensor:
+        """Probabilities (K, h, w) float32 on the coarse map."""
+        coarse = self.scores.float().cpu()
+        if self.temperature is not None:
+            return (coarse * self.temperature).softmax(0)
+        shares = coarse.clamp_min(0)
+        return shares / shares.sum(0).clamp_min(1e-12)
 
     def _scored(self, name: str) -> int:
         if name not in self.scored:

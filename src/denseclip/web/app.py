@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from denseclip.data.images import read_image
 from denseclip.errors import UserError
+from denseclip.text.prompts import class_set, class_set_names
 from denseclip.web.model_server import ModelServer
 from denseclip.web.request import SegmentRequest, plain_name
 from denseclip.web.session import Picture, Session, SessionEndedError, Sessions
@@ -29,6 +30,7 @@ from denseclip.web.views import (
     answer_header,
     coco_json,
     example,
+    example_thumbnail,
     jpeg,
     packed,
     picture_png,
@@ -120,7 +122,10 @@ class Page:
             Route("/api/example/{index:int}", self.choose, methods=["POST"]),
             Route("/api/session", self.open, methods=["POST"]),
             Route("/api/session", self.state),
+            Route("/api/sets", self.sets),
             Route("/api/picture", self.upload, methods=["POST"]),
+            Route("/api/picture/{number:int}", self.turn, methods=["POST"]),
+            Route("/api/picture/{number:int}/small.jpg", self.small),
             Route("/api/answer", self.ask, methods=["POST"]),
             Route("/api/pixel", self.pixel, methods=["POST"]),
             Route("/api/heat/{index:int}", self.heat),
@@ -139,7 +144,16 @@ class Page:
     async def thumbnail(self, request: Request) -> Response:
         """A small example."""
         index = request.path_params["index"]
-        return Response(await self._computed(lambda: jpeg(thumbnail(index))), media_type="image/jpeg")
+        return Response(await self._computed(lambda: jpeg(example_thumbnail(index))), media_type="image/jpeg")
+
+    async def small(self, request: Request) -> Response:
+        """A small picture of the visitor's."""
+        picture = self._session(request).kept(request.path_params["number"])
+        return Response(await self._computed(lambda: jpeg(thumbnail(picture.image))), media_type="image/jpeg")
+
+    async def turn(self, request: Request) -> Response:
+        """Put a picture of the visitor's on the page again."""
+        return JSONResponse(picture_view(self._session(request).turn(request.path_params["number"])))
 
     async def open(self, request: Request) -> Response:
         """Begin a session."""
@@ -151,8 +165,17 @@ class Page:
         """What a reloaded page shows again."""
         session = self._session(request)
         picture, answer = session.picture, session.answer
-        shown = None if picture is None else picture_view(picture)
-        return JSONResponse({"picture": shown, "question": answer and answer.question.json()})
+        return JSONResponse(
+            {
+                "roll": [picture_view(one) for one in list(session.roll.values())],
+                "picture": None if picture is None else picture_view(picture),
+                "question": answer and answer.question.json(),
+            }
+        )
+
+    async def sets(self, request: Request) -> Response:
+        """Class sets by name, words to suggest."""
+        return JSONResponse({name: class_set(name) for name in class_set_names()})
 
     async def upload(self, request: Request) -> Response:
         """Take a picture: the file's bytes are the body, its name is the header x-name, percent-encoded."""
@@ -164,8 +187,9 @@ class Page:
     async def choose(self, request: Request) -> Response:
         """Put an example on the page."""
         session = self._session(request)
-        chosen = await self._computed(lambda: example(request.path_params["index"]))
-        shown = picture_view(session.show(chosen.name, chosen.image))
+        index = request.path_params["index"]
+        chosen = await self._computed(lambda: example(index))
+        shown = picture_view(session.show(chosen.name, chosen.image, index))
         return JSONResponse(shown | {"words": chosen.words})
 
     async def ask(self, request: Request) -> Response:
@@ -188,15 +212,16 @@ class Page:
         return JSONResponse(await self._computed(lambda: pixel_view(session.answered(), row, column)))
 
     async def heat(self, request: Request) -> Response:
-        """The heat map of a class of the last answer, packed."""
+        """The heat map of a class of the last answer, packed: probabilities, or scores with ?scale=contrast."""
         session, index = self._session(request), request.path_params["index"]
+        contrast = request.query_params.get("scale") == "contrast"
 
         def heat() -> bytes:
             answer = session.answered()
             if index >= len(answer.result.classes):
                 raise UserError(f"there is no class {index}; there are {len(answer.result.classes)}")
             name = answer.result.classes[index]
-            levels, low, high = answer.heat(name)
+            levels, low, high = answer.heat(name, contrast=contrast)
             return packed({"name": name, "low": low, "high": high}, levels)
 
         return _packed(await self._computed(heat))

@@ -17,13 +17,15 @@ from denseclip.text import ClassPrompts
 class Limits:
     """Bounds of a page.
 
-    upload: bytes of a picture's file. pixels: of a picture. words: prompts of one question, with synonyms and
-    background words. text: characters of one question. sessions: visitors that are remembered; all_pixels: of all
+    upload: bytes of a picture's file. pixels: of a picture. roll: of all pictures of one visitor, of which the
+    latest always stays. words: prompts of one question, with synonyms and background words. text: characters of one
+    question. sessions: visitors that are remembered; all_pixels: of all
     their pictures together; idle: seconds after which a visitor is forgotten. rows: word vectors kept in memory.
     """
 
     upload: int = 32 * 2**20
     pixels: int = 25_000_000
+    roll: int = 50_000_000
     words: int = 500
     text: int = 200_000
     sessions: int = 64

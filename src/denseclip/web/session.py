@@ -34,10 +34,11 @@ class SharedModel:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture on the page: the file's name, and (H, W, 3) uint8 RGB."""
+    """A picture of the page: the file's name, (H, W, 3) uint8 RGB, its number in the session, below 0: an example."""
 
     name: str
     image: NDArray[np.uint8]
+    number: int = 1
 
 
 @dataclass(frozen=True)
@@ -85,9 +86,10 @@ class Answer:
             for i in scores.argsort(descending=True)[:count].tolist()
         ]
 
-    def heat(self, name: str) -> tuple[NDArray[np.uint8], float, float]:
-        """The scores of a class as levels (H, W) between the lowest, 0, and the highest, 255; and those two.
+    def heat(self, name: str, *, contrast: bool = False) -> tuple[NDArray[np.uint8], float, float]:
+        """A class as levels (H, W) of 0..255, and what these two ends stand for.
 
+        They are the probabilities 0 and 1, or, `contrast`, the lowest and the highest score of the picture.
         Raises UserError if the class has no scores, or prompt denoising took it out.
         """
         scores = self.result.heatmap(name)
@@ -96,6 +98,8 @@ class Answer:
             raise UserError(
                 f"prompt denoising took {name!r} out; lower its threshold to see where it was likely"
             )
+        if not contrast:
+            return (self.result.probability(name) * 255).round().astype(np.uint8), 0.0, 1.0
         levels = (scores - low) * (255 / max(high - low, 1e-12))
         return levels.round().astype(np.uint8), low, high
 
@@ -109,21 +113,41 @@ class Session:
     picture: Picture | None = None
     answer: Answer | None = None
     used: float = field(default_factory=time.monotonic)
-    _views: OrderedDict[Settings, Encoded] = field(default_factory=OrderedDict)
+    roll: dict[int, Picture] = field(default_factory=dict)  # the visitor's own pictures, by number
+    _views: OrderedDict[tuple[int, Settings], Encoded] = field(default_factory=OrderedDict)
     _lock: Lock = field(default_factory=Lock)
 
     @property
     def pixels(self) -> int:
-        """Of the picture that is shared."""
-        return 0 if self.picture is None else self.picture.image.shape[0] * self.picture.image.shape[1]
+        """Of the pictures that are kept."""
+        return sum(picture.image[..., 0].size for picture in list(self.roll.values()))
 
-    def show(self, name: str, image: NDArray[np.uint8]) -> Picture:
-        """Put another picture (H, W, 3) uint8 on the page; what belonged to the last one is forgotten."""
+    def show(self, name: str, image: NDArray[np.uint8], example: int | None = None) -> Picture:
+        """Put another picture (H, W, 3) uint8 on the page; own ones are kept, the oldest go beyond `Limits.roll`."""
         with self._lock:
-            self._views.clear()
+            number = max(self.roll, default=0) + 1 if example is None else -1 - example
+            picture = self.picture = Picture(name, image, number)
             self.answer = None
-            self.picture = Picture(name, image)
+            if example is None:
+                self.roll[number] = picture
+                while self.pixels > self.limits.roll and len(self.roll) > 1:
+                    gone = next(iter(self.roll))
+                    del self.roll[gone]
+                    for key in [key for key in self._views if key[0] == gone]:
+                        del self._views[key]
+            return picture
+
+    def turn(self, number: int) -> Picture:
+        """Put a picture that is kept on the page again; UserError if it is not."""
+        with self._lock:
+            self.picture, self.answer = self.kept(number), None
             return self.picture
+
+    def kept(self, number: int) -> Picture:
+        """A picture of the roll; UserError if it is not there."""
+        if number not in self.roll:
+            raise UserError("this picture is no longer kept; open it again")
+        return self.roll[number]
 
     def ask(self, question: SegmentRequest) -> Answer:
         """Segment the picture. Raises UserError if there is none, or the question cannot be answered."""
@@ -156,7 +180,7 @@ class Session:
         """
         settings = segmenter.settings
         keys = replace(settings.refine, ks=1.0) if isinstance(segmenter.clip, Clip) else settings.refine
-        key = replace(settings, refine=keys).query()
+        key = picture.number, replace(settings, refine=keys).query()
         fresh = key not in self._views
         if fresh:
             keyed = copy(segmenter)
@@ -219,6 +243,6 @@ class Sessions:
                     del self._sessions[token]
 
 
-ENCODINGS = 3  # of one picture, under different presets and sizes
+ENCODINGS = 6  # of one visitor's pictures, under different presets and sizes
 NO_PICTURE = "there is no picture yet; choose an example or open one of yours"
 NO_ANSWER = "nothing is segmented yet; write words first"

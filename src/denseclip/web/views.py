@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from denseclip.data.stickers import render
 from denseclip.errors import UserError
@@ -93,12 +93,14 @@ def example(index: int) -> Example:
 
 
 @cache
-def thumbnail(index: int, side: int = 128) -> NDArray[np.uint8]:
-    """Example `index`, small: (side, side, 3) uint8."""
-    import cv2
+def example_thumbnail(index: int) -> NDArray[np.uint8]:
+    """Example `index`, small: (128, 128, 3) uint8."""
+    return thumbnail(example(index).image)
 
-    small = cv2.resize(example(index).image, (side, side), interpolation=cv2.INTER_AREA)
-    return np.asarray(small, np.uint8)
+
+def thumbnail(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The middle of a picture (H, W, 3), (128, 128, 3) uint8."""
+    return np.asarray(ImageOps.fit(Image.fromarray(image), (128, 128)))
 
 
 def about(server: ModelServer) -> dict[str, Any]:
@@ -120,12 +122,13 @@ def about(server: ModelServer) -> dict[str, Any]:
 
 def picture_view(picture: Picture) -> dict[str, Any]:
     """A picture without its pixels."""
-    return {"name": picture.name, "height": picture.image.shape[0], "width": picture.image.shape[1]}
+    height, width = picture.image.shape[:2]
+    return {"name": picture.name, "height": height, "width": width, "number": picture.number}
 
 
 def answer_header(answer: Answer, origin: Origin) -> dict[str, Any]:
     """An answer without its mask. Classes are in the order of the mask's ids."""
-    result, prompts = answer.result, answer.prompts
+    result, prompts, peaks = answer.result, answer.prompts, answer.result.peaks
     words = dict(zip(prompts.classes, prompts.prompts, strict=True))
     colors = hexes(result.palette)
     return {
@@ -136,6 +139,7 @@ def answer_header(answer: Answer, origin: Origin) -> dict[str, Any]:
                 "color": color,
                 "area": result.areas.get(name, 0),
                 "scored": name in result.scored,
+                "peak": peaks.get(name),
             }
             for name, color in zip(result.classes, colors, strict=True)
         ],

@@ -48,7 +48,10 @@ export const about = async () => (await call("/api/about")).json();
 export const choose = async (index) => (await call(`/api/example/${index}`, { method: "POST" })).json();
 export const pixel = async (row, column) => (await post("/api/pixel", { row, column })).json();
 export const ask = async (question) => unpack(await post("/api/answer", question));
-export const heat = async (index) => unpack(await call(`/api/heat/${index}`));
+export const heat = async (index, scale) => unpack(await call(`/api/heat/${index}?scale=${scale}`));
+export const sets = async () => (await call("/api/sets")).json();
+export const turn = async (number) => (await call(`/api/picture/${number}`, { method: "POST" })).json();
+export const small = async (number) => (await call(`/api/picture/${number}/small.jpg`)).blob();
 export const download = async (name) => (await call(`/api/${name}`)).blob();
 
 export async function upload(file) {

@@ -1,15 +1,19 @@
 // The page: what is shown, and what happens when something is touched.
 
 import * as api from "./api.js";
-import { make, save, showLegend, showPixel, showProtocol } from "./panels.js";
+import { Comparison } from "./compare.js";
+import { setKeys, setTheme } from "./keys.js";
+import { make, save, showLegend, showPixel, showProtocol, spoken } from "./panels.js";
 import { Stage } from "./stage.js";
+import { Words } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
 const stage = new Stage($("stage"));
+const words = new Words($("words"), $("suggestions"), $("suggested"), { undo: $("undo"), redo: $("redo") }, () => askSoon(250));
+const comparison = new Comparison($("comparison"), $("compared").querySelector("div"), stage.base, (id) => api.heat(id, $("heat-scale").value), () => paint());
 let facts; // about the server
-let picture = null; // {name, height, width}
+let picture = null; // {name, height, width, number}
 let answer = null; // header and plane of the last answer
-let spot = null; // the pixel that was clicked
 let shows = 0; // counts pictures, so that late answers about an earlier one are dropped
 
 // ---- the question -------------------------------------------------------------------------------------------
@@ -31,7 +35,8 @@ function question() {
 }
 
 function fill(asked) {
-  for (const id of ["words", "background", "preset", "size", "templates"]) $(id).value = asked[id];
+  words.start(asked.words);
+  for (const id of ["background", "preset", "size", "templates"]) $(id).value = asked[id];
   $("threshold").value = asked.threshold ?? 0;
   const refine = Object.fromEntries((asked.refine || "").split("+").map((part) => part.split("=")));
   for (const id of ["pd", "ks"]) $(id).value = refine[id] ?? 0;
@@ -43,6 +48,7 @@ function label() {
     const value = Number($(id).value);
     $(id).nextElementSibling.textContent = value ? value.toFixed(2) : "off";
   }
+  for (const one of document.querySelectorAll("[data-switch]")) one.checked = Number($(one.dataset.switch).value) > 0;
   $("preset-hint").textContent = facts.presets[$("preset").value] ?? "";
 }
 
@@ -83,14 +89,15 @@ async function askOnce() {
     if (show !== shows) return;
     const [took, whole] = [time(made.milliseconds), time(performance.now() - start)];
     const how = made.encoded ? "the network looked at the picture" : "from cached features";
-    say(`${picture.name}, ${picture.width} × ${picture.height}. Answered in ${took}, ${how}; shown after ${whole}.`);
+    say(`${picture.name}, ${picture.width} × ${picture.height}. Answered in ${took}, ${how}; shown after ${whole}.`, spoken(answer));
   } catch (error) {
     if (show === shows) await failed(error, "words-alert");
   }
 }
 
 async function showAnswer() {
-  showLegend($("legend"), $("absent"), answer, {
+  const unders = stage.under(answer.plane, answer.classes.length);
+  showLegend($("legend"), $("absent"), answer, unders, {
     enter: (id) => view() === "mask" && paintMask(id),
     leave: () => view() === "mask" && paintMask(),
     press: (id) => showHeatOf(id),
@@ -100,10 +107,11 @@ async function showAnswer() {
   $("heat-word").replaceChildren(...scored);
   const same = scored.find((option) => option.textContent === before);
   if (same) same.selected = true;
+  comparison.offer(answer.classes);
   showProtocol($("protocol"), answer.protocol);
   $("file-name").textContent = picture.name;
   showCode();
-  await Promise.all([paint(), spot && showSpot()]);
+  await Promise.all([paint(), stage.spotted && showSpot()]);
 }
 
 // ---- the picture and its views --------------------------------------------------------------------------------
@@ -117,19 +125,38 @@ function paintMask(only = null) {
 
 async function paint() {
   const shown = view();
-  $("heat-choice").hidden = $("scale").hidden = shown !== "heat";
-  for (const button of $("legend").querySelectorAll("button")) {
-    button.setAttribute("aria-pressed", shown === "heat" && button.dataset.id === $("heat-word").value);
+  const [heated, compared] = [shown === "heat", shown === "compare"];
+  $("stage").dataset.view = shown;
+  $("heat-choice").hidden = !heated;
+  $("scale-choice").hidden = $("scale").hidden = !heated && !compared;
+  $("stage").hidden = compared;
+  $("comparison").hidden = $("compared").hidden = !compared;
+  for (const button of document.querySelectorAll("#legend button, #absent button")) {
+    button.setAttribute("aria-pressed", heated && button.dataset.id === $("heat-word").value);
   }
   if (answer === null || shown === "picture") return stage.clear();
   if (shown === "mask") return paintMask();
-  const [asked, id] = [answer, $("heat-word").value];
-  const heat = await api.heat(id).catch(async (error) => (await failed(error), null));
-  if (answer !== asked || view() !== "heat" || $("heat-word").value !== id) return;
+  const [asked, id, scale] = [answer, $("heat-word").value, $("heat-scale").value];
+  const current = () => answer === asked && view() === shown && $("heat-word").value === id && $("heat-scale").value === scale;
+  if (compared) {
+    if (await comparison.draw(facts.heat, asked.size, current)) showScale("each word", scale, 0, 1);
+    return;
+  }
+  const heat = await api.heat(id, scale).catch(async (error) => (await failed(error), null));
+  if (!current()) return;
   if (heat === null) return stage.clear();
   complain(null);
   stage.paintHeat(heat.plane, facts.heat);
-  [$("low").textContent, $("high").textContent] = [heat.low.toFixed(3), heat.high.toFixed(3)];
+  showScale(heat.name, scale, heat.low, heat.high);
+}
+
+// What the colors of a heat map stand for.
+function showScale(name, scale, low, high) {
+  const whole = scale === "probability";
+  const each = name === "each word";
+  $("scale-name").textContent = whole ? `${name}: probability` : `${name}: score, contrast stretched to this picture`;
+  [$("low").textContent, $("high").textContent] =
+    whole ? ["0", "1"] : each ? ["its lowest", "its highest"] : [low.toFixed(3), high.toFixed(3)];
 }
 
 function showHeatOf(id) {
@@ -141,14 +168,14 @@ function showHeatOf(id) {
 
 async function showSpot() {
   try {
-    const pixel = await api.pixel(...spot);
+    const pixel = await api.pixel(...stage.spotted);
     showPixel($("pixel"), $("pixel-hint"), pixel);
   } catch (error) {
     await failed(error);
   }
 }
 
-async function load(get, example = null) {
+async function load(get) {
   const show = ++shows;
   busy(true);
   try {
@@ -157,15 +184,13 @@ async function load(get, example = null) {
     if (show !== shows) return;
     picture = shown;
     await stage.show(blob, shown.height, shown.width);
-    answer = spot = null;
+    answer = null;
     stage.clear();
     complain(null);
     $("pixel").replaceChildren();
     $("pixel-hint").textContent = "Click into the picture to see which words fit there.";
-    for (const [index, button] of [...$("examples").children].entries()) {
-      button.setAttribute("aria-pressed", index === example);
-    }
-    if (shown.words) $("words").value = facts.model.words ?? shown.words;
+    await showRoll();
+    if (shown.words) words.set(facts.model.words ?? shown.words);
     await ask();
   } catch (error) {
     if (show === shows) await failed(error);
@@ -173,17 +198,64 @@ async function load(get, example = null) {
   }
 }
 
-function openFile(file) {
-  if (!file) return;
-  if (file.size > facts.limits.upload) {
-    return complain(`${file.name} has ${(file.size / 2 ** 20).toFixed(0)} MiB, more than ${facts.limits.upload / 2 ** 20}; make it smaller.`);
+// ---- pictures in a row ----------------------------------------------------------------------------------------
+
+let roll = []; // {number, name, address} of the visitor's own pictures
+
+async function openFiles(files) {
+  const [given, refused] = [[...files], []];
+  if (given.length === 0) return;
+  busy(true);
+  let first = null;
+  for (const [index, file] of given.entries()) {
+    if (given.length > 1) say(`opening ${index + 1} of ${given.length} pictures`);
+    try {
+      if (file.size > facts.limits.upload) throw new api.Refused(`${file.name} has ${(file.size / 2 ** 20).toFixed(0)} MiB, more than ${facts.limits.upload / 2 ** 20}; make it smaller.`);
+      const shown = await api.upload(file);
+      first ??= shown;
+      roll.push(await thumbnail(shown));
+    } catch (error) {
+      if (!(error instanceof api.Refused)) throw error;
+      refused.push(error);
+    }
   }
-  load(() => api.upload(file));
+  if (first !== null) await load(() => api.turn(first.number));
+  else busy(false);
+  for (const error of refused.slice(0, 1)) await failed(error);
 }
+
+const thumbnail = async ({ number, name }) => ({ number, name, address: URL.createObjectURL(await api.small(number)) });
+
+async function showRoll() {
+  const row = $("roll");
+  row.hidden = roll.length === 0;
+  row.replaceChildren(
+    ...roll.map(({ number, name, address }) => {
+      const button = make("button", { type: "button", title: name }, make("img", { src: address, alt: name }));
+      button.setAttribute("aria-pressed", number === picture.number);
+      button.addEventListener("click", () => load(() => api.turn(number)));
+      return button;
+    }),
+  );
+  for (const [index, button] of [...$("examples").children].entries()) {
+    button.setAttribute("aria-pressed", picture.number === -1 - index);
+  }
+}
+
+// The next picture of the row that is shown, or the one before.
+function neighbor(by) {
+  if (picture === null) return;
+  if (picture.number < 0) return turnTo((facts.examples - 1 - picture.number + by) % facts.examples);
+  const at = roll.findIndex((one) => one.number === picture.number);
+  const { number } = roll[(at + by + roll.length) % roll.length];
+  load(() => api.turn(number));
+}
+
+const turnTo = (example) => load(() => api.choose(example));
 
 // ---- messages -------------------------------------------------------------------------------------------------
 
-const say = (text) => ($("status").textContent = text);
+const say = (text, spoken = "") => $("status").replaceChildren(text, make("span", { className: "unseen" }, ` ${spoken}`));
 const time = (ms) => (ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(1)} s`);
 const busy = (is) => $("stage").setAttribute("aria-busy", is);
 
@@ -233,31 +305,84 @@ async function copy() {
 // ---- wiring ---------------------------------------------------------------------------------------------------
 
 function wire() {
-  for (const id of ["words", "background"]) $(id).addEventListener("input", () => askSoon(250));
+  $("background").addEventListener("input", () => askSoon(250));
   for (const id of SLIDERS) $(id).addEventListener("input", () => (label(), askSoon(60)));
   for (const id of ["preset", "size", "templates"]) $(id).addEventListener("change", () => (label(), ask()));
   for (const radio of document.querySelectorAll("input[name=view]")) radio.addEventListener("change", paint);
   for (const radio of document.querySelectorAll("input[name=code]")) radio.addEventListener("change", showCode);
-  $("heat-word").addEventListener("change", paint);
+  for (const id of ["heat-word", "heat-scale"]) $(id).addEventListener("change", paint);
+  for (const one of document.querySelectorAll("[data-switch]")) one.addEventListener("change", () => turnOn(one));
+  $("sets").addEventListener("change", () => (words.add(words.sets[$("sets").value] ?? []), ($("sets").value = "")));
   $("opacity").addEventListener("input", opacity);
   $("open").addEventListener("click", () => $("file").click());
-  $("file").addEventListener("change", () => (openFile($("file").files[0]), ($("file").value = "")));
+  $("file").addEventListener("change", async () => (await openFiles($("file").files), ($("file").value = "")));
   $("copy").addEventListener("click", copy);
   for (const button of document.querySelectorAll("[data-file]")) button.addEventListener("click", () => take(button));
-  $("stage").addEventListener("pointermove", hover);
-  $("stage").addEventListener("pointerleave", () => ($("tip").hidden = true));
-  $("stage").addEventListener("click", pick);
+  $("frame").addEventListener("pointermove", hover);
+  $("frame").addEventListener("pointerleave", () => ($("tip").hidden = true));
+  $("frame").addEventListener("click", pick);
+  $("frame").addEventListener("dblclick", (event) => stage.zoom(2, event.offsetX, event.offsetY));
+  $("frame").addEventListener("keydown", walk);
+  for (const button of document.querySelectorAll("[data-zoom]")) button.addEventListener("click", () => zoom(button.dataset.zoom));
   addEventListener("dragover", (event) => (event.preventDefault(), $("stage").classList.add("dropping")));
   addEventListener("dragleave", (event) => event.relatedTarget ?? $("stage").classList.remove("dropping"));
   addEventListener("drop", (event) => {
     event.preventDefault();
     $("stage").classList.remove("dropping");
-    openFile(event.dataTransfer.files[0]);
+    openFiles(event.dataTransfer.files);
   });
-  addEventListener("paste", (event) => openFile(event.clipboardData.files[0]));
+  addEventListener("paste", (event) => {
+    if (event.clipboardData.files.length) event.preventDefault();
+    openFiles(event.clipboardData.files);
+  });
+  setKeys(
+    [
+      ["m", "mask", () => look("mask")],
+      ["h", "heat map", () => look("heat")],
+      ["c", "words beside each other", () => look("compare")],
+      ["p", "the picture alone", () => look("picture")],
+      ["n", "next picture", () => neighbor(1)],
+      ["b", "the picture before", () => neighbor(-1)],
+      ["o", "open pictures", () => $("file").click()],
+      ["w", "write words", () => $("words").focus()],
+      ["u", "undo a change of the words", () => words.undo()],
+      ["r", "redo it", () => words.redo()],
+      ["+", "zoom in", () => zoom("in")],
+      ["-", "zoom out", () => zoom("out")],
+      ["0", "whole picture", () => zoom("fit")],
+      ["d", "light or dark", setTheme($("theme"))],
+    ],
+    $,
+  );
 }
 
-const opacity = () => (stage.over.style.opacity = $("opacity").value);
+const opacity = () => document.body.style.setProperty("--opacity", $("opacity").value);
+const zoom = (how) => (how === "fit" ? stage.fit() : stage.zoom(how === "in" ? 1.5 : 1 / 1.5));
+
+function look(shown) {
+  document.querySelector(`input[name=view][value=${shown}]`).checked = true;
+  paint();
+}
+
+// Refinement by switch: off, or the threshold that was there before, at first the usual one.
+function turnOn(one) {
+  const slider = $(one.dataset.switch);
+  if (!one.checked) one.dataset.on = slider.value;
+  slider.value = one.checked ? one.dataset.on : 0;
+  label();
+  ask();
+}
+
+const STEPS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
+
+function walk(event) {
+  if (event.key === "Enter" && answer !== null) {
+    if (stage.spotted === null) stage.step(0, 0, true);
+    showSpot();
+  } else if (event.key in STEPS) stage.step(...STEPS[event.key], event.shiftKey);
+  else return;
+  event.preventDefault();
+}
 
 function hover(event) {
   const at = answer && stage.spot(event);
@@ -271,10 +396,9 @@ function hover(event) {
 }
 
 function pick(event) {
-  const at = answer && stage.spot(event);
+  const at = answer && stage.moved < 5 && stage.spot(event);
   if (!at) return;
-  spot = at;
-  stage.mark(spot);
+  stage.mark(at);
   showSpot();
 }
 
@@ -291,7 +415,7 @@ function furnish() {
   for (let index = 0; index < facts.examples; index++) {
     const image = make("img", { src: `/api/example/${index}.jpg`, alt: `example ${index + 1}` });
     const button = make("button", { type: "button" }, image);
-    button.addEventListener("click", () => load(() => api.choose(index), index));
+    button.addEventListener("click", () => turnTo(index));
     $("examples").append(button);
   }
   const ramp = $("ramp").getContext("2d");
@@ -306,8 +430,12 @@ async function begin() {
   label();
   const before = await api.restore();
   if (before?.question) fill(before.question);
+  roll = await Promise.all((before?.roll ?? []).map(thumbnail));
   if (before?.picture) await load(async () => before.picture);
-  else await load(() => api.choose(0), 0);
+  else await turnTo(0);
+  if (!before?.question) words.start(words.text);
+  words.sets = await api.sets();
+  $("sets").append(...Object.entries(words.sets).map(([value, all]) => make("option", { value }, `${value} (${all.length})`)));
 }
 
 begin().catch(failed);
