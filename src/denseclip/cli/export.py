@@ -1,55 +1,83 @@
-"""`denseclip export`: a trained model as a file that runs elsewhere."""
+"""`denseclip export`: a model with its words as a file that runs elsewhere."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from denseclip.cli import options as o
 from denseclip.errors import UserError
 
-Checkpoint = Annotated[Path, typer.Argument(help="last.pt or best.pt of a training.", show_default=False)]
+if TYPE_CHECKING:
+    from denseclip.models.export import ExportFormat
+
+Source = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A checkpoint, or a CLIP as for segment.", show_default=False)
+]
 Format = Annotated[Literal["onnx", "torch-export"], typer.Option("--format", help="File format.")]
-Out = Annotated[Path | None, typer.Option("--out", "-o", help="File; default beside the checkpoint.")]
+Out = Annotated[
+    Path | None, typer.Option("--out", "-o", help="File; default beside the checkpoint, or MODEL.onnx here.")
+]
 Scores = Annotated[bool, typer.Option("--scores", help="Scores of all classes instead of a mask.")]
+Bytes = Annotated[bool, typer.Option("--uint8", help="Take (B, H, W, 3) uint8, as image files give it.")]
 
 
 def export(
-    checkpoint: Checkpoint,
+    model: Source,
     kind: Format = "onnx",
     out: Out = None,
     classes: o.Classes = None,
+    preset: o.Preset = "maskclip",
+    templates: o.Templates = "85",
+    activation: o.Activation = None,
     scores: Scores = False,
+    uint8: Bytes = False,
 ) -> None:
-    """Export a trained model with its classes baked in, for pictures of any size.
+    """Export a model with its classes baked in, for pictures of any size.
 
-    Input "image": (B, 3, H, W) float32 RGB, 0..255. Output: (B, H, W) class ids, or with --scores (B, K, H, W).
-    The class names are in the file's metadata. Of a RetinaNet: (B, A, 4) boxes and (B, A, K) scores.
+    Input "image": (B, 3, H, W) float32 RGB, 0..255, or with --uint8 (B, H, W, 3). Output: (B, H, W) class ids,
+    or with --scores (B, K, H, W). Class names are in the file's metadata. For a CLIP sides are whole cells.
+    Of a RetinaNet: (B, A, 4) boxes and (B, A, K) scores.
     """
     import torch
 
     from denseclip.models.checkpoint import DETECTORS, trained_kind
+    from denseclip.models.export import TrainingFree
     from denseclip.models.export import export as write
     from denseclip.models.trained import load_trained
-    from denseclip.text import ClassPrompts, templates
+    from denseclip.text import ClassPrompts
+    from denseclip.text import templates as named
 
-    path = out or checkpoint.with_suffix(".onnx" if kind == "onnx" else ".pt2")
-    if path.suffix != (".onnx" if kind == "onnx" else ".pt2"):
+    ending, trained = (".onnx" if kind == "onnx" else ".pt2"), trained_kind(model)
+    path = out or (Path(model).with_suffix(ending) if trained else Path(Path(model).name + ending))
+    if path.suffix != ending:
         raise UserError(f"{path} does not fit --format {kind}; end it in .onnx or .pt2")
-    if trained_kind(checkpoint) in DETECTORS:
-        if classes is not None or scores:
-            raise UserError("--classes and --scores go with models that segment; leave them out")
-        _export_detector(checkpoint, path, kind)
+    if trained in DETECTORS:
+        if classes is not None or scores or uint8:
+            raise UserError("--classes, --scores and --uint8 go with models that segment; leave them out")
+        _export_detector(Path(model), path, kind)
         return
-    model = load_trained(checkpoint, torch.device("cpu"), torch.float32)
-    words = None if classes is None else ClassPrompts.parse(classes)
-    network, names = model.network(words, templates("85"))
+    cell, note = 1, ""
+    if trained:
+        if preset != "maskclip" or activation is not None:
+            raise UserError(f"{model} is a trained model; leave out --preset and --activation")
+        loaded = load_trained(model, torch.device("cpu"), torch.float32)
+        words = None if classes is None else ClassPrompts.parse(classes)
+        network, names = loaded.network(words, named(templates))
+        stats = loaded.stats
+    else:
+        settings = {"preset": preset, "templates": templates, "activation": activation, "resize": "none"}
+        segmenter = o.ModelOptions(model, classes, settings, "cpu", "fp32").load()
+        network, names = TrainingFree(segmenter).eval(), segmenter.classes
+        stats, cell = segmenter.encoder.stats, segmenter.encoder.stride
+        note = f"; sides of its pictures are multiples of {cell}"
+    pixels: Literal["uint8", "float32"] = "uint8" if uint8 else "float32"
     with o.status("exporting"):
-        write(network, model.stats, names, path, kind=kind, argmax=not scores)
-    o.say(f"{path}: {len(names)} classes")
+        write(network, stats, names, path, kind=kind, argmax=not scores, pixels=pixels, cell=cell)
+    o.say(f"{path}: {len(names)} classes{note}")
 
 
-def _export_detector(checkpoint: Path, path: Path, kind: Literal["onnx", "torch-export"]) -> None:
+def _export_detector(checkpoint: Path, path: Path, kind: "ExportFormat") -> None:
     import torch
 
     from denseclip.detection.export import export_detector

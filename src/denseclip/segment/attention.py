@@ -163,7 +163,8 @@ def neighborhood(grid: Grid, sigma: float, like: Tensor) -> Tensor:
     x = torch.arange(grid[1], device=like.device, dtype=torch.float32)
     down = torch.exp(-((y[:, None] - y) ** 2) / (2 * sigma**2))  # (h, h)
     across = torch.exp(-((x[:, None] - x) ** 2) / (2 * sigma**2))  # (w, w)
-    return F.pad(torch.kron(down, across), (1, 0, 1, 0)).to(like.dtype)
+    both = down[:, None, :, None] * across[:, None, :]  # (h, w, h, w)
+    return F.pad(both.flatten(2).flatten(0, 1), (1, 0, 1, 0)).to(like.dtype)
 
 
 def _table(vit: VisionTransformer, grid: Grid, *, tenth: bool) -> Tensor:
