@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from io import BytesIO
 from pathlib import Path
 
@@ -10,69 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytest.importorskip("starlette")
-pytest.importorskip("uvicorn")
-playwright = pytest.importorskip("playwright.sync_api")
+from denseclip.data.stickers import render
+from denseclip.web.views import SCENES, SIDE, SPLIT
+from page_support import WAIT, answered, write
+from web_support import noise, png
 
-from denseclip.data.stickers import render  # noqa: E402
-from denseclip.web.model_server import ModelServer  # noqa: E402
-from denseclip.web.request import Limits, Origin  # noqa: E402
-from denseclip.web.server import serving  # noqa: E402
-from denseclip.web.views import SCENES, SIDE, SPLIT  # noqa: E402
-from web_support import noise, png  # noqa: E402
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-WAIT = 60_000
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")]
-
-
-@pytest.fixture(scope="module")
-def address():
-    with serving(ModelServer.open(Origin("tiny-rn"), Limits(words=200))) as (address, _):
-        yield address
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as play:
-        opened = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
-
-
-@pytest.fixture
-def page(browser, address):
-    """A page with the first example, in a browser that may reach nothing but the page's server."""
-    context = browser.new_context(viewport={"width": 1360, "height": 900}, accept_downloads=True)
-    shown = context.new_page()
-    shown.set_default_timeout(WAIT)
-    troubles: list[str] = []
-    shown.on("pageerror", lambda error: troubles.append(str(error)))
-    shown.on("request", lambda request: outside(request.url, address, troubles))
-    shown.goto(address)
-    answered(shown, "scene-")
-    yield shown
-    context.close()
-    assert not troubles
-
-
-def outside(url, address, troubles):
-    if not url.startswith((address, "blob:", "data:")):
-        troubles.append(f"asked {url}")
-
-
-def answered(page, *texts):
-    """Wait until the status line tells of an answer that the legend and picture already show."""
-    for text in texts:
-        page.locator("#status", has_text=text).wait_for()
-    page.locator("#stage[aria-busy=false]").wait_for()
-
-
-def write(page, words):
-    """Type words, wait for their answer: the command shows them."""
-    page.locator("#words").fill(words)
-    page.locator("#code", has_text=f"--classes '{words}'").wait_for()
-    page.locator("#stage[aria-busy=false]").wait_for()
+pytestmark = pytest.mark.slow
 
 
 def point(page, row, column):
@@ -208,7 +150,7 @@ def test_too_many_words_is_a_message(page):
     assert page.locator("#words-alert").is_hidden()
 
 
-def test_a_picture_of_ones_own_stays_in_its_tab_and_after_a_reload(page, browser, address):
+def test_a_picture_of_ones_own_stays_in_its_tab_and_after_a_reload(page, browser, page_address):
     upload = {"name": "my noise.png", "mimeType": "image/png", "buffer": png(noise(80, 120))}
     page.locator("#file").set_input_files(upload)
     answered(page, "my noise.png, 120 × 80")
@@ -218,7 +160,7 @@ def test_a_picture_of_ones_own_stays_in_its_tab_and_after_a_reload(page, browser
     assert page.locator("#words").input_value() == "cat, dog, thing"
     other = browser.new_context().new_page()
     other.set_default_timeout(WAIT)
-    other.goto(address)
+    other.goto(page_address)
     answered(other, "scene-")
     other.context.close()
     name, content = taken(page, "Picture")

@@ -38,7 +38,10 @@ export function spoken(answer) {
 function swatch(one) {
   const element = make("i");
   element.style.setProperty("--color", one.color);
-  element.style.setProperty("--under", `rgb(${one.under.join(" ")})`);
+  const [r, g, b] = one.under;
+  const gray = Math.round(0.213 * r + 0.715 * g + 0.072 * b); // as the filter saturate() weighs
+  element.style.setProperty("--under", `rgb(${r} ${g} ${b})`);
+  element.style.setProperty("--gray", `rgb(${gray} ${gray} ${gray})`);
   return element;
 }
 

@@ -80,7 +80,7 @@ export class Stage {
     paint(this.over, levels, this.size, heatTable(colors));
   }
 
-  // The mean color [r, g, b] of the picture under each of `count` ids, nearly gray, as it is shown under the mask.
+  // The mean color [r, g, b] of the picture under each of `count` ids.
   under(plane, count) {
     const { width, height } = this.base;
     const pixels = this.base.getContext("2d").getImageData(0, 0, width, height).data;
@@ -97,9 +97,7 @@ export class Stage {
       }
     }
     return sums.map(([r, g, b, n]) => {
-      if (n === 0) return [128, 128, 128];
-      const gray = (0.299 * r + 0.587 * g + 0.114 * b) / n;
-      return [r, g, b].map((part) => Math.round((0.3 * part) / n + 0.7 * gray));
+      return n === 0 ? [128, 128, 128] : [r, g, b].map((part) => Math.round(part / n));
     });
   }
 
