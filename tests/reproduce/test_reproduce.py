@@ -16,7 +16,7 @@ from denseclip.data.opening import open_dataset
 from denseclip.errors import UserError
 from denseclip.evaluate.robustness import corrupted
 from denseclip.evaluate.run import evaluate, segmenter_for
-from denseclip.reproduce import MissingError, reproduce, runner, runs
+from denseclip.reproduce import MissingError, needs, reproduce, runner
 from denseclip.reproduce.tables import Table, read_table
 from own_data import write_own_data
 
@@ -235,15 +235,22 @@ def voc(root):
 
 
 def test_paper_scale_lists_what_is_missing_one_line_each(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "cached", lambda entry: None)
-    monkeypatch.setattr(runs, "fetch", lambda entry: pytest.fail("data comes first"))
+    monkeypatch.setattr(needs, "cached", lambda entry: None)
+    monkeypatch.setattr(needs, "fetch", lambda entry: pytest.fail("data comes first"))
     arguments = ("--scale", "paper", "--rows", "training-free", "--out", tmp_path / "out")
     ran = run(capsys, "reproduce", "table3", *arguments)
     assert ran.code == 2
     lines = ran.err.splitlines()
     assert len(lines) == 6  # three data sets, three weights
     assert all(line.startswith("denseclip: ") for line in lines)
-    for word in ("voc20", "context59", "coco-stuff", "RN50.pt", "RN50x16.pt", "ViT-B-16.pt"):
+    for word in (
+        "data: voc20 ",
+        "data: context59 ",
+        "data: coco-stuff ",
+        "RN50.pt",
+        "RN50x16.pt",
+        "ViT-B-16.pt",
+    ):
         assert sum(word in line for line in lines) == 1
     assert "VOCtrainval_11-May-2012.tar" in ran.err
     assert "--data-root" in lines[0]
@@ -251,26 +258,26 @@ def test_paper_scale_lists_what_is_missing_one_line_each(capsys, tmp_path, monke
 
 
 def test_paper_scale_of_trained_rows_lists_splits_and_backbones_too(tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "cached", lambda entry: tmp_path)
+    monkeypatch.setattr(needs, "cached", lambda entry: tmp_path)
     with pytest.raises(MissingError) as caught:
         reproduce("table1", "paper", data_root=tmp_path)
     lines = "\n".join(caught.value.lines)
-    assert "data: voc20: " in lines and "data: voc20 (" in lines
+    assert "data: voc20 (val): " in lines and "data: voc20 (train): " in lines
     assert "weights: ImageNet's for the backbone resnet101" in lines
-    with pytest.raises(MissingError, match=r"coco needs --data-root"):
+    with pytest.raises(MissingError, match=r"coco \(val\) needs --data-root"):
         reproduce("coco", "paper")
     with pytest.raises(MissingError, match=r"coco \(train\): "):
         reproduce("coco", "paper", data_root=tmp_path)
 
 
 def test_paper_scale_names_the_folder_and_the_files_that_are_missing(tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "cached", lambda entry: tmp_path)
+    monkeypatch.setattr(needs, "cached", lambda entry: tmp_path)
     home = voc(tmp_path)
     (home / "SegmentationClass" / "2007_3.png").unlink()
     with pytest.raises(MissingError) as caught:
         reproduce("table4", "paper", data_root=tmp_path)
     (line,) = caught.value.lines
-    assert "1 of 2 files are missing" in line
+    assert "1 files are missing" in line
     assert "2007_3.png" in line
     with pytest.raises(MissingError, match=r"no folder .*nowhere"):
         reproduce("table4", "paper", data_root=tmp_path / "nowhere")
@@ -281,11 +288,45 @@ def test_weights_are_fetched_only_when_all_data_is_there(tmp_path, monkeypatch):
         raise UserError(f"{entry.label}: cannot be downloaded")
 
     voc(tmp_path)
-    monkeypatch.setattr(runs, "cached", lambda entry: None)
-    monkeypatch.setattr(runs, "fetch", fail)
+    monkeypatch.setattr(needs, "cached", lambda entry: None)
+    monkeypatch.setattr(needs, "fetch", fail)
     with pytest.raises(MissingError) as caught:
         reproduce("table4", "paper", data_root=tmp_path)
     assert [line.split(":")[1].strip() for line in caught.value.lines] == ["RN50", "RN50x16"]
+
+
+def test_a_dry_run_tells_what_is_there_what_is_missing_and_how_long_it_takes(capsys, tmp_path, monkeypatch):
+    """Nothing is downloaded or written; whatever is missing comes with its address, size and command."""
+    voc(tmp_path)
+    monkeypatch.setattr(needs, "cached", lambda entry: tmp_path if entry.name == "RN50" else None)
+    monkeypatch.setattr(needs, "fetch", lambda entry: pytest.fail("a dry run downloads nothing"))
+    arguments = ("--scale", "paper", "--data-root", tmp_path, "--dry-run", "--out", tmp_path / "out")
+    ran = run(capsys, "reproduce", "table3", *arguments, "--filter", "voc20-annofree-rn50x16")
+    assert ran.code == 0, ran.err
+    lines = ran.out.splitlines()
+    (there,) = (line for line in lines if line.startswith("data: voc20 (val)"))
+    assert "there, but only 1 of 1,449 images" in there
+    (train,) = (line for line in lines if line.startswith("data: voc20 (train)"))
+    assert "fetch benchmark.tgz (1.4 GB) from http://" in train and "`tar -xf benchmark.tgz" in train
+    assert "then run `denseclip data prepare voc20 ROOT`" in train
+    assert "weights: RN50: there" in lines
+    (large,) = (line for line in lines if line.startswith("weights: RN50x16"))
+    assert "RN50x16.pt (about 0.6 GB)" in large.replace("0.5 GB", "0.6 GB")
+    (row,) = (line for line in lines if line.startswith("voc20-annofree-rn50x16, seed 0: about "))
+    assert "of training" in row and "GiB" in row and "of evaluation" in row
+    assert any(line.startswith("in all about ") for line in lines)
+    assert not (tmp_path / "out").exists()
+
+
+def test_too_few_pictures_are_said_with_the_figures(models, tmp_path, monkeypatch):
+    voc(tmp_path)
+    one = read_table("table3").model_dump() | {"rows": [], "claims": [], "figures": []}
+    paper = {**one["paper"], "data": {"voc20": "voc20"}, "models": {"RN50": "RN50"}}
+    methods = [{"name": "MaskCLIP", "settings": {"templates": "1"}}]
+    table = Table.model_validate({**one, "paper": paper, "methods": methods})
+    given = {"model": {"RN50": models["RN50"]}, "data_root": tmp_path, "out": tmp_path / "out"}
+    report = reproduce(table, "paper", **given)
+    assert "data: voc20 (val): only 1 of 1,449 images, and no figure is as published" in report["notes"][-1]
 
 
 def test_paper_scale_prints_ours_beside_the_published(models, tmp_path):

@@ -1,6 +1,8 @@
 """`denseclip reproduce` on rows that are trained, from three-step trainings of a tiny network."""
 
 import json
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -235,6 +237,37 @@ def test_a_training_that_fails_leaves_its_row_missing(make, tmp_path, monkeypatc
     report = make(tmp_path, seeds=1)
     assert report["notes"][-1] == "Failed: supervised, seed 0: it cannot be"
     assert [bool(row["runs"]) for row in report["rows"]] == [True, True, True, False]
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_rows_of_one(table, tmp_path):
+    """They train together and share the evaluations; a second call finds everything made."""
+    (tmp_path / "own.json").write_text(table.model_dump_json())
+    script = tmp_path / "job.py"
+    script.write_text(
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from denseclip.reproduce import reproduce\n"
+        "from denseclip.reproduce.tables import Table\n"
+        "table = Table.model_validate_json(Path('own.json').read_text())\n"
+        "out = Path(sys.argv[1])\n"
+        "report = reproduce(table, out=out / 'out', runs=out / 'runs', device='cpu', say=print)\n"
+        "print('report' if report else 'nothing')\n"
+    )
+    found = {}
+    for processes in (1, 2, 2):
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        launch += [f"--nproc_per_node={processes}", str(script), f"of{processes}"]
+        ran = subprocess.run(launch, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert ran.returncode == 0, ran.stderr[-2000:]
+        assert ran.stdout.splitlines().count("report") == 1
+        assert ran.stdout.splitlines().count("nothing") == processes - 1
+        assert ran.stdout.count("6 of 6 runs are finished") == 1
+        found[processes] = figures(tmp_path / f"of{processes}")
+    assert [row["missing"] for row in found[2]["rows"]] == [""] * 4
+    assert found[1]["rows"][0] == found[2]["rows"][0], "the teacher is not trained"
+    for one, two in zip(found[1]["rows"], found[2]["rows"], strict=True):
+        assert (one["name"], one["planned"]) == (two["name"], two["planned"])
 
 
 def test_unknown_names_are_one_line(make, tmp_path):

@@ -1,5 +1,6 @@
 """`denseclip reproduce`: a published table, from one command."""
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -47,6 +48,12 @@ TimeLimit = Annotated[
 ]
 Filter = Annotated[str | None, typer.Option(help="Make only rows with this in their name or recipe.")]
 Seeds = Annotated[int | None, typer.Option(min=1, help="Train only the first seeds of each row.")]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run", help="Tell what is there, what is missing, and how long it takes; make nothing."
+    ),
+]
 
 
 def reproduce(
@@ -64,12 +71,14 @@ def reproduce(
     seeds: Seeds = None,
     device: o.Device = "auto",
     precision: o.Precision = "fp32",
+    dry_run: DryRun = False,
 ) -> None:
     """Make a published table and hold its claims against the figures.
 
     Counts and trainings are kept: an interrupted run continues, tables share what they have in common, and a second
     one is done at once. A table is written as far as it is made. Where data or weights are missing, each is listed
-    with what to put where, and the exit code is 2.
+    with what to put where, and the exit code is 2. On several GPUs: torchrun --no-python --nproc_per_node=8 denseclip
+    reproduce ...
     """
     options = {**locals(), "model": _models(model or [])}
     from denseclip.reproduce import MissingError
@@ -80,7 +89,8 @@ def reproduce(
             report = run(**options, watch=_bar(progress), say=_say)
     except MissingError as error:
         for line in error.lines:
-            print(f"denseclip: {line}", file=sys.stderr)
+            if os.environ.get("RANK", "0") == "0":
+                print(f"denseclip: {line}", file=sys.stderr)
         raise typer.Exit(2) from None
     if report is not None:
         _show(report)

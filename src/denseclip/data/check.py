@@ -7,7 +7,7 @@ from pathlib import Path
 
 from denseclip.data.coco import BoxesOnlyError
 from denseclip.data.datasets import SegmentationDataset
-from denseclip.data.open_things import open_things
+from denseclip.data.open_things import COCO, open_things
 from denseclip.data.opening import open_dataset
 from denseclip.data.own import read_own
 from denseclip.data.published import dataset_spec, is_dataset
@@ -54,21 +54,36 @@ def check(
     progress: called with (done, total) images of the split at hand.
     Raises UserError only for an unknown data set; what is wrong with a known one is in the answer.
     """
-    found = []
-    for split, expected in _splits(data).items():
-        try:
-            dataset = _open(data, root, split)
-        except UserError as error:
-            found.append(SplitCheck(split, expected=expected, problem=str(error)))
-            continue
-        missing = tuple(path for index in range(len(dataset)) for path in _missing(dataset, index))
-        bad = () if quick else tuple(_unusable(dataset, workers, progress or _silent))
-        found.append(SplitCheck(split, len(dataset), expected, missing, bad))
-    return found
+    return [
+        check_split(data, root, split, quick=quick, workers=workers, progress=progress)
+        for split in _splits(data)
+    ]
+
+
+def check_split(
+    data: str | Path,
+    root: str | Path | None,
+    split: str,
+    *,
+    quick: bool = False,
+    workers: int = 2,
+    progress: Callable[[int, int], None] | None = None,
+) -> SplitCheck:
+    """The same of one split."""
+    expected = _splits(data).get(split)
+    try:
+        dataset = _open(data, root, split)
+    except UserError as error:
+        return SplitCheck(split, expected=expected, problem=str(error))
+    missing = tuple(path for index in range(len(dataset)) for path in _missing(dataset, index))
+    bad = () if quick else tuple(_unusable(dataset, workers, progress or _silent))
+    return SplitCheck(split, len(dataset), expected, missing, bad)
 
 
 def _open(data: str | Path, root: str | Path | None, split: str) -> AnyDataset:
     """The split, as data for detection if it has nothing but boxes."""
+    if str(data) == COCO:
+        return open_things(data, root, split)
     try:
         return open_dataset(data, root, split)
     except BoxesOnlyError:
@@ -81,6 +96,8 @@ def _silent(done: int, total: int) -> None:
 
 def _splits(data: str | Path) -> dict[str, int | None]:
     """Splits and the published number of images."""
+    if str(data) == COCO:
+        return {"train": 118_287, "val": 5_000}
     if not is_dataset(str(data)) and Path(data).exists():
         return dict.fromkeys(read_own(Path(data)).splits or ("all",))
     splits = dataset_spec(str(data)).splits

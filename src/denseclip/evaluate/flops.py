@@ -99,6 +99,7 @@ def count(subject: Subject, size: Size) -> Cost:
     costs |= {getattr(name, overload): cost for name, cost in costs.items() for overload in name.overloads()}
     counter = FlopCounterMode(display=False, custom_mapping=costs)
     image = torch.zeros(1, 3, *size, device="meta")
+    subject.net.requires_grad_(False)  # the counter stumbles over weights that are given to a module
     with torch.no_grad(), counter:
         subject.run(image)
     modules = {
@@ -155,12 +156,6 @@ def _parameters(net: nn.Module) -> int:
     return sum(parameter.numel() for parameter in net.parameters())
 
 
-def subject_of_detector(model: Detector) -> Subject:
-    """A detector on the meta device as it is counted, see `_Counted`."""
-    net = _Counted(model)
-    return Subject(net, net, "text_encoder" if model.config.language else "")
-
-
 class _Counted(nn.Module):
     """All that costs: of Mask R-CNN 1000 regions and the masks of 100; overlaps are free, as in fvcore."""
 
@@ -188,9 +183,37 @@ class _Counted(nn.Module):
         regions.mask_predictor(regions.mask_head(masks))
 
 
+def _counted(model: Detector) -> Subject:
+    net = _Counted(model)
+    return Subject(net, net, "text_encoder" if model.config.language else "")
+
+
 @cache
 def _tokens(names: tuple[str, ...]) -> Tensor:
     return tokenizer_for({}, "CLIP")(names)
+
+
+def subject_of_denseclip(config: DenseClipConfig, shapes: Shapes, names: tuple[str, ...]) -> Subject:
+    """A DenseCLIP without values, with its logits at the size of the picture."""
+    tokens = _tokens(names)
+    with torch.device("meta"):
+        model = build_denseclip(config, shapes, names, tokenize=lambda names: tokens).eval()
+
+    def run(images: Tensor) -> Tensor:
+        size = (images.shape[2], images.shape[3])
+        return F.interpolate(model(images), size, mode="bilinear", align_corners=False)
+
+    return Subject(model, run, "text_encoder" if config.language else "")
+
+
+def subject_of_detector(
+    config: DenseClipConfig, detector: DetectorConfig, shapes: Shapes, names: tuple[str, ...]
+) -> Subject:
+    """A detector without values."""
+    tokens = _tokens(names)
+    with torch.device("meta"):
+        model = build_detector(config, detector, shapes, names, tokenize=lambda names: tokens).eval()
+    return _counted(model)
 
 
 @dataclass(frozen=True)
@@ -223,21 +246,10 @@ class Published:
         """The model, on the meta device."""
         shapes = Shapes(self.backbone, TEXT if self.language else None, self.embed_dim)
         names = class_set("ade") if self.kind == "fpn" else coco_things()
-        tokens = _tokens(names)
-        if self.kind != "fpn":
-            config = guidance_config({"language": self.language})
-            settings = DetectorConfig(self.kind, "mmdet")
-            with torch.device("meta"):
-                detector = build_detector(config, settings, shapes, names, tokenize=lambda names: tokens)
-            return subject_of_detector(detector.eval())
-        with torch.device("meta"):
-            config = DenseClipConfig(language=self.language)
-            model = build_denseclip(config, shapes, names, tokenize=lambda names: tokens).eval()
-
-        def run(images: Tensor) -> Tensor:
-            return F.interpolate(model(images), images.shape[2:], mode="bilinear", align_corners=False)
-
-        return Subject(model, run, "text_encoder" if self.language else "")
+        if self.kind == "fpn":
+            return subject_of_denseclip(DenseClipConfig(language=self.language), shapes, names)
+        config = guidance_config({"language": self.language})
+        return subject_of_detector(config, DetectorConfig(self.kind, "mmdet"), shapes, names)
 
 
 def _resnet(layers: tuple[int, int, int, int], grid: int) -> ResNetShape:
@@ -293,7 +305,7 @@ def subject_of(model: str) -> Subject:
         return PUBLISHED[model].build()
     if trained_kind(model):
         return _trained(model)
-    net = _DenseClip(_on_meta(model))
+    net = _DenseClip(clip_on_meta(model))
     return Subject(net, net, "text")
 
 
@@ -306,7 +318,7 @@ def cost_of(model: str, size: Size | None = None) -> Cost:
 
 def _trained(path: str) -> Subject:
     if trained_kind(path) in DETECTORS:
-        return subject_of_detector(load_detector(path, torch.device("cpu")).model.to("meta"))
+        return _counted(load_detector(path, torch.device("cpu")).model.to("meta"))
     trained = load_trained(path, torch.device("cpu"), torch.float32)
     if isinstance(trained, TrainedDenseClip):
         net: nn.Module = trained.model.to("meta")  # its `network` does without the text encoder
@@ -329,7 +341,7 @@ class _DenseClip(nn.Module):
         return self._encode(images).map, self.text(sentence)
 
 
-def _on_meta(model: str) -> Clip:
+def clip_on_meta(model: str) -> Clip:
     """A CLIP without values: by its configuration if it has a name, else as its file says."""
     if model in EMBEDDED or not is_known(model):
         return copy.deepcopy(load_clip(model)).to("meta")

@@ -3,13 +3,17 @@
 import functools
 import hashlib
 import json
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 import denseclip
 from denseclip.clip import load_clip
@@ -21,12 +25,14 @@ from denseclip.detection.predict import load_detector
 from denseclip.errors import UserError
 from denseclip.evaluate.detection import DetectionResult, kept_evaluation
 from denseclip.evaluate.plots import need_matplotlib
-from denseclip.evaluate.result import Protocol, Result
+from denseclip.evaluate.result import Protocol, Result, digest
 from denseclip.evaluate.robustness import corrupted
 from denseclip.evaluate.run import evaluate, segmenter_for
 from denseclip.models.checkpoint import read_saved
+from denseclip.reproduce.forecast import foretold
+from denseclip.reproduce.needs import Need, needs, not_installed, require
 from denseclip.reproduce.report import Report, describe, refuse_foreign, write
-from denseclip.reproduce.runs import Finished, FinishedRun, Key, Rows, Run, not_installed, require, runs_of
+from denseclip.reproduce.runs import Finished, FinishedRun, Key, Rows, Run, runs_of
 from denseclip.reproduce.tables import Scale, Table, read_table
 from denseclip.text.embeddings import cache_folder
 from denseclip.train.checkpoint import LAST, Progress
@@ -82,8 +88,7 @@ class Evaluator:
         protocol = Protocol.of(segmenter, dataset, images, run.corruption).to_dict()
         # without training, counting is quick: there a count is lost when the code changes that made it
         content = {**protocol, "machine": "", "code": code_digest() if run.recipe is None else ""}
-        key = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:32]
-        state = self.folder / f"{key}.pt"
+        state = self.folder / f"{digest(json.dumps(content, sort_keys=True, default=str))[:32]}.pt"
         if not self.keep:
             state.unlink(missing_ok=True)
         change = corrupted(*run.corruption) if run.corruption else None
@@ -142,6 +147,7 @@ class RowRunner:
     evaluator: Evaluator
     stop: Callable[[], bool]
     watch: Watch
+    processes: int = 1
 
     def make(self, run: Run, *, new: bool = True) -> FinishedRun | None:
         """The run, from what is kept or made now; None if it is not finished.
@@ -158,7 +164,7 @@ class RowRunner:
         try:
             if run.seed is None:
                 return FinishedRun(run, self.evaluator.evaluate(run, run.source, counting))
-            if not self.trained(run) and not (new and self._train(run)):
+            if not self.trained(run) and not (new and self.train(run)):
                 return None
             result = self.evaluator.evaluate(run, self.folder(run) / LAST, counting)
         except TimeUpError:
@@ -179,16 +185,22 @@ class RowRunner:
         """Whether training is done; of a run without training, always."""
         return run.seed is None or self.progress(run).step >= run.training.steps
 
-    def _train(self, run: Run) -> bool:
+    def train(self, run: Run) -> bool:
+        """Train on to the end, or until time is up, in all processes together; returns whether it is finished."""
+
         def tell(told: Told) -> None:
             self.watch(f"training {run.title}", told.step, run.training.steps)
 
-        if self.stop():
+        def stop() -> bool:  # the first process says it for all, or the others would wait for it
+            verdict = torch.tensor([float(self.stop())])
+            if self.processes > 1:
+                dist.broadcast(verdict, 0)
+            return bool(verdict)
+
+        if stop():
             return False
         root, device = self.evaluator.data_root, self.evaluator.device
-        return train(
-            run.training, self.folder(run), root=root, device=device, tell=tell, stop=self.stop
-        ).finished
+        return train(run.training, self.folder(run), root=root, device=device, tell=tell, stop=stop).finished
 
     def remaining(self, planned: Sequence[Run], finished: Finished) -> str:
         """A line on what is finished and what is left, with a time by the pace of trainings so far."""
@@ -220,6 +232,7 @@ def reproduce(
     seeds: int | None = None,
     device: str = "auto",
     precision: str = "fp32",
+    dry_run: bool = False,
     watch: Watch = lambda title, done, total: None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Report | None:
@@ -230,24 +243,41 @@ def reproduce(
     instead. limit: only the first images are evaluated. no_cache: count anew what was counted before. runs: where
     trainings are kept, by default, like counts, with denseclip's other caches. time_limit: stop after so many
     minutes. filter: make rows with this in their names. seeds: make the first ones of each row. precision: of
-    evaluations, and of trainings whose recipe leaves it open. watch: told what is at work. say: told what is
-    finished, fails, or is left.
+    evaluations, and of trainings whose recipe leaves it open. dry_run: only tell what is there, what is missing, and
+    how long it will take. watch: told what is at work. say: told what is finished, fails, or is left.
 
+    Under `torchrun` processes train together and share evaluations; the first one writes, the others return None.
     Whatever is finished, now or earlier, is in the report; None if nothing is. A row that fails is left out, and the
     others go on. Raises UserError for what cannot be used; MissingError, with a line for each thing, where data or
     weights are not there.
     """
     need_matplotlib()
     spec, began = table if isinstance(table, Table) else read_table(table), time.monotonic()
+    rank, processes = join_processes(device)
+    if rank:
+        say, watch = lambda line: None, lambda title, done, total: None
     every = runs_of(spec, scale, rows, model, precision)
     lacking = not_installed(clip for run in every for clip in run.clips)
     planned = [run for run in every if not set(run.clips) & set(lacking)] or every
-    require(planned, scale, data_root)
-    refuse_foreign(spec, scale, out)
     chosen = _choose(planned, filter, seeds)
+    needed = needs(planned, scale, data_root, get=not dry_run)
+    if dry_run:
+        _tell(needed, chosen, pick_device(device), processes, say)
+        return None
+    require(needed)
+    if not rank:
+        refuse_foreign(spec, scale, out)
     evaluator = Evaluator(cache_folder() / "reproduce", data_root, limit, not no_cache, device, precision)
     stop = lambda: time_limit is not None and time.monotonic() - began >= time_limit * 60  # noqa: E731
-    runner = RowRunner(runs or cache_folder() / "training", evaluator, stop, watch)
+    runner = RowRunner(runs or cache_folder() / "training", evaluator, stop, watch, processes)
+    if scale == "paper":
+        left = [run for run in chosen if run.seed is None or not runner.trained(run)]
+        _tell(needed, left, pick_device(device), processes, say)
+    if processes > 1:
+        _make_together(runner, planned, chosen, rank)
+        if rank:
+            return None
+        runner = replace(runner, evaluator=replace(evaluator, keep=True))  # what was counted just now
     finished, failed = _make(runner, planned, chosen, say)
     say(runner.remaining(planned, finished))
     if not finished and failed:
@@ -257,6 +287,7 @@ def reproduce(
     notes = [spec.note] if spec.note else []
     notes += [f"{name} is not in this installation; its rows are left out." for name in lacking]
     notes += [f"Failed: {line}" for line in failed]
+    notes += [f"{need.name}: {need.note}." for need in needed if need.note]
     notes += [f"Only the first {limit} images were evaluated: figures are not as published."] if limit else []
     given = [f"--rows {rows}"] if rows != "all" else []  # no paths, and nothing that changes no figure
     given += ["--data-root FOLDER"] if scale == "paper" else []
@@ -267,6 +298,45 @@ def reproduce(
     report = describe(spec, scale, command, planned, finished, notes)
     write(report, out)
     return report
+
+
+def _tell(
+    needed: Sequence[Need],
+    left: Sequence[Run],
+    device: torch.device,
+    processes: int,
+    say: Callable[[str], None],
+) -> None:
+    """What is there and what is missing, and how long the rest takes."""
+    for line in (*map(str, needed), *foretold(left, device, processes)):
+        say(line)
+
+
+def join_processes(device: str) -> tuple[int, int]:
+    """This process's rank, and how many `torchrun` started; they are joined into one group."""
+    rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if processes > 1 and not dist.is_initialized():
+        gpu = pick_device(device).type == "cuda"
+        if gpu:
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+        # Words between processes go over gloo, gradients over NCCL; one may evaluate for hours while others wait.
+        dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo", timeout=timedelta(days=1))
+    return rank, processes
+
+
+def _make_together(runner: RowRunner, planned: Sequence[Run], chosen: Sequence[Run], rank: int) -> None:
+    """Train one run after the other in all processes, then evaluate each run in one of them; counts are kept.
+
+    What fails while training stops all processes; what fails while evaluating fails again where it is reported.
+    """
+    for run in chosen:
+        if not runner.trained(run):
+            runner.train(run)
+    for run in planned[rank :: runner.processes]:
+        with suppress(UserError):
+            if runner.trained(run):
+                runner.make(run, new=run in chosen)
+    dist.barrier()
 
 
 def _choose(runs: Sequence[Run], filter: str | None, seeds: int | None) -> list[Run]:
