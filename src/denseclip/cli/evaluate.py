@@ -1,6 +1,7 @@
 """`denseclip evaluate`: how good a model is on a data set, under a protocol that is printed with the figures."""
 
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -58,6 +59,7 @@ def evaluate(
     skip_bad: SkipBad = False,
     compare: Compare = None,
     device: o.Device = "auto",
+    devices: o.Devices = None,
     precision: o.Precision = "auto",
 ) -> None:
     """Evaluate a model on a data set.
@@ -74,8 +76,10 @@ def evaluate(
         with written(out, "evaluate"):
             detection.evaluate(model, data, root, split, limit, given, out, device, skip_bad=skip_bad)
         return
+    places = o.spread(devices, device)
     settings = o.given(context, values) | {"protocol": protocol, "device": device, "precision": precision}
-    job = _Job(open_dataset(data, root, split), settings, limit, skip_bad, resume)
+    settings |= {"device": places[0]} if places else {}
+    job = _Job(open_dataset(data, root, split), settings, limit, skip_bad, resume, places)
     with written(out, "evaluate"):
         if compare is None:
             job.run(model, out)
@@ -100,15 +104,16 @@ class _Job:
         limit: int | None,
         skip_bad: bool,
         resume: bool,
+        devices: tuple[str, ...],
     ) -> None:
         self.dataset, self.settings = dataset, settings
-        self.limit, self.skip_bad, self.resume = limit, skip_bad, resume
+        self.limit, self.skip_bad, self.resume, self.devices = limit, skip_bad, resume, devices
 
     def run(self, model: str, out: Path | None) -> "Result":
         """Evaluate one model, print and write."""
         from denseclip.evaluate.plots import EXAMPLES, draw_examples, write_report
         from denseclip.evaluate.run import evaluate as run
-        from denseclip.evaluate.run import segmenter_for
+        from denseclip.evaluate.run import segmenter_for, segmenter_on
 
         state = self._state(out)
         with o.status(f"loading {model}"):
@@ -128,6 +133,8 @@ class _Job:
                 limit=self.limit,
                 skip_bad=self.skip_bad,
                 progress=report,
+                devices=self.devices,
+                again=partial(segmenter_on, self.dataset.spec, model, self.settings),
             )
         show(result)
         if out is not None:

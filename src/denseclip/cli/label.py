@@ -2,7 +2,6 @@
 
 import warnings
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -109,6 +108,7 @@ def label(
     workers: Workers = None,
     overwrite: Overwrite = False,
     device: o.Device = "auto",
+    devices: o.Devices = None,
     precision: o.Precision = "auto",
 ) -> None:
     """Label pictures by words, or with a trained detector, in the formats of other tools.
@@ -130,10 +130,14 @@ def label(
         raise UserError(f"engine {engine!r} is unknown; choose local or ray")
     unread: Counter[str] = Counter()
     items = list_items(source, images=images, leave_out=out, unread=unread)
-    load = _loader(o.ModelOptions(model, classes, settings, device, precision), given)
+    places = o.spread(devices, device)
+    if places and engine != "local":
+        raise UserError("--devices goes with this machine; with --engine ray give --workers")
+    chosen = o.ModelOptions(model, classes, settings, places[0] if places else device, precision)
+    load = _loader(chosen, given)
     labeller = load()
     load = _with_precision_of(labeller, load)
-    how = _engine(engine, load, labeller, address, workers)
+    how = _engine(engine, load, labeller, address, workers, places)
     with o.picture_progress() as progress:
         task = progress.add_task("labelling", total=None, visible=False)
 
@@ -190,13 +194,28 @@ def _of_things(model: str, resize: str | None, device: str, threshold: float | N
         return ThingLabeller(load(model, resize, device), SCORE if threshold is None else threshold)
 
 
+def _on(load: "partial[Labeller]", device: str) -> "Labeller":
+    """What `load` makes, on another device."""
+    if load.func is _of_words:
+        return _of_words(replace(load.args[0], device=device))
+    model, resize, _, threshold = load.args
+    return _of_things(model, resize, device, threshold)
+
+
 def _engine(
-    name: str, load: "Callable[[], Labeller]", labeller: "Labeller", address: str | None, workers: int | None
+    name: str,
+    load: "partial[Labeller]",
+    labeller: "Labeller",
+    address: str | None,
+    workers: int | None,
+    devices: tuple[str, ...],
 ) -> "Engine":
     import torch
 
-    from denseclip.label.engines import LocalEngine, RayEngine
+    from denseclip.label.engines import DevicesEngine, LocalEngine, RayEngine
 
+    if devices:
+        return DevicesEngine(partial(_on, load), devices)
     if name == "local":
         return LocalEngine(labeller)
     return RayEngine(load, address, workers, torch.get_num_threads())

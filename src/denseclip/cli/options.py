@@ -83,6 +83,10 @@ Activation = Annotated[
     typer.Option(help="quick-gelu or gelu, for a file of weights that does not say it."),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+Devices = Annotated[
+    str | None,
+    typer.Option(help="Several, a process each: a number of GPUs, or cuda:0,cuda:1.", show_default=False),
+]
 Precision = Annotated[str, typer.Option(help="auto, fp32, bf16, fp16.")]
 SETTINGS = (
     "preset", "refine", "ks_norm", "background", "threshold", "resize", "slide", "scales", "flip", "templates",
@@ -126,6 +130,17 @@ class ModelOptions:
             return denseclip.load(
                 self.model, self.classes, device=self.device, precision=self.precision, **self.settings
             )
+
+
+def spread(devices: str | None, device: str) -> tuple[str, ...]:
+    """The devices of --devices, () without; UserError beside --device."""
+    from denseclip.segment.devices import parse_devices
+
+    if devices is None:
+        return ()
+    if device != "auto":
+        raise UserError("--device and --devices exclude each other; leave one of them out")
+    return parse_devices(devices)
 
 
 def tell_unread(counts: Mapping[str, int]) -> None:

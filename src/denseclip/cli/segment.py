@@ -3,8 +3,10 @@
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -13,6 +15,8 @@ from denseclip.cli import options as o
 from denseclip.errors import UserError
 
 if TYPE_CHECKING:
+    from denseclip.segment.devices import Spread
+    from denseclip.segment.engine import Engine
     from denseclip.segment.result import Segmentation
     from denseclip.segment.segmenter import Segmenter
 
@@ -45,6 +49,7 @@ def segment(
     heatmaps: Heatmaps = False,
     overwrite: Overwrite = False,
     device: o.Device = "auto",
+    devices: o.Devices = None,
     precision: o.Precision = "auto",
 ) -> None:
     """Segment pictures by words.
@@ -55,9 +60,11 @@ def segment(
     settings = o.settings(locals())
     from denseclip.data.images import list_images, unread_in
     from denseclip.outputs import OutputFolder
+    from denseclip.segment.devices import Spread
     from denseclip.segment.result import heat_suffixes
 
-    options = o.ModelOptions(model, classes, settings, device, precision)
+    places = o.spread(devices, device)
+    options = o.ModelOptions(model, classes, settings, places[0] if places else device, precision)
     segmenter = options.load() if heatmaps else None  # whose classes the files are called by
     suffixes = [".png", "-overlay.png", *(heat_suffixes(segmenter.embeddings.classes) if segmenter else ())]
     with OutputFolder(out, "segment", options.identity(), overwrite=overwrite) as output:
@@ -73,7 +80,9 @@ def segment(
         segmenter = segmenter or options.load()
         output.begin()
         todo = [(path, stem) for path, stem in named if stem not in done]
-        areas, failed = _run(segmenter, todo, out, heatmaps)
+        start = partial(_engine_on, options, out, heatmaps)
+        engine = Spread(start, places) if places else _engine(segmenter, out, heatmaps)
+        areas, failed = _run(engine, todo)
         if not failed:
             output.finish()
     if done:
@@ -87,10 +96,8 @@ def segment(
         raise typer.Exit(1)
 
 
-def _run(
-    segmenter: "Segmenter", named: list[tuple[Path, str]], out: Path, heatmaps: bool
-) -> tuple[Counter[str], list[str]]:
-    """Segment and write; returns the area per class and a line for each picture that failed."""
+def _engine(segmenter: "Segmenter", out: Path, heatmaps: bool) -> "Engine[Any, Any, Any, dict[str, int]]":
+    """From a picture and the name of its files to the area of each class, once they are written."""
     from denseclip.segment.engine import Engine, default_batch
 
     def finish(item: tuple[Path, str], arrive: "Callable[[], Segmentation]") -> dict[str, int]:
@@ -99,7 +106,20 @@ def _run(
         return result.areas
 
     batch = default_batch(segmenter.clip.device)
-    engine = Engine(lambda item: segmenter.ready(item[0]), segmenter.begin, finish, batch)
+    return Engine(lambda item: segmenter.ready(item[0]), segmenter.begin, finish, batch)
+
+
+def _engine_on(
+    options: o.ModelOptions, out: Path, heatmaps: bool, device: str
+) -> "Engine[Any, Any, Any, dict[str, int]]":
+    return _engine(replace(options, device=device).load(), out, heatmaps)
+
+
+def _run(
+    engine: "Engine[Any, Any, Any, dict[str, int]] | Spread[Any, dict[str, int]]",
+    named: list[tuple[Path, str]],
+) -> tuple[Counter[str], list[str]]:
+    """Segment and write; returns the area per class and a line for each picture that failed."""
     areas: Counter[str] = Counter()
     failed = []
     with o.picture_progress() as progress, closing(engine.run(named)) as results:

@@ -2,9 +2,10 @@
 
 import json
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ from denseclip.evaluate.metrics import ConfusionMatrix
 from denseclip.evaluate.result import Corruption, Protocol, Result
 from denseclip.io import atomic_path
 from denseclip.loading import class_ids, load, set_dataset_classes
+from denseclip.segment.devices import Spread
 from denseclip.segment.engine import Engine, default_batch
 from denseclip.segment.result import Segmentation
 from denseclip.segment.segmenter import Segmenter
@@ -69,6 +71,11 @@ def segmenter_for(
     )
     set_dataset_classes(segmenter, spec)
     return segmenter
+
+
+def segmenter_on(spec: DatasetSpec, model: str | Path, settings: dict[str, Any], device: str) -> Segmenter:
+    """`segmenter_for` on a device, whatever the settings say of it."""
+    return segmenter_for(spec, model, **(settings | {"device": device}))
 
 
 @dataclass
@@ -129,7 +136,7 @@ Labeled = tuple[Callable[[], Segmentation], np.ndarray]  # what gives a result, 
 
 
 def usable(
-    engine: Engine[int, Any, Any, T],
+    engine: Engine[int, Any, Any, T] | Spread[int, T],
     indices: range,
     skipped: list[str],
     *,
@@ -168,6 +175,8 @@ def evaluate(
     limit: int | None = None,
     skip_bad: bool = False,
     progress: Progress | None = None,
+    devices: Sequence[str] = (),
+    again: Callable[[str], Segmenter] | None = None,
 ) -> Result:
     """Segment every image of a data set and count pixels.
 
@@ -175,7 +184,7 @@ def evaluate(
     run in place of a sample's own; `corruption` names it in the protocol. state: a file in which an interrupted
     evaluation continues, to the same counts; it stays when all is done. limit: only the first images. skip_bad:
     list images that cannot be used and go on. progress: called with (done, total) images, first with those of an
-    earlier run.
+    earlier run. devices: run on these, a process each; `again` makes the segmenter for one, and can be pickled.
 
     On a CPU every image is run by itself, so that no figure depends on order or on what else is evaluated; a GPU
     runs images of one size together.
@@ -187,15 +196,20 @@ def evaluate(
     total = len(dataset) if limit is None else min(limit, len(dataset))
     protocol = Protocol.of(segmenter, dataset, total, corruption)
     spec = dataset.spec
-    tally = Tally(ConfusionMatrix(len(spec.classes), segmenter.clip.device, per_image=True))
+    tally = Tally(ConfusionMatrix(len(spec.classes), per_image=True))
     if state is not None and state.exists():
         tally.load(state, protocol)
         if tally.skipped and not skip_bad:
             raise UserError(
                 f"{state} left out {len(tally.skipped)} bad images: skip them again, or remove it"
             )
+    engine: Engine[int, Sample, Labeled, ConfusionMatrix] | Spread[int, ConfusionMatrix]
+    engine = _counting(segmenter, dataset, change)
+    if devices:
+        assert again is not None, "how is the segmenter made on another device?"
+        engine = Spread(partial(_counting_on, again, dataset, change), devices)
     counts = usable(
-        _counting(segmenter, dataset, change),
+        engine,
         range(tally.done, total),
         tally.skipped,
         skip_bad=skip_bad,
@@ -221,12 +235,18 @@ def evaluate(
     return Result(protocol, tally.matrix, spec.classes, spec.unseen, tally.skipped, tally.seconds)
 
 
+def _counting_on(
+    again: Callable[[str], Segmenter], dataset: SegmentationDataset, change: Change | None, device: str
+) -> Engine[int, Sample, Labeled, ConfusionMatrix]:
+    return _counting(again(device), dataset, change)
+
+
 def _counting(
     segmenter: Segmenter, dataset: SegmentationDataset, change: Change | None
 ) -> Engine[int, Sample, Labeled, ConfusionMatrix]:
     """An engine from an image's number to its counts."""
-    spec, device = dataset.spec, segmenter.clip.device
-    ids = torch.tensor(class_ids(segmenter, spec), device=device)
+    spec = dataset.spec
+    ids = torch.tensor(class_ids(segmenter, spec))
     in_order = ids.tolist() == list(range(len(ids)))
 
     def read(index: int) -> Sample:
@@ -240,10 +260,12 @@ def _counting(
     def count(index: int, labeled: Labeled) -> ConfusionMatrix:
         del index
         arrive, mask = labeled
-        predicted = torch.from_numpy(arrive().mask).to(device)  # (H, W)
+        predicted = torch.from_numpy(arrive().mask)  # (H, W)
         predicted = predicted if in_order else ids[predicted.long()]
-        counts = ConfusionMatrix(len(spec.classes), device, per_image=True)
-        counts.update(predicted, torch.from_numpy(mask).to(device), spec.ignore_index)
+        counts = ConfusionMatrix(len(spec.classes), per_image=True)
+        counts.update(predicted, torch.from_numpy(mask), spec.ignore_index)
         return counts
 
-    return Engine(read, encode, count, default_batch(device), lambda sample: sample.image.shape)
+    return Engine(
+        read, encode, count, default_batch(segmenter.clip.device), lambda sample: sample.image.shape
+    )

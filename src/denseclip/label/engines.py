@@ -2,8 +2,10 @@
 
 import json
 import os
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +13,8 @@ import torch
 from denseclip.errors import UserError
 from denseclip.label.labelled import Labeller
 from denseclip.label.sources import Item
-from denseclip.label.stages import Outcome, Plan, Stages, Task
+from denseclip.label.stages import Outcome, Plan, Stages, Task, outcome
+from denseclip.segment.devices import Spread
 
 Engine = Callable[[Plan, Iterable[Task]], Generator[Outcome, None, None]]
 
@@ -25,6 +28,23 @@ class LocalEngine:
     def __call__(self, plan: Plan, tasks: Iterable[Task]) -> Generator[Outcome, None, None]:
         """The outcomes, in order."""
         return Stages(self.labeller, plan).run(tasks)
+
+
+@dataclass(frozen=True)
+class DevicesEngine:
+    """Several devices of this machine, a process each. load: makes the model for a device; can be pickled."""
+
+    load: Callable[[str], Labeller]
+    devices: Sequence[str]
+
+    def __call__(self, plan: Plan, tasks: Iterable[Task]) -> Generator[Outcome, None, None]:
+        """The outcomes, in order."""
+        with closing(Spread(partial(_stages_on, self.load, plan), self.devices).run(tasks)) as results:
+            yield from (outcome(*result) for result in results)
+
+
+def _stages_on(load: Callable[[str], Labeller], plan: Plan, device: str) -> Any:  # noqa: ANN401
+    return Stages(load(device), plan).engine
 
 
 @dataclass(frozen=True)

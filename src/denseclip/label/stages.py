@@ -37,6 +37,13 @@ class Outcome(NamedTuple):
     record: Record
 
 
+def outcome(task: Task, record: Record | UserError) -> Outcome:
+    """The record with the picture's names, or with the reason why there is none."""
+    if isinstance(record, UserError):
+        record = {SKIPPED: printable(str(record))}
+    return Outcome(task.position, {"name": task.item.name, "file": task.item.file, **record})
+
+
 @dataclass(frozen=True)
 class Plan:
     """What is written for each picture. sheet: positions that get a tile on the contact sheet."""
@@ -59,17 +66,11 @@ class Stages:
     def run(self, tasks: Iterable[Task]) -> Generator[Outcome, None, None]:
         """The outcomes, in order."""
         with closing(self.engine.run(tasks)) as results:
-            yield from (self._outcome(*result) for result in results)
+            yield from (outcome(*result) for result in results)
 
     def one(self, task: Task) -> Outcome:
         """The outcome of one task."""
-        return self._outcome(task, self.engine.one(task))
-
-    def _outcome(self, task: Task, record: Record | UserError) -> Outcome:
-        """The record with the picture's names, or with the reason why there is none."""
-        if isinstance(record, UserError):
-            record = {SKIPPED: printable(str(record))}
-        return Outcome(task.position, {"name": task.item.name, "file": task.item.file, **record})
+        return outcome(task, self.engine.one(task))
 
     def _label(self, task: Task, encoded: Any) -> Record:  # noqa: ANN401
         target = self.plan.target
