@@ -1,5 +1,6 @@
 """`denseclip serve`: a page for one picture and any words."""
 
+import os
 import signal
 import threading
 from typing import Annotated
@@ -15,6 +16,15 @@ Preset = Annotated[str | None, typer.Option(help="The page's first choice; left 
 MaxPixels = Annotated[int, typer.Option("--max-pixels", help="Of a picture.", min=1)]
 MaxUpload = Annotated[int, typer.Option("--max-upload", help="MiB of a picture's file.", min=1)]
 MaxWords = Annotated[int, typer.Option("--max-words", help="Of one question, with synonyms.", min=1)]
+LabelStudioOption = Annotated[
+    bool, typer.Option("--label-studio", help="Also be an ML backend of Label Studio, on the same address.")
+]
+LabelStudioUrl = Annotated[
+    str, typer.Option(envvar="LABEL_STUDIO_URL", help="Where it is; pictures are fetched from there.")
+]
+PictureHost = Annotated[
+    list[str] | None, typer.Option(help="Another address that its tasks may have pictures from; repeatable.")
+]
 Browser = Annotated[bool, typer.Option("--browser", help="Open the page in the browser.")]
 
 
@@ -29,25 +39,36 @@ def serve(
     activation: o.Activation = None,
     device: o.Device = "auto",
     precision: o.Precision = "auto",
+    label_studio: LabelStudioOption = False,
+    label_studio_url: LabelStudioUrl = "http://localhost:8080",
+    picture_host: PictureHost = None,
     browser: Browser = False,
 ) -> None:
-    """Serve a page: open a picture, type words, look, click, take the mask home.
+    """Serve a page: open pictures, type words, look, click, take the mask home.
 
-    Pictures stay in this process's memory, each visitor sees their own; nothing is written to disk.
+    Pictures stay in this process's memory, each visitor sees their own; nothing is written to disk. With
+    --label-studio annotators get masks of their labels live; its token is read from LABEL_STUDIO_API_KEY.
     """
     try:
         from denseclip.web.server import serving
     except ModuleNotFoundError as error:
         raise UserError(f"the page needs {error.name}: pip install 'denseclip[web]'") from None
+    from denseclip.web.ml_backend import LabelStudio
     from denseclip.web.model_server import ModelServer
     from denseclip.web.request import Limits, Origin
 
     limits = Limits(upload=max_upload * 2**20, pixels=max_pixels, words=max_words)
     with o.status(f"loading {model}"):
         server = ModelServer.open(Origin(model, device, precision, activation), limits, preset)
-    with serving(server, host, port) as (address, thread):
+    backend = None
+    if label_studio:
+        key = os.environ.get("LABEL_STUDIO_API_KEY")
+        backend = LabelStudio(server, label_studio_url, key, picture_host or ())
+    with serving(server, host, port, backend) as (address, thread):
         o.say(server.about()["text"])
         o.say(f"The page is on {address} until Ctrl-C")
+        if backend:
+            o.say(f"In Label Studio: Settings, Model, Connect Model, Backend URL {address}")
         if host not in ("127.0.0.1", "localhost", "::1"):
             o.say("Whoever reaches this machine can use the page.")
         if browser:

@@ -1,7 +1,7 @@
 """The page's addresses: requests in, answers out, nothing of another visitor's."""
 
 import json
-from collections.abc import Callable, Container
+from collections.abc import Awaitable, Callable, Container
 from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from denseclip.data.images import read_image
 from denseclip.errors import UserError
 from denseclip.text.prompts import class_set, class_set_names
+from denseclip.web.ml_backend import LabelStudio
 from denseclip.web.model_server import ModelServer
 from denseclip.web.request import SegmentRequest, plain_name
 from denseclip.web.session import Picture, Session, SessionEndedError, Sessions
@@ -93,8 +94,10 @@ TOKEN_HEADER = "x-denseclip"  # noqa: S105 a name, no secret
 """Carries the session's token. A page of another site cannot send it: its browser would ask first, in vain."""
 
 
-def make_app(server: ModelServer, hosts: frozenset[str] | None = None) -> Starlette:
-    """The page of a model. hosts: names it answers to, None for any."""
+def make_app(
+    server: ModelServer, hosts: frozenset[str] | None = None, label_studio: LabelStudio | None = None
+) -> Starlette:
+    """The page of a model. hosts: names it answers to, None for any. label_studio: its ML backend, too."""
     handlers: dict[Any, Any] = {
         UserError: _mistake,
         HTTPException: _refused,
@@ -102,20 +105,24 @@ def make_app(server: ModelServer, hosts: frozenset[str] | None = None) -> Starle
         Exception: _broken,
     }
     middleware = [Middleware(SecurityHeaders, hosts=hosts)]
-    return Starlette(routes=Page(server).routes(), middleware=middleware, exception_handlers=handlers)
+    routes = Page(server, label_studio).routes()
+    return Starlette(routes=routes, middleware=middleware, exception_handlers=handlers)
 
 
 class Page:
     """The endpoints. What takes long runs in threads, few at a time."""
 
-    def __init__(self, server: ModelServer) -> None:
+    def __init__(self, server: ModelServer, label_studio: LabelStudio | None = None) -> None:
         self.server = server
+        self.label_studio = label_studio
         self.sessions = Sessions(server.shared, server.limits)
         self.limiter = anyio.CapacityLimiter(WORKERS)
 
     def routes(self) -> list[BaseRoute]:
         """All that the server answers to."""
+        backend = [] if self.label_studio is None else self._backend(self.label_studio)
         return [
+            *backend,
             Route("/", self.index),
             Route("/api/about", self.about),
             Route("/api/example/{index:int}.jpg", self.thumbnail),
@@ -233,6 +240,30 @@ class Page:
         make, media = DOWNLOADS[name]
         return Response(await self._computed(lambda: make(session)), media_type=media)
 
+    def _backend(self, label_studio: LabelStudio) -> list[BaseRoute]:
+        """Label Studio's addresses. JSON only, which a browser does not send for another site unasked."""
+
+        def answer(make: Callable[[object], Any], status: int) -> Callable[[Request], Awaitable[Response]]:
+            async def answered(request: Request) -> Response:
+                if request.headers.get("content-type", "").partition(";")[0] != "application/json":
+                    raise HTTPException(415, "send JSON, with content-type: application/json")
+                asked = _parsed(await _body(request, self.server.limits.upload, "the request"))
+                return JSONResponse(await self._computed(lambda: make(asked)), status)
+
+            return answered
+
+        async def health(request: Request) -> Response:
+            return JSONResponse(label_studio.health())
+
+        return [
+            Route("/health", health),
+            Route("/setup", answer(label_studio.setup, 200), methods=["POST"]),
+            Route("/predict", answer(label_studio.predict, 200), methods=["POST"]),
+            Route(
+                "/webhook", answer(lambda event: {}, 201), methods=["POST"]
+            ),  # nothing is learned from events
+        ]
+
     def _session(self, request: Request) -> Session:
         return self.sessions.get(request.headers.get(TOKEN_HEADER, ""))
 
@@ -244,11 +275,7 @@ class Page:
         return picture
 
     async def _json(self, request: Request) -> object:
-        body = await _body(request, 6 * self.server.limits.text, "the question")  # 6: "\u00e9"
-        try:
-            return json.loads(body)
-        except (ValueError, RecursionError):
-            raise UserError("the question is no JSON; ask again") from None
+        return _parsed(await _body(request, 6 * self.server.limits.text, "the question"))  # 6: "\u00e9"
 
     async def _computed(self, make: Callable[[], T]) -> T:
         return await anyio.to_thread.run_sync(make, limiter=self.limiter)
@@ -263,6 +290,13 @@ async def _body(request: Request, limit: int, what: str) -> bytes:
             raise HTTPException(413, f"{what} is larger than {limit / 2**20:.3g} MiB; make it smaller")
         parts.append(part)
     return b"".join(parts)
+
+
+def _parsed(body: bytes) -> object:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        raise UserError("the question is no JSON; ask again") from None
 
 
 def _packed(body: bytes) -> Response:

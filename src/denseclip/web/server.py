@@ -9,6 +9,7 @@ import uvicorn
 
 from denseclip.errors import UserError
 from denseclip.web.app import make_app
+from denseclip.web.ml_backend import LabelStudio
 from denseclip.web.model_server import ModelServer
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
@@ -17,17 +18,18 @@ CONNECTIONS = 64
 
 @contextmanager
 def serving(
-    server: ModelServer, host: str = "127.0.0.1", port: int = 0
+    server: ModelServer, host: str = "127.0.0.1", port: int = 0, label_studio: LabelStudio | None = None
 ) -> Iterator[tuple[str, threading.Thread]]:
     """Serve the page in a thread while the block runs; yields its address and the thread.
 
-    port: 0 for any free one. Raises UserError if the address cannot be used.
+    port: 0 for any free one. label_studio: its ML backend is served, too.
+    Raises UserError if the address cannot be used.
     """
     listener = _listen(host, port)
     shown = f"[{host}]" if ":" in host else host
     local = shown in LOOPBACK
     config = uvicorn.Config(
-        make_app(server, LOOPBACK if local else None),
+        make_app(server, LOOPBACK if local else None, label_studio),
         log_level="warning",
         access_log=False,
         server_header=False,
