@@ -1,6 +1,7 @@
 """DenseCLIP through the same loop; its checkpoints as models; the user's own data."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -142,4 +143,5 @@ def test_dry_run_says_what_it_costs(own, tmp_path, capsys, recipe):
     ran = run(capsys, "train", name, *data, *few, "--out", tmp_path / "run", "--dry-run")
     assert ran.code == 0, ran.err
     assert "M parameters are trained" in ran.out and "GiB" in ran.out
+    assert re.search(r"\d+ workers read [\d.]+ images/s, the network learns [\d.]+: what limits", ran.out)
     assert not (tmp_path / "run").exists()

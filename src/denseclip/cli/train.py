@@ -55,7 +55,7 @@ def train(
         return
     chosen = read_recipe(recipe, changes or ())
     if dry_run:
-        _show(chosen, root)
+        _show(chosen, root, device)
         return
     folder = out or Path("runs") / Path(recipe).stem
     outcome = run(chosen, folder, root=root, device=device, strategy=strategy)
@@ -132,14 +132,16 @@ def evaluate(checkpoint: Path, recipe: "TrainRecipe", root: Path | None, device:
     write_report(result, out)
 
 
-def _show(recipe: "TrainRecipe", root: Path | None) -> None:
+def _show(recipe: "TrainRecipe", root: Path | None, device: str) -> None:
     """The resolved recipe and its cost, measured on two crops; the images need not be there."""
     import torch
 
+    from denseclip.clip.device import pick_device
+    from denseclip.train.batches import Share
     from denseclip.train.checkpoint import flat
-    from denseclip.train.estimate import estimate
+    from denseclip.train.estimate import estimate, reading_rate
     from denseclip.train.run import training_data_or_words
-    from denseclip.train.tasks import build_task
+    from denseclip.train.tasks import build_task, make_batches
 
     table = Table(title=recipe.title or "recipe", show_header=False)
     table.add_column(style="cyan")
@@ -150,12 +152,23 @@ def _show(recipe: "TrainRecipe", root: Path | None) -> None:
     dataset = training_data_or_words(recipe, root)
     torch.manual_seed(recipe.seed)
     new = recipe.model_copy(update={"student": recipe.student.model_copy(update={"pretrained": False})})
-    task = build_task(new, dataset, torch.device("cpu"))
-    cost = estimate(task, recipe, torch.device("cpu"))
+    place = pick_device(device)
+    task = build_task(new, dataset, place)
+    cost = estimate(task, recipe, place)
     o.say(
         f"{len(dataset) or 'no'} images; {cost.parameters / 1e6:.1f} M parameters are trained; about "
-        f"{cost.memory / 2**30:.1f} GiB in fp32; about {_time(cost.seconds)} on this machine's CPU",
+        f"{cost.memory / 2**30:.1f} GiB in fp32; about {_time(cost.seconds)} on this machine's {place}",
     )
+    if len(dataset):
+        few = min(recipe.batch, 4)
+        reading = reading_rate(make_batches(recipe, dataset, task, Share(few), 0), few) * max(
+            1, recipe.workers
+        )
+        limit = "reading, give more workers" if reading < cost.rate else "the network"
+        o.say(
+            f"{recipe.workers} workers read {reading:.1f} images/s, the network learns {cost.rate:.1f}: "
+            f"what limits the run is {limit}"
+        )
 
 
 def _time(seconds: float) -> str:

@@ -1,7 +1,8 @@
-"""Learning rates by step."""
+"""What a training costs: parameters, memory, time, and what limits it."""
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,7 +10,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from denseclip.data.transforms import ResizeRule
 from denseclip.detection.config import Instances
-from denseclip.train.batches import DIVISOR, Batch, ThingsBatch
+from denseclip.train.batches import DIVISOR, Batch, EndlessBatches, ThingsBatch
 from denseclip.train.recipe import TrainRecipe
 from denseclip.train.task import Task
 
@@ -19,12 +20,22 @@ STATES = {"sgd": 1, "adamw": 2}  # tensors that the optimiser keeps for each wei
 @dataclass(frozen=True)
 class Estimate:
     """parameters: trained ones. memory: bytes of weights, gradients, optimiser and what the backward pass keeps, for
-    a teacher add its weights. seconds: of the whole training on this machine, reading of images not counted.
+    a teacher add its weights. seconds: of the whole training on this machine, reading of images not counted. rate:
+    images a second of that.
     """
 
     parameters: int
     memory: int
     seconds: float
+    rate: float
+
+
+def reading_rate(batches: EndlessBatches[Any], images: int) -> float:
+    """Images a second that one process reads and augments, over a batch of so many."""
+    batches.batch(0)  # files are opened, caches are warm
+    begun = time.perf_counter()
+    batches.batch(1)
+    return images / (time.perf_counter() - begun)
 
 
 def estimate(task: Task, recipe: TrainRecipe, device: torch.device) -> Estimate:
@@ -43,8 +54,10 @@ def estimate(task: Task, recipe: TrainRecipe, device: torch.device) -> Estimate:
     with saved_tensors_hooks(pack, lambda tensor: tensor):
         loss = task(batch, 1)["loss"]
     loss.backward()  # the first pass warms up
+    _wait(device)
     begun = time.perf_counter()
     task(batch, 1)["loss"].backward()
+    _wait(device)
     seconds = time.perf_counter() - begun
     task.zero_grad(set_to_none=True)
     task.load_state_dict(buffers)
@@ -57,7 +70,13 @@ def estimate(task: Task, recipe: TrainRecipe, device: torch.device) -> Estimate:
         parameters=count,
         memory=everything + 4 * count * (1 + STATES[recipe.optimiser.name]) + activations * micro // 2,
         seconds=seconds / 2 * recipe.batch * recipe.steps,
+        rate=2 / seconds,
     )
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def _two_crops(recipe: TrainRecipe) -> Batch:
