@@ -168,6 +168,15 @@ def test_a_contact_sheet_holds_every_picture_below_its_caption():
     assert bare.shape[0] == sheet.shape[0] - 3 * paint.CAPTION
 
 
+def test_a_smaller_result_looks_the_same():
+    large, small = quarters(), quarters().smaller(64)
+    assert (small.mask.shape, small.image.shape) == ((64, 64), (64, 64, 3))
+    assert small.areas == {name: area // 16 for name, area in large.areas.items()}
+    assert small.smaller(64) is small
+    shrunk = np.asarray(large.overlay(legend=False).resize((64, 64), Image.Resampling.BOX)).astype(float)
+    assert np.abs(np.asarray(small.overlay(legend=False)) - shrunk)[:, 2:14].mean() < 3
+
+
 def test_a_notebook_shows_overlay_and_legend():
     shown = replace(result("cat & <dog>, sky"), mask=np.zeros((SIDE, SIDE), np.uint8))
     page = shown._repr_html_()

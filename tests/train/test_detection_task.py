@@ -90,6 +90,7 @@ def test_what_it_is_used_for(trained):
     again = load_detector(folder / LAST, torch.device("cpu")).detect(image)
     assert np.array_equal(found.boxes, again.boxes)
     assert found.overlay().size == (120, 80)
+    assert found._repr_png_().startswith(b"\x89PNG")
 
 
 def test_evaluation_and_its_file(trained, tmp_path):

@@ -5,7 +5,8 @@ import gzip
 import numpy as np
 import pytest
 
-from denseclip.web.views import hexes, packed, unpacked
+from denseclip.segment.palette import hexes
+from denseclip.web.views import packed, unpacked
 
 
 @pytest.mark.parametrize(("top", "size"), [(255, 1), (256, 2), (499, 2)])

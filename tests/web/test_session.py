@@ -67,6 +67,14 @@ def test_answers_are_those_of_a_fresh_segmenter(session, change):
     assert answer.result.classes == expected.classes
 
 
+@pytest.mark.parametrize("preset", list(presets(shared("vit").model)))
+def test_every_preset_of_the_list_answers(preset):
+    session = Session(shared("vit"), Limits())
+    session.show("noise.png", noise())
+    session.ask(question(preset=preset))
+    assert not session.ask(question(preset=preset, refine="ks=0.9")).encoded
+
+
 def test_another_picture_keeps_the_last_one(session):
     first = session.ask(question()).result.mask
     session.show("other.png", noise(50, 30, seed=1))

@@ -1,5 +1,6 @@
 """Trained detectors: pictures in, things out, drawn and in COCO's form."""
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -125,6 +126,12 @@ class Detected:
         return Image.fromarray(
             draw_things(self.image, self.boxes, labels, self.classes, scores=scores, masks=self.runs)
         )
+
+    def _repr_png_(self) -> bytes:
+        """The overlay, for notebooks."""
+        buffer = io.BytesIO()
+        self.overlay().save(buffer, "PNG")
+        return buffer.getvalue()
 
     def save(self, folder: Path | str, stem: str = "picture") -> Path:
         """Write STEM-detected.png, atomically; returns its path. UserError if there is a file that is not ours."""

@@ -15,7 +15,7 @@ from denseclip.evaluate.result import Corruption, Result
 from denseclip.io import atomic_path, write_text
 from denseclip.loading import class_ids
 from denseclip.segment import paint
-from denseclip.segment.palette import class_colors
+from denseclip.segment.palette import PALETTE, class_colors, hexes
 from denseclip.segment.segmenter import Segmenter
 
 if TYPE_CHECKING:
@@ -39,10 +39,10 @@ def draw_curves(path: Path, title: str, curves: Mapping[str, Curve]) -> None:
     for panel in panels[len(kinds) :]:
         panel.set_visible(False)
     for panel, kind in zip(panels, kinds, strict=False):
-        for name, curve in curves.items():
+        for (name, curve), color in zip(curves.items(), hexes(PALETTE), strict=False):
             levels = sorted(key[1] for key in curve if key and key[0] == kind)
             values = [curve[None], *(curve[kind, level] for level in levels)]
-            panel.plot([0, *levels], values, marker="o", markersize=3, label=name)
+            panel.plot([0, *levels], values, marker="o", markersize=3, label=name, color=color)
         panel.set_title(kind.replace("_", " "), fontsize=9)
         panel.set_xlabel("level (0: clean)", fontsize=8)
         panel.label_outer()
@@ -88,8 +88,8 @@ def draw_confusion(result: Result, path: Path) -> None:
     figure.colorbar(picture, ax=axes, shrink=0.6, label="share of the true class")
     _name(axes, [result.classes[k] for k in order])
     if unseen:
-        _box(axes, 0, len(seen), "seen", "deepskyblue")
-        _box(axes, len(seen), len(unseen), "unseen", "red")
+        _box(axes, 0, len(seen), "seen", hexes(PALETTE)[6])
+        _box(axes, len(seen), len(unseen), "unseen", hexes(PALETTE)[3])
     protocol = result.protocol
     axes.set_title(f"{protocol.model} on {protocol.data}, {protocol.split}", fontsize=10)
     axes.set_xlabel("predicted")

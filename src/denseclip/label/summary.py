@@ -154,15 +154,13 @@ def chosen(total: int) -> set[int]:
 
 def write_overlay(picture: Labelled, out: Path) -> None:
     """overlays/NAME.jpg: the picture under its labels, with a legend, not larger than `OVERLAY_SIDE`."""
-    image = picture.result.overlay()
-    image.thumbnail((OVERLAY_SIDE, OVERLAY_SIDE))
+    image = picture.result.smaller(OVERLAY_SIDE).overlay()
     save(image, below(out / "overlays", picture.item.name, ".jpg"), quality=88)
 
 
 def tile(picture: Labelled) -> str:
     """A small overlay, as text."""
-    image = picture.result.overlay(legend=False)
-    image.thumbnail((SIDE, SIDE))
+    image = picture.result.smaller(SIDE).overlay(legend=False, names=False)
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -50,6 +50,11 @@ def class_colors(classes: Sequence[str]) -> Array:
     return colors
 
 
+def hexes(colors: Array) -> list[str]:
+    """Colors (K, 3) as "#rrggbb"."""
+    return [f"#{bytes(color).hex()}" for color in colors.astype(np.uint8)]
+
+
 def voc_palette(count: int) -> Array:
     """PASCAL VOC's color map, (count, 3) uint8: bits of the class id spread over the color bits."""
     ids = np.arange(count)

@@ -4,7 +4,7 @@ import base64
 import io
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from html import escape
 from pathlib import Path
@@ -220,6 +220,19 @@ class Segmentation:
         painted = paint.heat(self.image, (scores - low) / max(high - low, 1e-12))
         title = f"{name}: score, contrast stretched to this picture's lowest and highest"
         return paint.with_scale(painted, title, f"{low:.3f}", f"{high:.3f}")
+
+    def smaller(self, side: int) -> "Segmentation":
+        """The same for a picture of at most `side` pixels across and down, to be looked at; itself if it is that."""
+        height, width = self.mask.shape
+        scale = side / max(height, width)
+        if scale >= 1:
+            return self
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        image = np.asarray(Image.fromarray(self.image).resize(size, Image.Resampling.BOX))
+        rows = (np.arange(size[1]) + 0.5) * height / size[1]
+        columns = (np.arange(size[0]) + 0.5) * width / size[0]
+        mask = self.mask[rows.astype(int)[:, None], columns.astype(int)[None]]
+        return replace(self, image=image, mask=mask, confidence=None, heat_of=_no_heat)
 
     def overlay(
         self, *, opacity: float = paint.OPACITY, legend: bool = True, names: bool | None = None

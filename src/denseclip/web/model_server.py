@@ -54,6 +54,8 @@ PRESETS = {  # name: (what it is, whether it says something new for a ResNet)
     "clearclip": ("queries look at queries", True),
     "naclip": ("keys look at keys, near ones more", True),
     "sclip": ("queries at queries, keys at keys", True),
+    "sc-clip": ("odd tokens mended, similar ones agree", False),
+    "resclip": ("attention of the middle blocks, too", False),
     "vanilla": ("CLIP as it is, for comparison", True),
 }
 

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from denseclip.data.stickers import render
 from denseclip.errors import UserError
 from denseclip.segment.paint import heat_colors
-from denseclip.segment.palette import background_of
+from denseclip.segment.palette import background_of, hexes
 from denseclip.web.model_server import ModelServer, presets
 from denseclip.web.request import SIZES, Origin, command, mask_name, python_lines
 from denseclip.web.session import Answer, Picture
@@ -36,11 +36,6 @@ def unpacked(body: bytes) -> tuple[dict[str, Any], NDArray[np.integer]]:
     header = json.loads(body[4:start])
     plane = np.frombuffer(body[start:], np.uint8 if header["bytes"] == 1 else "<u2")
     return header, plane.reshape(header["size"])
-
-
-def hexes(palette: NDArray[np.uint8]) -> list[str]:
-    """Colors (K, 3) as "#rrggbb"."""
-    return [f"#{bytes(color).hex()}" for color in palette.astype(np.uint8)]
 
 
 def png(picture: Image.Image) -> bytes:
