@@ -93,4 +93,4 @@ def test_the_way_of_a_picture_and_of_words_is_short():
     mask = files_run(lambda: model.segment(picture))
     words = files_run(lambda: model.set_classes(["sofa", "tree"]))
     assert len(mask) <= 10, mask
-    assert len(words) <= 8, words
+    assert len(words) <= 9, words  # one of them for what none of the words fits

@@ -13,7 +13,18 @@ from denseclip.errors import UserError
 from denseclip.models.checkpoint import trained_kind
 from denseclip.models.trained import load_trained
 from denseclip.segment.segmenter import Segmenter
-from denseclip.segment.settings import Background, Compat, DenseOptions, KeyNorm, Refinement, Settings, Slide
+from denseclip.segment.settings import (
+    AUTO,
+    NONE,
+    Background,
+    Compat,
+    DenseOptions,
+    KeyNorm,
+    Refinement,
+    Settings,
+    Slide,
+    has_background,
+)
 from denseclip.segment.settings import preset as named_preset
 from denseclip.text import BACKGROUND, ClassPrompts, EmbeddingCache
 from denseclip.text import templates as named_templates
@@ -39,10 +50,13 @@ def load(
     classes: words, see `ClassPrompts.parse`; may be set later. preset: the last block, see `PRESETS`.
     activation: "quick-gelu" or "gelu", for a file of weights that does not say it.
     device: "auto", "cpu", "cuda", ... precision: "auto", "fp32", "bf16", "fp16". cache: keep class embeddings on
-    disk. options: the keywords of `make_settings`.
+    disk. options: the keywords of `make_settings`; here the background is "auto" by default, but of a trained model,
+    and of classes that have a background of their own.
 
     Raises UserError for whatever cannot be used.
     """
+    if options.setdefault("background", AUTO) == AUTO and (trained_kind(model) or _own_background(classes)):
+        options["background"] = NONE
     settings = make_settings(preset, **options)
     target = pick_device(device)
     how = pick_precision(precision, target)
@@ -76,9 +90,10 @@ def make_settings(
     preset: a name of `PRESETS`, or `DenseOptions`. refine: "pd", "ks", "pd+ks", with thresholds "pd=0.3".
     compat: "official" for the quirks that the published numbers have. resize: "2048x512" (long x short side),
     "short:512", "long:520", "exact:224x224", "none". slide: "224/112" (crop/stride). scales: factors on that size.
-    background: words of the background, "usual" for a list of usual ones. threshold: probability below which a
-    pixel is background. templates: "85", "80", "1" or sentences with {}. dense: fields of `DenseOptions` that
-    differ from the preset (mix, residual, mlp, sigma, cls_bias, stride, rcs, sfr, proxy, proxy_heads).
+    background: words of the background, "usual" for a list of usual ones, "auto" for what none of the words fits.
+    threshold: probability below which a pixel is background. templates: "85", "80", "1" or sentences with {}.
+    dense: fields of `DenseOptions` that differ from the preset (mix, residual, mlp, sigma, cls_bias,
+    stride, rcs, sfr, proxy, proxy_heads).
 
     Raises UserError for a value that cannot be used, TypeError for an unknown keyword.
     """
@@ -94,9 +109,23 @@ def make_settings(
         slide=Slide.parse(slide) if isinstance(slide, str) else slide,
         scales=tuple(scales),
         flip=flip,
-        background=Background(() if background is None else tuple(read_words(background)), threshold),
+        background=_background(background, threshold),
         templates=named_templates(templates),
     )
+
+
+def _background(words: ClassSource | None, threshold: float | None) -> Background:
+    if words is None or words == NONE:
+        return Background((), threshold)
+    return (
+        Background((), threshold, auto=True)
+        if words == AUTO
+        else Background(tuple(read_words(words)), threshold)
+    )
+
+
+def _own_background(classes: "ClassSource | ClassPrompts | None") -> bool:
+    return classes is not None and has_background(ClassPrompts.parse(classes))
 
 
 def set_dataset_classes(segmenter: Segmenter, spec: DatasetSpec) -> None:

@@ -76,7 +76,9 @@ def test_an_ontology_file_and_a_list(capsys, model, pictures, tmp_path):
         "-o", tmp_path / "out", *FAST,
     )  # fmt: skip
     assert ran.code == 0, ran.err
-    assert json.loads((tmp_path / "out" / "classes.json").read_text()) == {"0": "vehicle", "1": "plant"}
+    assert json.loads((tmp_path / "out" / "classes.json").read_text()) == {
+        "0": "background", "1": "vehicle", "2": "plant"
+    }  # fmt: skip
     assert (tmp_path / "out" / "masks" / "in" / "a.png").exists()
 
 

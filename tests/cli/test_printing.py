@@ -37,7 +37,7 @@ def test_words_and_files_with_brackets(capsys, tmp_path):
     (tmp_path / "p" / "[bold]x.jpg").write_bytes(b"broken")
     Image.new("RGB", (64, 64), "blue").save(tmp_path / "p" / "[red]y[bold].png")
     for command in ("segment", "label"):
-        words = ["--classes", "sky [blue], and[/]or", "--templates", "1"]
+        words = ["--classes", "sky [blue], and[/]or", "--templates", "1", "--background", "none"]
         done = run(capsys, command, str(tmp_path / "p"), *words, "--out", str(tmp_path / command))
         assert done.code == 1
         assert "[bold]x.jpg" in done.out

@@ -39,10 +39,12 @@ def test_masks_overlays_and_classes(capsys, model, pictures, tmp_path):
     for stem in ("a", "b"):
         with Image.open(out / f"{stem}.png") as mask:
             assert mask.size == (60, 40)
-            assert np.asarray(mask).max() <= 2
+            assert np.asarray(mask).max() <= 3
         assert (out / f"{stem}-overlay.png").exists()
         assert (out / f"{stem}-heat-grass.png").exists()
-    assert json.loads((out / "classes.json").read_text()) == {"0": "cat", "1": "red car", "2": "grass"}
+    assert json.loads((out / "classes.json").read_text()) == {
+        "0": "background", "1": "cat", "2": "red car", "3": "grass"
+    }  # fmt: skip
 
 
 def test_a_broken_picture_is_listed_and_the_others_are_done(capsys, model, pictures, tmp_path):

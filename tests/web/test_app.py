@@ -35,10 +35,10 @@ def visitor(address):
 def test_a_visit(visitor):
     status, shown = visitor.upload(png(noise()), "my%20noise.png")
     assert (status, shown) == (200, {"name": "my noise.png", "height": 40, "width": 60, "number": 1})
-    header, mask = visitor.ask(question("cat|kitten, dog"))
+    header, mask = visitor.ask(question("cat|kitten, dog", background="none"))
     expected = Session(server().shared, LIMITS)
     expected.show("x", noise())
-    assert (mask == expected.ask(question("cat|kitten, dog")).result.mask).all()
+    assert (mask == expected.ask(question("cat|kitten, dog", background="none")).result.mask).all()
     assert [one["name"] for one in header["classes"]] == ["cat", "dog"]
     assert [one["area"] for one in header["classes"]] == np.bincount(mask.ravel(), minlength=2).tolist()
     assert header["classes"][0]["words"] == ["cat", "kitten"]

@@ -61,7 +61,9 @@ def test_answers_are_those_of_a_fresh_segmenter(session, change):
     session.ask(question("something, else"))  # leaves its traces
     asked = question(**change)
     answer = session.ask(asked)
-    fresh = Segmenter(session.shared.model, asked.classes, make_settings(**asked.options))
+    fresh = Segmenter(
+        session.shared.model, asked.classes, make_settings(**{"background": "auto", **asked.options})
+    )
     expected = fresh.segment(noise())
     assert (answer.result.mask == expected.mask).all()
     assert answer.result.classes == expected.classes
@@ -132,7 +134,7 @@ def test_nothing_to_ask_about():
 
 
 def test_the_best_word_of_a_pixel_gives_its_class(session):
-    answer = session.ask(question("cat|kitten, dog, cow|ox|bull"))
+    answer = session.ask(question("cat|kitten, dog, cow|ox|bull", background="none"))
     for row, column in ((0, 0), (39, 59), (17, 31)):
         words = answer.words_at(row, column)
         assert words[0].owner == answer.result.classes[answer.result.mask[row, column]]
@@ -172,13 +174,13 @@ def test_heat_with_contrast_is_the_score_as_levels(session):
 
 
 def test_heat_of_what_has_none_says_why(session):
-    answer = session.ask(question(refine="pd=1"))
+    answer = session.ask(question(refine="pd=1", background="none"))
     removed = [name for name in answer.result.classes if answer.result.heatmap(name).max() < -99]
     assert removed
     with pytest.raises(UserError, match="prompt denoising took"):
         answer.heat(removed[0])
     with pytest.raises(UserError, match="no scores for 'background'"):
-        session.ask(question(threshold=0.5)).heat("background")
+        session.ask(question(threshold=0.5, background="none")).heat("background")
 
 
 def test_a_trained_model_is_asked_like_any_other():
@@ -198,7 +200,8 @@ def test_a_trained_model_is_asked_like_any_other():
     session.show("noise.png", noise())
     own = session.ask(question(about["words"]))
     assert (
-        own.result.mask == Segmenter(shared.model, None, question().settings()).segment(noise()).mask
+        own.result.mask
+        == Segmenter(shared.model, None, question(background="none").settings()).segment(noise()).mask
     ).all()
     other = session.ask(question("dog, cat", threshold=0.01))  # its own "background" is not asked for
     assert other.result.classes == ("background", "dog", "cat")

@@ -67,6 +67,7 @@ def export(
         stats = loaded.stats
     else:
         settings = {"preset": preset, "templates": templates, "activation": activation, "resize": "none"}
+        settings["background"] = None  # what runs elsewhere gives the scores of the words alone
         segmenter = o.ModelOptions(model, classes, settings, "cpu", "fp32").load()
         network, names = TrainingFree(segmenter).eval(), segmenter.classes
         stats, cell = segmenter.encoder.stats, segmenter.encoder.stride

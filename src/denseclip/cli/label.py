@@ -88,7 +88,7 @@ def label(
     preset: o.Preset = "maskclip",
     refine: o.Refine = None,
     ks_norm: o.KsNorm = "channels",
-    background: o.BackgroundWords = None,
+    background: o.BackgroundWords = "auto",
     threshold: Threshold = None,
     void_below: VoidBelow = None,
     min_area: MinArea = 0,

@@ -55,7 +55,11 @@ KsNorm = Annotated[
     str, typer.Option("--ks-norm", help="Keys normalised over channels (paper) or positions (official).")
 ]
 BackgroundWords = Annotated[
-    str | None, typer.Option("--background", help='Words of the background, or "usual"; becomes class 0.')
+    str | None,
+    typer.Option(
+        "--background",
+        help='What becomes class 0: auto (where none of the words fits), none, words, or "usual" for a list of them.',
+    ),
 ]
 Threshold = Annotated[
     float | None, typer.Option(help="Pixels whose best word has a lower probability are background.")

@@ -37,7 +37,7 @@ def segment(
     proxy: o.Proxy = None,
     refine: o.Refine = None,
     ks_norm: o.KsNorm = "channels",
-    background: o.BackgroundWords = None,
+    background: o.BackgroundWords = "auto",
     threshold: o.Threshold = None,
     resize: o.Resize = "2048x512",
     slide: o.SlideOption = None,

@@ -67,7 +67,12 @@ def segmenter_for(
     """
     settings = protocol_settings(protocol, spec, **changes)
     segmenter = load(
-        model, pretrained=pretrained, device=device, precision=precision, cache=cache, **settings
+        model,
+        pretrained=pretrained,
+        device=device,
+        precision=precision,
+        cache=cache,
+        **{"background": None, **settings},
     )
     set_dataset_classes(segmenter, spec)
     return segmenter

@@ -157,8 +157,8 @@ class Decoding:
         threshold = background.threshold
         kind = self.confidence if confidence or threshold is not None else None
         words = self.maps[0].shape[1]
-        out = self._decode(kind, threshold, void=0 if background.words else words, wait=wait)
-        if threshold is None or background.words:
+        out = self._decode(kind, threshold, void=0 if background.scored else words, wait=wait)
+        if threshold is None or background.scored:
             return out
         ids = out.mask.to(torch.int32) + 1  # class 0 has no scores: all others move up
         return out._replace(mask=torch.where(ids == words + 1, 0, ids))

@@ -17,6 +17,7 @@ from denseclip.clip.device import Precision, processor
 from denseclip.data.pictures import Picture, as_rgb
 from denseclip.errors import UserError
 from denseclip.segment.attention import DenseFeatures
+from denseclip.segment.background import HEAD_START, POOL_TEMPLATES, pool, with_pool
 from denseclip.segment.decode import Decoded
 from denseclip.segment.engine import Engine, default_batch
 from denseclip.segment.resample import Ready, Size, Window, network_inputs, network_inputs_on, plan
@@ -71,6 +72,7 @@ class Segmenter(nn.Module):
         self._cache = cache
         self._ontology: ClassPrompts | None = None
         self._embeddings: ClassEmbeddings | None = None
+        self._pool: ClassEmbeddings | None = None
         classes = getattr(clip, "ontology", None) if classes is None else classes
         if classes is not None:
             self.set_classes(classes)
@@ -144,8 +146,19 @@ class Segmenter(nn.Module):
         ontology, background = ClassPrompts.parse(classes), self.settings.background
         background.names(ontology)  # refuses a second "background"
         prompts = background.prompts(ontology)
-        self._embeddings = self._embed(prompts)
+        embeddings = self._embed(prompts)
+        self._embeddings = self._with_pool(embeddings, prompts) if background.auto else embeddings
         self._ontology = ontology
+
+    def _with_pool(self, embeddings: ClassEmbeddings, prompts: ClassPrompts) -> ClassEmbeddings:
+        if not isinstance(self.clip, Clip):
+            raise UserError(
+                f"{self.clip.name} is a trained model; give --background none, words or a threshold"
+            )
+        if self._pool is None:
+            generic = ClassPrompts.parse(list(pool()))
+            self._pool = embed_classes(self.clip, generic, POOL_TEMPLATES, cache=self._cache)
+        return with_pool(embeddings, prompts.words, self._pool, HEAD_START / self.clip.logit_scale)
 
     def _embed(self, prompts: ClassPrompts) -> ClassEmbeddings:
         if isinstance(self.clip, Clip):

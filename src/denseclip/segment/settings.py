@@ -184,18 +184,21 @@ USUAL_BACKGROUND = (  # things that pictures show behind other things
     "background", "sky", "wall", "floor", "ground", "grass", "road", "tree", "building", "water", "mountain",
     "ceiling", "sand", "snow",
 )  # fmt: skip
+AUTO, NONE, USUAL = "auto", "none", "usual"
 
 
 @dataclass(frozen=True)
 class Background:
-    """Words that describe the background, a probability below which a pixel is background, or both.
+    """How a pixel becomes background: by words, a probability, or (auto) because none of the classes fits.
 
-    With either, class 0 of every mask is "background". `threshold` is in 0..1: the soft-max over all words, with
-    CLIP's own temperature, of the winning word.
+    With any of them, class 0 of every mask is "background". words: that describe it; "usual" stands for a list.
+    threshold: in 0..1, of the soft-max over all words, with CLIP's own temperature, of the winning word. auto:
+    where one of some 650 generic words fits clearly better than all of the user's, see `segment.background`.
     """
 
     words: tuple[str, ...] = ()
     threshold: float | None = None
+    auto: bool = False
 
     def __post_init__(self) -> None:
         if self.threshold is not None and not 0 < self.threshold < 1:
@@ -204,7 +207,12 @@ class Background:
             )
 
     def __bool__(self) -> bool:
-        return bool(self.words) or self.threshold is not None
+        return self.scored or self.threshold is not None
+
+    @property
+    def scored(self) -> bool:
+        """Whether the background has scores of its own, as class 0."""
+        return bool(self.words) or self.auto
 
     def prompts(self, ontology: ClassPrompts) -> ClassPrompts:
         """What is embedded: the user's classes, behind class 0 if there are background words.
@@ -213,16 +221,21 @@ class Background:
         """
         if not self.words:
             return ontology
-        if self.words == ("usual",):
+        if self.words == (USUAL,):
             taken = {word.strip().lower() for word in ontology.words}
             return ontology.with_background([word for word in USUAL_BACKGROUND if word not in taken])
         return ontology.with_background(list(self.words))
 
     def names(self, ontology: ClassPrompts) -> tuple[str, ...]:
         """Class names by mask id."""
-        if self and BACKGROUND in (name.strip().lower() for name in ontology.classes):
+        if self and has_background(ontology):
             raise UserError("there is a class 'background' already; rename it or give no background rule")
         return (BACKGROUND, *ontology.classes) if self else ontology.classes
+
+
+def has_background(ontology: ClassPrompts) -> bool:
+    """Whether the user looks for a background himself."""
+    return BACKGROUND in (name.strip().lower() for name in ontology.classes)
 
 
 @dataclass(frozen=True)
@@ -318,6 +331,8 @@ class Settings:
 
     def _background(self) -> str:
         parts = [f"words {', '.join(self.background.words)}"] if self.background.words else []
+        if self.background.auto:
+            parts.append("auto (generic words)")
         if self.background.threshold is not None:
             parts.append(f"probability below {self.background.threshold:g}")
         return " or ".join(parts) or "none"

@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -220,17 +220,24 @@ class TextEncoder(Protocol):
 class ClassEmbeddings:
     """Unit vectors of the P prompts of K classes.
 
-    `matrix` (P, D) float32, `owner` (P,) int64: the class of each prompt, never falling; `classes`: K names.
+    `matrix` (P, D) float32, `owner` (P,) int64: the class of each prompt, never falling; `classes`: K names;
+    `generic`: how many of the first prompts are generic words, all of class 0; `lead`: taken off their scores.
     """
 
     matrix: Tensor
     owner: Tensor
     classes: tuple[str, ...]
+    generic: int = 0
+    lead: float = 0.0
 
     def reduce(self, scores: Tensor) -> Tensor:
         """Scores (..., P, h, w) of prompts -> (..., K, h, w) of classes: the best prompt of each."""
         if len(self.owner) == len(self.classes):
             return scores
+        if self.generic:
+            pool, rest = scores.split([self.generic, scores.shape[-3] - self.generic], dim=-3)
+            own = replace(self, owner=self.owner[self.generic :] - 1, classes=self.classes[1:], generic=0)
+            return torch.cat([pool.amax(-3, keepdim=True) - self.lead, own.reduce(rest)], dim=-3)
         shape = (*scores.shape[:-3], len(self.classes), *scores.shape[-2:])
         index = self.owner.to(scores.device)[:, None, None].expand_as(scores)  # (..., P, h, w)
         return scores.new_zeros(shape).scatter_reduce(-3, index, scores, "amax", include_self=False)

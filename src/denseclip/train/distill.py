@@ -103,6 +103,7 @@ def _teacher(recipe: TrainRecipe, spec: DatasetSpec, rule: ResizeRule) -> Segmen
         ks_norm=part.ks_norm,
         compat="official" if part.official else None,
         resize=rule,
+        background=None,
     )
 
 

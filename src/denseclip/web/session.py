@@ -15,7 +15,7 @@ from denseclip.errors import UserError
 from denseclip.segment.refine import REMOVED
 from denseclip.segment.result import Segmentation
 from denseclip.segment.segmenter import Encoded, Model, Segmenter
-from denseclip.segment.settings import Background, Refinement, Settings
+from denseclip.segment.settings import Background, Refinement, Settings, has_background
 from denseclip.text import ClassPrompts, EmbeddingCache
 from denseclip.web.request import Limits, SegmentRequest
 
@@ -29,6 +29,8 @@ class SharedModel:
 
     def segmenter(self, prompts: ClassPrompts, settings: Settings) -> Segmenter:
         """The model under words and settings; nothing of another visitor's is in it."""
+        if settings.background.auto and (not isinstance(self.model, Clip) or has_background(prompts)):
+            settings = replace(settings, background=replace(settings.background, auto=False))
         return Segmenter(self.model, prompts, settings, cache=self.cache)
 
 
