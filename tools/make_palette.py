@@ -11,8 +11,11 @@ from denseclip.segment.palette import DEFICIENCIES, cielab
 
 COUNT, NEIGHBORS = 256, 8
 FAR = 4  # how much farther from its neighbors in the list than from all
-EARLY = 24  # colors of which all count as neighbors: most pictures have fewer classes
-WEIGHTS = (1.0, 1.35, 1.35)  # of the kinds of sight; the reduced ones have less room
+EARLY, VIVID = (
+    40,
+    20,
+)  # colors of which all count as neighbors, which pictures rarely have more of; vivid ones
+WEIGHTS = (1.0, 2.0, 2.0)  # of the kinds of sight; the reduced ones have less room
 SPECIAL = np.array([[0, 0, 0], [255, 255, 255], [128, 128, 128]])  # background, edges, void
 
 
@@ -36,7 +39,7 @@ def make() -> NDArray[np.uint8]:
     while len(chosen) < COUNT:
         early = len(chosen) < EARLY
         score = np.minimum(nearest, np.min(rows[-NEIGHBORS:], axis=0) / (1 if early else FAR))
-        if len(chosen) < 40:
+        if len(chosen) < VIVID:
             score *= 1 + 0.25 * np.minimum(chroma, 90) / 90
         score[chosen] = -1
         chosen.append(int(score.argmax()))

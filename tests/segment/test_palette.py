@@ -1,9 +1,14 @@
 """Colors of classes, measured as people see them."""
 
+import importlib.util
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from denseclip.segment.palette import DEFICIENCIES, PALETTE, cielab, class_colors, voc_palette
+
+TOOL = Path(__file__).parents[2] / "tools" / "make_palette.py"
 
 
 def gaps(sight, count=256):
@@ -20,16 +25,24 @@ def test_cielab_is_that_of_the_standard():
 
 
 @pytest.mark.parametrize(
-    ("sight", "near", "early", "anywhere"),
-    [(None, 18, 20, 5), *((kind, 13.5, 14, 3.5) for kind in DEFICIENCIES)],
+    ("sight", "near", "first", "legend", "anywhere"),
+    [(None, 25, 26, 21, 6.4), *((kind, 10, 13.5, 10, 3.2) for kind in DEFICIENCIES)],
 )
-def test_colors_are_far_apart(sight, near, early, anywhere):
-    """near: of two that are at most 8 places apart; early: of the first 20; anywhere: of all 256."""
+def test_colors_are_far_apart(sight, near, first, legend, anywhere):
+    """Near: of two at most 8 places apart; first: of the first 20; legend: of 32, beyond which areas are named."""
     apart = gaps(sight)
     close = np.abs(np.subtract.outer(np.arange(256), np.arange(256))) <= 8
     assert apart[close].min() >= near
-    assert apart[:20, :20].min() >= early
+    assert apart[:20, :20].min() >= first
+    assert apart[:32, :32].min() >= legend
     assert apart.min() >= anywhere
+
+
+def test_the_list_is_what_its_tool_makes():
+    spec = importlib.util.spec_from_file_location("make_palette", TOOL)
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    assert (tool.make() == PALETTE).all()
 
 
 def test_no_color_is_that_of_background_or_edges():
