@@ -1,7 +1,7 @@
 """How honest the background of generic words is: `python -m tools.measure_background --model tiny-rn --split val`.
 
-On sticker scenes, which a tiny CLIP names all words of. For each picture: a thing that is there, asked for alone, and its
-IoU against that of the same word among all of the picture's words; and words that are not there.
+On sticker scenes. For each picture: a thing that is there, asked for alone, and its IoU against that of the same word
+among all of the picture's words; and words that are not there.
 """
 
 import argparse
@@ -12,8 +12,10 @@ import numpy as np
 
 import denseclip
 from denseclip.data.opening import open_dataset
-from denseclip.data.stickers import sprite_names
+from denseclip.data.sticker_sets import StickerDataset
+from denseclip.data.stickers import Scene, sprite_names
 from denseclip.loading import make_settings
+from denseclip.segment.segmenter import Encoded
 
 SEEN = 0.005  # share of the picture from which a word counts as there, and as found
 
@@ -36,6 +38,7 @@ def measure(model: denseclip.Segmenter, split: str, scenes: int, absent: int) ->
     """Means over scenes, in percent: IoU alone and among all words, precision, recall, false area."""
     rng, common = np.random.default_rng(0), sprite_names(common=True)
     dataset = open_dataset("stickers135", None, split)
+    assert isinstance(dataset, StickerDataset)
     sums: dict[str, list[float]] = defaultdict(list)
     counts = {"there and found": 0, "there": 0, "not there but found": 0, "not there": 0}
     for index in range(min(scenes, len(dataset))):
@@ -69,11 +72,11 @@ def measure(model: denseclip.Segmenter, split: str, scenes: int, absent: int) ->
     return figures | counts
 
 
-def _truth(scene, word: str) -> np.ndarray:  # noqa: ANN001
+def _truth(scene: Scene, word: str) -> np.ndarray:
     return np.array([name == word for name in scene.names])[scene.labels]
 
 
-def _mask(model: denseclip.Segmenter, encoded, words: list[str], word: str, rule: str) -> np.ndarray:  # noqa: ANN001
+def _mask(model: denseclip.Segmenter, encoded: Encoded, words: list[str], word: str, rule: str) -> np.ndarray:
     settings = make_settings(background=rule)
     if model.settings.background != settings.background:
         model.configure(background=settings.background)

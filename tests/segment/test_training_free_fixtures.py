@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 import denseclip
 from clip_support import openai_state
 from denseclip.segment import pamr, resclip, sc_clip
+from denseclip.segment.scoring import Decoding
 from denseclip.segment.settings import PRESETS
 from denseclip.text import ClassEmbeddings
 from fixtures_support import cases, training_free_weights
@@ -218,3 +219,29 @@ def test_pamr(path, load):
     case.close("weights", pamr.pamr_weights(guide[:1], dilations))
     case.close("one_step", pamr.pamr(scores, guide, dilations=dilations, steps=1))
     case.close("out", pamr.pamr(scores, guide, dilations=dilations, steps=steps))
+
+
+@parametrize("scclip_protocol_*.npz")
+def test_the_whole_protocol_of_sc_clip(path, load):
+    case = load(path)
+    meta, (height, width) = case.meta, case.meta["ori"]
+    slide = f"{meta['slide_crop']}/{meta['slide_stride']}" if meta["slide_crop"] else None
+    model = case.load(preset="sc-clip", compat="sc-clip", slide=slide, threshold=meta["prob_thd"] or None)
+    steps = meta.get("pamr_steps") or 0
+    compat = replace(model.settings.compat, logit_scale=meta["logit_scale"], area=meta["area_thd"] or 0.0)
+    model.configure(compat=compat, refine=replace(model.settings.refine, pamr=steps))
+    encoded = model.encode(case.arrays["image"])
+    scorer = model._scorer
+    if meta["prob_thd"]:  # class 0 is a class of its own here, not a rule's
+        background = replace(model.settings.background, words=("class 0",))
+        scorer = replace(scorer, settings=replace(scorer.settings, background=background))
+    decoding = Decoding(scorer, (height, width), encoded.cuts, encoded.features, [encoded.image])
+    words = decoding.planes(0).some(torch.arange(len(case["words"])))  # (P, H, W)
+    case.close("logits_sub", words[:, ::5, ::5], 5e-6)
+    mask, sure, _ = decoding.decoded(confidence=True)
+    certain = case.arrays["margin"] > 1e-3
+    assert certain.mean() > 0.9
+    assert (mask[0].numpy() == case.arrays["seg"])[certain].all()
+    rows = slice(None, None, 5)
+    best = case.arrays["probs_sub"].max(0)
+    np.testing.assert_allclose(sure[0].numpy()[rows, rows], best, atol=5e-5)

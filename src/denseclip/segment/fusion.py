@@ -35,6 +35,11 @@ class Composer:
             self._views.setdefault((cut.frame, cut.flip), []).append(index)
         self._temperature = temperature if len(self._views) > 1 else None
 
+    @property
+    def by_probability(self) -> bool:
+        """Whether views are averaged by their probabilities, so that a class depends on all others."""
+        return self._temperature is not None
+
     @cached_property
     def _axes(self) -> list[tuple[Tensor, Tensor]]:
         """Row matrix (H, h) and column matrix (W, w) of every window, on the CPU."""

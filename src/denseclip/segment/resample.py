@@ -74,13 +74,18 @@ def _frame(size: Size, scale: float, settings: Settings, stride: int) -> Size:
     return max(height, stride), max(width, stride)
 
 
+def resized(image: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
+    """An (H, W, 3) picture at another size, bilinear."""
+    return np.asarray(cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_LINEAR))
+
+
 def network_inputs(image: NDArray[np.uint8], cuts: list[Window], stats: ImageStats) -> list[Tensor]:
     """The normalised inputs (3, h, w) float32 of an (H, W, 3) uint8 picture."""
     frames: dict[Size, Tensor] = {}
     for frame in {cut.frame for cut in cuts}:
         pixels: NDArray[Any] = image
         if frame != image.shape[:2]:
-            pixels = np.asarray(cv2.resize(image, (frame[1], frame[0]), interpolation=cv2.INTER_LINEAR))
+            pixels = resized(image, frame)
         frames[frame] = normalise(pixels, stats.mean, stats.std)
     return [cut.cut(frames[cut.frame]) for cut in cuts]
 

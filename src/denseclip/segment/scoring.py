@@ -14,8 +14,9 @@ from denseclip.errors import UserError
 from denseclip.segment.attention import DenseEncoder, DenseFeatures
 from denseclip.segment.decode import Confidence, Decoded, decode
 from denseclip.segment.fusion import Composer
+from denseclip.segment.planes import Planes, decode_planes, decode_words
 from denseclip.segment.refine import key_smoothing, prompt_denoising
-from denseclip.segment.resample import Size, Window, heatmaps, scores_at
+from denseclip.segment.resample import Size, Window, heatmaps, resize, resized, scores_at, wide
 from denseclip.segment.settings import DenseOptions, Settings
 from denseclip.text import ClassEmbeddings, ClassPrompts, EmbeddingCache
 
@@ -105,6 +106,8 @@ class Scorer:
     @property
     def temperature(self) -> float:
         """Of the soft-max that makes probabilities of scores."""
+        if self.settings.compat.logit_scale:
+            return self.settings.compat.logit_scale
         official = self.settings.compat.drop_all and isinstance(self.model, Clip)
         return 100.0 if official else self.model.logit_scale
 
@@ -112,7 +115,9 @@ class Scorer:
     def scores(self, features: DenseFeatures) -> Tensor:
         """Scores of every position with the prompts, best prompt per class, PD, KS; (B, K, h, w)."""
         refine = self.settings.refine
-        scores = self.embeddings.reduce(self.encoder.scores(features, self.embeddings.matrix))
+        scores = self.encoder.scores(features, self.embeddings.matrix)
+        if not self.settings.compat.by_word:
+            scores = self.embeddings.reduce(scores)
         if refine.pd:
             keep = not self.settings.compat.drop_all
             scores = prompt_denoising(scores, refine.pd, temperature=self.temperature, keep_best=keep)
@@ -129,13 +134,19 @@ class Scorer:
 class Decoding:
     """The scores of B pictures of one size, and what follows from them.
 
-    features: of every network input in `cuts`, of all pictures. maps: their refined scores (B, K, h, w).
+    features: of every network input in `cuts`, of all pictures. maps: their refined scores (B, K, h, w), under
+    `compat.by_word` of words. images: the pictures (H, W, 3) uint8, which PAMR follows.
     """
 
     def __init__(
-        self, scorer: Scorer, size: Size, cuts: Sequence[Window], features: Sequence[DenseFeatures]
+        self,
+        scorer: Scorer,
+        size: Size,
+        cuts: Sequence[Window],
+        features: Sequence[DenseFeatures],
+        images: Sequence[NDArray[np.uint8]] = (),
     ) -> None:
-        self.scorer, self.size, self.cuts = scorer, size, tuple(cuts)
+        self.scorer, self.size, self.cuts, self.images = scorer, size, tuple(cuts), images
         self.maps = [scorer.scores(one) for one in features]
         settings = scorer.settings
         two_steps = settings.compat.free_size and not settings.compat.one_step
@@ -157,6 +168,8 @@ class Decoding:
         threshold = background.threshold
         kind = self.confidence if confidence or threshold is not None else None
         words = self.maps[0].shape[1]
+        if self.scorer.settings.compat.by_word:
+            return self._by_word(threshold, confidence)
         out = self._decode(kind, threshold, void=0 if background.scored else words, wait=wait)
         if threshold is None or background.scored:
             return out
@@ -166,23 +179,67 @@ class Decoding:
     def scores(self, index: int = 0) -> Tensor:
         """Scores (K, h, w) of a picture before decoding; on a grid of `COARSE` pixels if inputs are averaged."""
         if self.composer is None:
-            return self.maps[0][index]
+            return self._of_classes(self.maps[0][index])
         size = (max(1, -(-self.size[0] // COARSE)), max(1, -(-self.size[1] // COARSE)))
-        return self._composer(size).full(self._of(index))
+        return self._of_classes(self._composer(size).full(self._of(index)))
 
     def heat(self, name: int, index: int = 0) -> NDArray[np.float32]:
         """The upsampled scores of one class in a picture, (H, W) float32."""
+        settings = self.scorer.settings
+        if settings.refine.pamr or settings.compat.by_word:
+            owner = self.scorer.embeddings.owner.cpu() if settings.compat.by_word else None
+            rows = torch.tensor([name]) if owner is None else (owner == name).nonzero()[:, 0]
+            return self.planes(index).some(rows).amax(0).cpu().numpy()
         if self.composer is not None:
             return self.composer.plane(self._of(index), name).cpu().numpy()
         maps = self.maps[0][index : index + 1]
         return heatmaps(maps, [name], self.size, via=self.via)[0, 0].cpu().numpy()
 
     def at(self, row: int, column: int, index: int = 0) -> Tensor:
-        """The scores (K,) at one pixel of a picture."""
+        """The scores (K,) at one pixel of a picture, before PAMR."""
         if self.composer is not None:
-            return self.composer.band(self._of(index), slice(row, row + 1))[:, 0, column]
-        maps = self.maps[0][index : index + 1]
-        return scores_at(maps, torch.tensor([[row, column]]), self.size, via=self.via)[0, 0]
+            found = self.composer.band(self._of(index), slice(row, row + 1))[:, 0, column]
+        else:
+            maps = self.maps[0][index : index + 1]
+            found = scores_at(maps, torch.tensor([[row, column]]), self.size, via=self.via)[0, 0]
+        return self._of_classes(found[:, None, None])[:, 0, 0]
+
+    def _of_classes(self, scores: Tensor) -> Tensor:
+        """Scores (K, h, w), of words under `compat.by_word` until here."""
+        return self.scorer.embeddings.reduce(scores) if self.scorer.settings.compat.by_word else scores
+
+    def planes(self, index: int) -> Planes:
+        """The full-size scores of a picture, some classes at a time, followed by PAMR if the settings say so."""
+        one, steps = self._of(index), self.scorer.settings.refine.pamr
+
+        def maps(classes: Tensor) -> Tensor:
+            some = [part[classes.to(part.device)] for part in one]
+            if self.composer is None:
+                return resize(wide(some[0][None]), self.size, self.via)[0]
+            if self.composer.by_probability:
+                return self.composer.full(one)[classes]
+            return self.composer.full(some)
+
+        guide = self._guide(index).to(one[0].device) if steps else None
+        return Planes.of(maps, len(one[0]), self.size, guide, steps)
+
+    def _guide(self, index: int) -> Tensor:
+        """The picture (1, 3, H, W) that PAMR follows; in official code it went through the network's resize."""
+        image, frame = self.images[index], self.cuts[0].frame
+        if not self.scorer.settings.compat.free_size:
+            return torch.from_numpy(image).permute(2, 0, 1)[None].float()
+        small = image if image.shape[:2] == frame else resized(image, frame)
+        return resize(torch.from_numpy(small).permute(2, 0, 1)[None].float(), self.size)
+
+    def _by_word(self, threshold: float | None, confidence: bool) -> Decoded:
+        compat, background = self.scorer.settings.compat, self.scorer.settings.background
+        owner = self.scorer.embeddings.owner + (threshold is not None and not background.scored)
+        parts = [
+            decode_words(self.planes(index), owner, self.scorer.temperature, threshold, compat.area)
+            for index in range(len(self.maps[0]))
+        ]
+        found = [part.confidence for part in parts if part.confidence is not None]
+        return Decoded(torch.stack([part.mask for part in parts]), torch.stack(found) if confidence else None)
 
     def _of(self, index: int) -> list[Tensor]:
         return [one[index] for one in self.maps]
@@ -195,7 +252,7 @@ class Decoding:
 
     def _decode(self, kind: Confidence | None, threshold: float | None, *, void: int, wait: bool) -> Decoded:
         temperature = self.scorer.temperature
-        if self.composer is None:
+        if self.composer is None and not self.scorer.settings.refine.pamr:
             return decode(
                 self.maps[0],
                 self.size,
@@ -208,7 +265,11 @@ class Decoding:
             )
         masks, found = [], []
         for index in range(len(self.maps[0])):
-            part = self.composer.decode(self._of(index), kind, temperature, threshold, void)
+            if self.scorer.settings.refine.pamr:
+                part = decode_planes(self.planes(index), kind, temperature, threshold, void)
+            else:
+                assert self.composer is not None
+                part = self.composer.decode(self._of(index), kind, temperature, threshold, void)
             masks.append(part.mask)
             found += [] if part.confidence is None else [part.confidence]
         return Decoded(torch.stack(masks), torch.stack(found) if found else None)

@@ -285,7 +285,7 @@ class Segmenter(nn.Module):
         for _, group in groupby(given, key=lambda one: one.shape):
             same = list(group)
             cuts, features = self._features(same)
-            decoding = Decoding(self._scorer, same[0].size, cuts, features)
+            decoding = Decoding(self._scorer, same[0].size, cuts, features, [one.image for one in same])
             arrival = decoding.decoded(confidence, wait=False).to_host()
             calls += [
                 partial(self._arrived, one.image, decoding, index, arrival) for index, one in enumerate(same)
@@ -341,7 +341,7 @@ class Segmenter(nn.Module):
             raise UserError(
                 "this picture was encoded by another model or under other settings; encode it again"
             )
-        return Decoding(self._scorer, encoded.size, encoded.cuts, encoded.features)
+        return Decoding(self._scorer, encoded.size, encoded.cuts, encoded.features, [encoded.image])
 
     def _encode_on(self, device: torch.device) -> Callable[..., DenseFeatures]:
         if device.type != "cuda":

@@ -102,7 +102,8 @@ class Compat:
     decode in two steps (map -> input -> picture). drop_all: prompt denoising may remove every class. Of the later
     methods' code, cut: pixels beyond whole patches are cut off, not padded; tenth: positions are resized by a scale
     that is a tenth of a cell off; one_step: free_size decodes in one step; pad_56: ProxyCLIP's inputs are padded to
-    multiples of 56 pixels.
+    multiples of 56 pixels; by_word: the soft-max is over words, not classes, with the constant logit_scale; area:
+    foreground classes of at most this share of the foreground are left out.
     """
 
     imagenet_stats: bool = False
@@ -116,6 +117,9 @@ class Compat:
     tenth: bool = False
     one_step: bool = False
     pad_56: bool = False
+    by_word: bool = False
+    logit_scale: float | None = None
+    area: float = 0.0
 
     @classmethod
     def named(cls, name: str | None) -> Self:
@@ -125,23 +129,26 @@ class Compat:
         if name == "official":
             return cls(True, True, 1e-6, True, True, True, True)
         if name in LATER:
-            shared = cls(count_rule=True, tenth=True, free_size=True, cut=True)
+            shared = cls(
+                count_rule=True, tenth=True, free_size=True, cut=True, by_word=True, logit_scale=40.0
+            )
             return replace(shared, one_step=name == "sc-clip", pad_56=name == "proxyclip")
         raise UserError(f"compat {name!r} is unknown; choose official, {', '.join(LATER)} or none")
 
 
 @dataclass(frozen=True)
 class Refinement:
-    """Prompt denoising and key smoothing; a threshold of 0 switches one off.
+    """Prompt denoising, key smoothing and PAMR; 0 switches one off.
 
     pd: classes whose best position has a lower probability are removed. ks: positions whose best class has a
     lower probability are smoothed over similar keys, normalised over "channels" (the paper) or "positions"
-    (the official code).
+    (the official code). pamr: steps in which scores at the picture's size follow its colors.
     """
 
     pd: float = 0.0
     ks: float = 0.0
     ks_norm: KeyNorm = "channels"
+    pamr: int = 0
 
     def __post_init__(self) -> None:
         for name, value in (("pd", self.pd), ("ks", self.ks)):
@@ -149,26 +156,29 @@ class Refinement:
                 raise UserError(
                     f"refinement {name}={value:g} is no probability; give a threshold between 0 and 1"
                 )
+        if not 0 <= self.pamr <= 100:
+            raise UserError(f"refinement pamr={self.pamr} is not possible; give 1 to 100 steps")
         if self.ks_norm not in get_args(KeyNorm):
             raise UserError(f"ks-norm {self.ks_norm!r} is unknown; choose {' or '.join(get_args(KeyNorm))}")
 
     @classmethod
     def parse(cls, text: str | None, ks_norm: KeyNorm = "channels") -> Self:
-        """Read "none", "pd", "ks", "pd+ks", each with an optional threshold: "pd=0.3+ks=0.9".
+        """Read "none", "pd", "ks", "pamr", "pd+ks+pamr", each with an optional number: "pd=0.3+ks=0.9+pamr=10".
 
-        Without one: pd 0.5 and ks 1.0, as published.
+        Without one: pd 0.5, ks 1.0 and 10 steps of PAMR, as published.
         """
         made = cls(ks_norm=ks_norm)
         for part in (text or "none").lower().split("+"):
             name, _, number = part.strip().partition("=")
             if name == "none" and not number:
                 continue
-            if name not in ("pd", "ks") or (number and not _is_number(number)):
+            whole = name != "pamr" or number in ("", *map(str, range(1, 101)))
+            if name not in ("pd", "ks", "pamr") or (number and not _is_number(number)) or not whole:
                 raise UserError(
-                    f"refinement {text!r} is not understood; write none, pd, ks, pd+ks or pd=0.3+ks=0.9"
+                    f"refinement {text!r} is not understood; write none, pd, ks, pamr, pd+ks or pd=0.3+ks=0.9"
                 )
-            value = float(number) if number else {"pd": 0.5, "ks": 1.0}[name]
-            made = replace(made, pd=value) if name == "pd" else replace(made, ks=value)
+            value = float(number) if number else {"pd": 0.5, "ks": 1.0, "pamr": 10}[name]
+            made = replace(made, **{name: int(value) if name == "pamr" else value})  # type: ignore[arg-type]
         return made
 
 
@@ -321,8 +331,11 @@ class Settings:
             "background": self._background(),
             "compat": "official" if self.compat == Compat.named("official") else self._quirks(),
         }
-        if dense.sigma:
-            shown["sigma"] = dense.sigma
+        if self.refine.pamr:
+            shown["PAMR"] = f"{self.refine.pamr} steps"
+        for name in ("sigma", "rcs", "sfr", "proxy"):
+            if getattr(dense, name):
+                shown[name] = getattr(dense, name)
         if dense.stride != 32:
             shown["stride"] = dense.stride
         if dense.cls_bias:
