@@ -59,20 +59,23 @@ def forecast(run: Run, pace: float, processes: int = 1) -> Forecast:
     if recipe is None or run.seed is None:
         return Forecast(0.0, images * picture / pace, 0.0)
     size = _training_size(recipe)
-    macs, weights, kept = _measured(run.training.model_dump_json(), run.data, size)
+    macs, words, weights, kept = _measured(run.training.model_dump_json(), run.data, size)
     teacher = _clip_macs(recipe.teacher.model, size) if recipe.teacher_needed else 0
-    training = recipe.steps * recipe.batch * (3 * macs + teacher) / processes / pace
     micro = ceil(recipe.batch / recipe.accumulate / processes)
+    passes = recipe.batch / processes * (3 * macs + teacher) + recipe.accumulate * 3 * words
+    training = recipe.steps * passes / pace
     states = 4 * weights * (2 + OPTIMIZER[recipe.optimiser.name])
     return Forecast(training, images * picture / pace, states + micro * kept)
 
 
 @cache
-def _measured(recipe: str, data: str, size: Size) -> tuple[int, int, float]:
-    """Of a recipe in JSON, for one picture: multiply-accumulates, weights, and bytes that its backward pass needs."""
+def _measured(recipe: str, data: str, size: Size) -> tuple[int, int, int, float]:
+    """Of a recipe in JSON: multiply-accumulates of a picture and of the words, weights, and bytes that a picture's
+    backward pass needs.
+    """
     subject = network(TrainRecipe.model_validate_json(recipe), data)
     cost = count(subject, size)
-    return cost.macs - cost.text_macs, cost.params, activations(subject, size)
+    return cost.macs - cost.text_macs, cost.text_macs, cost.params, activations(subject, size)
 
 
 @cache
