@@ -50,9 +50,9 @@ def test_the_right_word_is_under_a_pixel_and_the_mask_can_be_taken_home(page):
     mask = np.asarray(Image.open(BytesIO(content)))
     assert name == f"scene-{SCENES[0]}-mask.png"
     assert mask.shape == (SIDE, SIDE)
-    assert mask[row, column] == 1
+    assert mask[row, column] == 2  # behind the background and water
     water = scene.labels == scene.names.index("water")
-    assert (mask[water] == 0).mean() > 0.8
+    assert (mask[water] == 1).mean() > 0.8
 
     write(page, "water, pony|horse, car|onion")  # the same pixel under other words, by itself
     page.locator("#pixel-hint", has_text=": pony").wait_for()
@@ -79,6 +79,7 @@ def test_words_answer_from_cached_features_and_presets_do_not(page):
 
 
 def test_background_words_threshold_and_python(page):
+    page.locator("#background-kind").select_option("words")
     page.locator("#background").fill("water, sky")
     page.locator("#words-alert", has_text="Prompt 'water' serves").wait_for()
     page.locator("#words").fill("horse, cup")

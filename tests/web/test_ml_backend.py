@@ -123,7 +123,7 @@ def post(visitor, path, body, kind="application/json"):
 
 def expected(tiny):
     prompts = Interface.parse(BRUSH).prompts
-    settings = SegmentRequest(words="x", preset=tiny.preset).settings()
+    settings = SegmentRequest(words="x", preset=tiny.preset, background="none").settings()  # there is a label
     return Segmenter(tiny.shared.model, prompts, settings).segment(SCENE)
 
 
@@ -190,6 +190,18 @@ def test_boxes_and_polygons_are_percent_of_the_picture(backend, tiny):
                 )
                 if filled.sum() > 400:
                     assert (mask[filled] == classes.index(name)).mean() > 0.85
+
+
+def test_what_no_label_fits_stays_bare(backend, tiny):
+    config = BRUSH.replace('<Label value="background" predicted_values="sky,grass"/>', "").replace(
+        '<Label value="Sea" predicted_values="water, waves" background="#0000ff"/>', ""
+    )
+    brush = pytest.importorskip("label_studio_converter.brush")
+    _, said = post(backend, "/predict", predict("/data/upload/7/a.png", config=config))
+    parts = said["results"][0]["result"]
+    assert {part["value"]["brushlabels"][0] for part in parts} <= {"horse", "cup"}
+    covered = sum((brush.decode_rle(part["value"]["rle"])[3::4] > 0).mean() for part in parts)
+    assert 0.02 < covered < 0.4  # horse and cup, not the water around them
 
 
 def test_settings_of_a_project(backend, tiny):

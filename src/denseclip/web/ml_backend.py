@@ -115,7 +115,8 @@ class LabelStudio:
         schema = str(body.get("schema") or "")
         if schema:  # Label Studio sets up before there is an interface
             interface = Interface.parse(schema)
-            background = self._request(interface, _object(extra)).settings().background
+            settings = self._request(interface, _object(extra)).settings()
+            background = self.server.shared.fitting(interface.prompts, settings).background
             (
                 background.prompts(interface.prompts),
                 background.names(interface.prompts),

@@ -29,9 +29,13 @@ class SharedModel:
 
     def segmenter(self, prompts: ClassPrompts, settings: Settings) -> Segmenter:
         """The model under words and settings; nothing of another visitor's is in it."""
+        return Segmenter(self.model, prompts, self.fitting(prompts, settings), cache=self.cache)
+
+    def fitting(self, prompts: ClassPrompts, settings: Settings) -> Settings:
+        """No background by itself where the words have one, or the model is none of CLIP's."""
         if settings.background.auto and (not isinstance(self.model, Clip) or has_background(prompts)):
-            settings = replace(settings, background=replace(settings.background, auto=False))
-        return Segmenter(self.model, prompts, settings, cache=self.cache)
+            return replace(settings, background=replace(settings.background, auto=False))
+        return settings
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,12 @@ let shows = 0; // counts pictures, so that late answers about an earlier one are
 
 // ---- the question -------------------------------------------------------------------------------------------
 
+const BACKGROUNDS = {
+  "": "Some 650 other words compete with yours; where one of them fits clearly better is background.",
+  none: "Also what none of the words fits gets the nearest of them.",
+  usual: "Things that are often behind others compete with your words.",
+  words: "What fits these words is background.",
+};
 const SLIDERS = ["threshold", "pd", "ks"];
 
 function question() {
@@ -25,7 +31,7 @@ function question() {
   const refine = ["pd", "ks"].filter((id) => value(id) > 0).map((id) => `${id}=${value(id)}`);
   return {
     words: $("words").value,
-    background: $("background").value,
+    background: $("background-kind").value === "words" ? $("background").value.trim() || "none" : $("background-kind").value,
     threshold: value("threshold") || null,
     refine: refine.join("+"),
     preset: $("preset").value,
@@ -36,7 +42,10 @@ function question() {
 
 function fill(asked) {
   words.start(asked.words);
-  for (const id of ["background", "preset", "size", "templates"]) $(id).value = asked[id];
+  const kinds = [...$("background-kind").options].map((option) => option.value);
+  $("background-kind").value = kinds.includes(asked.background) ? asked.background : "words";
+  $("background").value = asked.background;
+  for (const id of ["preset", "size", "templates"]) $(id).value = asked[id];
   $("threshold").value = asked.threshold ?? 0;
   const refine = Object.fromEntries((asked.refine || "").split("+").map((part) => part.split("=")));
   for (const id of ["pd", "ks"]) $(id).value = refine[id] ?? 0;
@@ -49,6 +58,8 @@ function label() {
     $(id).nextElementSibling.textContent = value ? value.toFixed(2) : "off";
   }
   for (const one of document.querySelectorAll("[data-switch]")) one.checked = Number($(one.dataset.switch).value) > 0;
+  $("background").hidden = $("background-kind").value !== "words";
+  $("background-hint").textContent = BACKGROUNDS[$("background-kind").value];
   $("preset-hint").textContent = facts.presets[$("preset").value] ?? "";
 }
 
@@ -307,7 +318,7 @@ async function copy() {
 function wire() {
   $("background").addEventListener("input", () => askSoon(250));
   for (const id of SLIDERS) $(id).addEventListener("input", () => (label(), askSoon(60)));
-  for (const id of ["preset", "size", "templates"]) $(id).addEventListener("change", () => (label(), ask()));
+  for (const id of ["preset", "size", "templates", "background-kind"]) $(id).addEventListener("change", () => (label(), ask()));
   for (const radio of document.querySelectorAll("input[name=view]")) radio.addEventListener("change", paint);
   for (const radio of document.querySelectorAll("input[name=code]")) radio.addEventListener("change", showCode);
   for (const id of ["heat-word", "heat-scale"]) $(id).addEventListener("change", paint);
