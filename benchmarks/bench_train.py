@@ -15,6 +15,7 @@ import torch.nn.functional as F
 
 from benchmarks.bench_segment import plain_features, random_rn50
 from denseclip.clip.device import pick_precision
+from denseclip.models.heads import WideConv2d
 from denseclip.train.batches import Batch, Share, TrainingBatches
 from denseclip.train.loop import Loop, compile_blocks, make_fabric
 from denseclip.train.maskclip_plus import STATS, MaskClipPlus
@@ -57,6 +58,9 @@ class Plain:
 
     def __init__(self, task: MaskClipPlus, teacher: torch.nn.Module, device: torch.device) -> None:
         self.student = task.model.to(memory_format=torch.contiguous_format)
+        for module in self.student.modules():
+            if isinstance(module, WideConv2d):
+                module.__class__ = torch.nn.Conv2d  # PyTorch's own
         self.words = task.teacher.embeddings.matrix
         self.teacher = teacher.to(device)
         self.optimizer = torch.optim.SGD(self.student.parameters(), 0.01, momentum=0.9, weight_decay=5e-4)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from denseclip.errors import UserError
 from denseclip.models.backbones import RegionMean
-from denseclip.models.heads import HeadKind, build_head
+from denseclip.models.heads import HeadKind, WideConv2d, build_head
 from fixtures_support import cases
 from models_support import load_official, named_shapes, tensor
 
@@ -67,3 +67,34 @@ def test_fine_map_is_the_first_at_stride_4_or_coarser():
 def test_unknown_head():
     with pytest.raises(UserError, match="head 'fcn' is unknown; choose one of aspp_v2, deeplabv3plus, psp"):
         build_head("fcn", CHANNELS, REDUCTIONS, 16)
+
+
+@pytest.mark.parametrize(
+    ("size", "dilation"), [((7, 9), 2), ((9, 5), 4), ((6, 6), 6), ((40, 3), 6), ((1, 1), 24)]
+)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_wide_convolutions_are_ordinary_ones(size, dilation, dtype):
+    torch.manual_seed(0)
+    wide = WideConv2d(5, 4, 3, padding=dilation, dilation=dilation, bias=False).to(dtype)
+    plain = torch.nn.Conv2d(5, 4, 3, padding=dilation, dilation=dilation, bias=False).to(dtype)
+    plain.load_state_dict(wide.state_dict())
+    outer = torch.randn(2, 4, *size, dtype=dtype)
+    found = []
+    for module in (wide, plain):
+        x = torch.randn(2, 5, *size, dtype=dtype, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        out = module(x)
+        out.backward(outer)
+        found.append((out.detach(), x.grad, module.weight.grad))
+    tolerance = {"atol": 1e-10, "rtol": 0} if dtype == torch.float64 else {"atol": 0.1, "rtol": 0.05}
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, **tolerance)
+
+
+def test_wide_convolutions_under_autocast():
+    wide = WideConv2d(5, 4, 3, padding=6, dilation=6, bias=False)
+    x = torch.randn(1, 5, 13, 13, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = wide(x)
+    out.float().sum().backward()
+    assert out.dtype == torch.bfloat16
+    assert wide.weight.grad.dtype == x.grad.dtype == torch.float32

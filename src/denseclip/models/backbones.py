@@ -30,11 +30,18 @@ class ConvModule(nn.Module):
     """Convolution without bias, batch norm, ReLU; the size is kept."""
 
     def __init__(
-        self, inputs: int, outputs: int, kernel: int = 1, *, dilation: int = 1, groups: int = 1
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int = 1,
+        *,
+        dilation: int = 1,
+        groups: int = 1,
+        convolution: type[nn.Conv2d] = nn.Conv2d,
     ) -> None:
         super().__init__()
         padding = dilation * (kernel // 2)
-        self.conv = nn.Conv2d(
+        self.conv = convolution(
             inputs, outputs, kernel, padding=padding, dilation=dilation, groups=groups, bias=False
         )
         self.bn = nn.BatchNorm2d(outputs)
