@@ -133,3 +133,21 @@ def test_a_name_wins_over_a_file_of_that_name(
     save_file(openai_state(ARCHITECTURES["vit"], 11), tmp_path / "mine")  # any other name may be a file
     config = heads_config(ARCHITECTURES["vit"])
     assert load_clip("mine", config=config).fingerprint == tiny_clip("vit").fingerprint
+
+
+def test_a_download_that_stopped_is_said_with_what_to_remove(tmp_path, monkeypatch):
+    """Its checksum is another one; without a network it cannot be fetched again."""
+    monkeypatch.setattr(pretrained, "OPENAI_CACHE", tmp_path)
+    monkeypatch.setattr(pretrained, "_in_hub_cache", lambda entry: None)
+    entry = pretrained.find_pretrained("RN50", None)
+    (tmp_path / "RN50.pt").write_bytes(b"half of it")
+
+    def checked(url, *rest):
+        raise OSError("no network")
+
+    monkeypatch.setattr("open_clip.pretrained.download_pretrained_from_url", checked)
+    with pytest.raises(UserError, match=r"RN50\.pt is not whole, its checksum is another one") as caught:
+        pretrained.fetch(entry)
+    assert str(caught.value).endswith(f"remove it and fetch {entry.url} by other means")
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / "RN50.pt").read_bytes() == b"half of it", "nothing of the user's is removed"

@@ -2,13 +2,16 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
 from denseclip.cli import options as o
+
+if TYPE_CHECKING:
+    from denseclip.data.check import SplitCheck
 
 app = typer.Typer(help="Prepare data sets and check that they are complete.", no_args_is_help=True)
 MOST_LINES = 20  # of a list of bad files
@@ -28,6 +31,7 @@ def prepare(
     workers: Workers = max(1, (os.cpu_count() or 1) - 1),
 ) -> None:
     """Convert a data set's masks to what is read, and write its lists of images; goes on where it stopped."""
+    from denseclip.data.check import check as look
     from denseclip.data.prepare import prepare as run
 
     with o.picture_progress("files") as progress:
@@ -39,8 +43,24 @@ def prepare(
     for path in done.lists:
         o.say(f"list {path}")
     _list("could not be converted", done.failed)
-    if done.failed:
+    missing = [_against_published(name, one) for one in look(name, root, quick=True)]
+    if done.failed or any(missing):
         raise typer.Exit(1)
+
+
+def _against_published(name: str, found: "SplitCheck") -> bool:
+    """Say whether a split is whole; returns whether files are missing that it lists."""
+    if found.problem:
+        o.say(f"{found.split}: {found.problem}")
+    elif found.missing:
+        said = f"{found.split}: {len(found.missing)} files are missing, the first is {found.missing[0]}"
+        o.say(f"{said}: unpack its archives again, then prepare {name} again", "red")
+    elif found.ok:
+        o.say(f"{found.split}: {found.images:,} images, as published")
+    else:
+        said = f"{found.split}: {found.images:,} images, but {found.expected or 0:,} are published"
+        o.say(f"{said}: unpack its archives again, then prepare {name} again", "yellow")
+    return bool(found.missing)
 
 
 @app.command()

@@ -158,6 +158,11 @@ def _filenames(entry: Pretrained) -> list[str]:
 
 def _by_other_means(entry: Pretrained) -> str:
     problem = f"{entry.label}: the weights are not on this machine and cannot be downloaded"
+    if entry.url and (half := _beside_openais(entry)).is_file():  # a download that stopped, or another file
+        return (
+            f"{entry.label}: {half} is not whole, its checksum is another one, and it cannot be downloaded again; "
+            f"remove it and fetch {entry.url} by other means"
+        )
     if entry.tag == "openai":
         return f"{problem}; fetch {entry.url} by other means and pass the path of the file as the model"
     files = f"open_clip_config.json and {' or '.join(_filenames(entry))}"

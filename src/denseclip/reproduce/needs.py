@@ -94,7 +94,7 @@ def _clip(source: str, get: bool) -> Need:
         return Need(name, "" if Path(source).exists() else f"weights: there is no {source}; correct its path")
     entry = find_pretrained(source, None)
     if get or cached(entry) is not None:
-        error = _error(fetch, entry) if cached(entry) is None else ""
+        error = _error(fetch, entry) if get else ""  # which also checks what is there
         return Need(name, error and f"weights: {error}")
     home = OPENAI_CACHE / entry.url.rpartition("/")[2]
     size = 2 * sum(p.numel() for tower in _towers(source) for p in tower.parameters()) / GIGA  # float16
