@@ -15,7 +15,7 @@ const synonyms = (name, words) => words.filter((word) => word !== name);
 // Classes that occur, the largest first, and those that do not; `on` has enter(id), leave(), press(id).
 export function showLegend(list, absent, answer, unders, on) {
   const total = answer.size[0] * answer.size[1];
-  const classes = answer.classes.map((one, id) => ({ ...one, id, under: unders[id] }));
+  const classes = answer.classes.map((one, id) => ({ ...one, id, under: unders[id], clear: id === answer.background }));
   const found = classes.filter((one) => one.area > 0).sort((a, b) => b.area - a.area);
   list.replaceChildren(...found.map((one) => legendRow(one, one.area / total, found[0].area / total, on)));
   const missing = classes.filter((one) => one.area === 0).sort((a, b) => (b.peak ?? 0) - (a.peak ?? 0));
@@ -36,7 +36,7 @@ export function spoken(answer) {
 }
 
 function swatch(one) {
-  const element = make("i");
+  const element = make("i", { className: one.clear ? "clear" : "" });
   element.style.setProperty("--color", one.color);
   const [r, g, b] = one.under;
   const gray = Math.round(0.213 * r + 0.715 * g + 0.072 * b); // as the filter saturate() weighs
@@ -58,7 +58,7 @@ function legendRow(one, share, largest, on) {
   const mark = swatch(one);
   const bar = make("span", { className: "bar-of" });
   bar.style.width = `${(100 * share) / largest}%`;
-  bar.style.background = one.color;
+  bar.style.background = one.clear ? "var(--soft)" : one.color;
   const name = make("span", { className: "name" }, one.name);
   const others = synonyms(one.name, one.words);
   if (others.length) name.append(make("small", {}, ` ${others.slice(0, 8).join(", ")}`));

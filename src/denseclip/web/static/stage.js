@@ -37,7 +37,7 @@ export class Stage {
     this.root = root;
     this.frame = root.querySelector("#frame");
     this.view = root.querySelector("#view");
-    [this.base, this.over] = root.querySelectorAll("canvas");
+    [this.base, this.muted, this.over] = root.querySelectorAll("canvas");
     this.marker = root.querySelector("#marker");
     this.size = null; // [height, width] of the picture itself
     this.spotted = null; // the marked pixel
@@ -53,7 +53,7 @@ export class Stage {
     const bitmap = await createImageBitmap(blob);
     this.size = [height, width];
     this.root.style.setProperty("--ratio", width / height);
-    for (const canvas of [this.base, this.over]) {
+    for (const canvas of [this.base, this.muted, this.over]) {
       canvas.width = Math.max(1, Math.round(width * scale));
       canvas.height = Math.max(1, Math.round(height * scale));
     }
@@ -64,7 +64,7 @@ export class Stage {
   }
 
   clear() {
-    this.over.getContext("2d").clearRect(0, 0, this.over.width, this.over.height);
+    for (const canvas of [this.muted, this.over]) canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
   }
 
   // A plane of ids under a color each; null is clear. `only`: the one class that stays bright.
@@ -73,10 +73,19 @@ export class Stage {
     if (only !== null) {
       for (let id = 0; id < table.length; id++) if (id !== only) table[id] = 0xb0202020;
     }
+    this.clear();
     paint(this.over, plane, this.size, Uint32Array.from(table), true);
+    const under = this.muted.getContext("2d"); // nearly gray where it is painted, so that tints have their hue
+    under.drawImage(this.over, 0, 0);
+    under.globalCompositeOperation = "source-in";
+    under.filter = "saturate(0.3)";
+    under.drawImage(this.base, 0, 0);
+    under.filter = "none";
+    under.globalCompositeOperation = "source-over";
   }
 
   paintHeat(levels, colors) {
+    this.clear();
     paint(this.over, levels, this.size, heatTable(colors));
   }
 
