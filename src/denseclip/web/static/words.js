@@ -11,7 +11,7 @@ export class Words {
     Object.assign(this, { field, list, said, buttons, changed, sets: {}, active: -1 });
     this.past = [{ text: "", at: 0 }];
     this.future = [];
-    this.last = 0;
+    this.last = -Infinity;
     field.addEventListener("input", () => (this.#remember(), this.suggest(), changed()));
     field.addEventListener("keydown", (event) => this.#key(event));
     field.addEventListener("blur", () => this.#close());
@@ -26,11 +26,11 @@ export class Words {
   // Puts other words there, as a step of its own; they can be undone.
   set(text, at = text.length) {
     if (text === this.text) return;
-    this.last = 0;
+    this.last = -Infinity;
     this.field.value = text;
     this.field.setSelectionRange(at, at);
     this.#remember();
-    this.last = 0;
+    this.last = -Infinity;
   }
 
   // The first words of the page: nothing comes before them.
@@ -74,7 +74,7 @@ export class Words {
 
   #show() {
     const { text, at } = this.past[this.past.length - 1];
-    this.last = 0;
+    this.last = -Infinity;
     this.field.value = text;
     this.field.setSelectionRange(at, at);
     this.#buttons();
