@@ -34,11 +34,8 @@ def prepare(
     from denseclip.data.check import check as look
     from denseclip.data.prepare import prepare as run
 
-    with o.picture_progress("files") as progress:
-        task = progress.add_task(f"preparing {name}", total=None)
-        done = run(
-            name, root, workers=workers, progress=lambda n, of: progress.update(task, completed=n, total=of)
-        )
+    with o.counting(f"preparing {name}", "files") as progress:
+        done = run(name, root, workers=workers, progress=progress)
     o.say(f"{done.written} files written, {done.kept} were there")
     for path in done.lists:
         o.say(f"list {path}")
@@ -74,7 +71,7 @@ def check(
     from denseclip.data.check import check as run
 
     with o.picture_progress() as progress:
-        task = progress.add_task(f"checking {name}", total=None)
+        task = progress.add_task(f"checking {name}", total=None)  # of one split after the other
         found = run(
             name,
             root,

@@ -45,15 +45,8 @@ def evaluate(
     dataset = open_things(data, root, split)
     with o.status(f"loading {model}"):
         detector = load(model, given.get("resize"), device)
-    with o.picture_progress() as progress:
-        bar = progress.add_task("evaluating", total=None)
-        result = evaluate_detector(
-            detector,
-            dataset,
-            limit=limit,
-            skip_bad=skip_bad,
-            progress=lambda done, total: progress.update(bar, completed=done, total=total),
-        )
+    with o.counting("evaluating") as progress:
+        result = evaluate_detector(detector, dataset, limit=limit, skip_bad=skip_bad, progress=progress)
     show(result)
     if out is not None:
         result.write(out)

@@ -118,21 +118,14 @@ class _Job:
         state = self._state(out)
         with o.status(f"loading {model}"):
             segmenter = segmenter_for(self.dataset.spec, model, **self.settings)
-        with o.picture_progress() as progress:
-            task = progress.add_task(f"evaluating {segmenter.clip.name}", total=None)
-
-            def report(done: int, total: int) -> None:
-                if progress.tasks[task].total is None:  # what an earlier run has done does not count as speed
-                    progress.reset(task, total=total, completed=done)
-                progress.update(task, completed=done)
-
+        with o.counting(f"evaluating {segmenter.clip.name}") as progress:
             result = run(
                 segmenter,
                 self.dataset,
                 state=state,
                 limit=self.limit,
                 skip_bad=self.skip_bad,
-                progress=report,
+                progress=progress,
                 devices=self.devices,
                 again=partial(segmenter_on, self.dataset.spec, model, self.settings),
             )

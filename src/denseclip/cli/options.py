@@ -1,6 +1,7 @@
 """Options that several commands share, and how they become a Segmenter."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -202,3 +203,17 @@ def picture_progress(what: str = "images") -> Progress:
         TimeRemainingColumn(),
     )
     return Progress(*columns, console=console)
+
+
+@contextmanager
+def counting(title: str, what: str = "images") -> Iterator[Callable[..., None]]:
+    """A progress bar; yields what to call with (done, total), and with a title if it is another one now."""
+    with picture_progress(what) as progress:
+        task = progress.add_task(title, total=None)
+
+        def report(done: int, total: int, title: str = title) -> None:
+            if progress.tasks[task].total is None:  # what an earlier run has done does not count as speed
+                progress.reset(task, total=total, completed=done)
+            progress.update(task, completed=done, description=title)
+
+        yield report

@@ -11,9 +11,7 @@ from denseclip.cli import options as o
 from denseclip.cli.results import protocol_table
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
-    from denseclip.evaluate.robustness import CellProgress, Grid
+    from denseclip.evaluate.robustness import Grid
 
 Kinds = Annotated[
     str, typer.Option(help="Kinds of corruption with commas, such as gaussian_noise,spatter; or all.")
@@ -72,7 +70,7 @@ def robustness(
     dataset = open_dataset(data, root, split)
     with o.status(f"loading {model}"):
         segmenter = segmenter_for(dataset.spec, model, **settings)
-    with OutputFolder(out, "robustness", begin=True), o.picture_progress() as progress:
+    with OutputFolder(out, "robustness", begin=True), o.counting("preparing") as progress:
         grid = run(
             segmenter,
             dataset,
@@ -82,22 +80,11 @@ def robustness(
             resume=resume,
             limit=limit,
             skip_bad=skip_bad,
-            progress=_progress(progress),
+            progress=lambda cell, done, total: progress(done, total, cell),
         )
         write_grid(grid, out)
     _print(grid)
     o.say(f"written to {out}")
-
-
-def _progress(progress: "Progress") -> "CellProgress":
-    task = progress.add_task("preparing", total=None)
-
-    def update(cell: str, done: int, total: int) -> None:
-        if progress.tasks[task].total is None:  # what an earlier run has done does not count as speed
-            progress.reset(task, total=total, completed=done)
-        progress.update(task, completed=done, description=cell)
-
-    return update
 
 
 def _print(grid: "Grid") -> None:

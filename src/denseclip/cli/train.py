@@ -119,15 +119,9 @@ def evaluate(checkpoint: Path, recipe: "TrainRecipe", root: Path | None, device:
     dataset = open_dataset(recipe.data.val, root, recipe.data.val_split)
     settings = recipe.evaluation.model_dump(exclude_none=True)
     segmenter = segmenter_for(dataset.spec, checkpoint, device=device, precision=recipe.precision, **settings)
-    with o.picture_progress() as progress:
-        bar = progress.add_task("evaluating", total=None)
-        result = count(
-            segmenter,
-            dataset,
-            state=out / STATE,
-            limit=recipe.data.val_images,
-            progress=lambda done, total: progress.update(bar, completed=done, total=total),
-        )
+    with o.counting("evaluating") as progress:
+        limit = recipe.data.val_images
+        result = count(segmenter, dataset, state=out / STATE, limit=limit, progress=progress)
     show(result)
     write_report(result, out)
 
