@@ -77,13 +77,21 @@ def test_background_is_left_clear():
 def test_names_stand_in_the_areas_beyond_32_classes_only(monkeypatch):
     written = []
     draw = paint.with_names
-    monkeypatch.setattr(paint, "with_names", lambda *given: written.append(given[2]) or draw(*given))
-    for count, expected in ((32, 0), (33, 1)):
-        quarters(count).overlay()
-        assert len(written) == expected
-    assert list(written[0].values())[:2] == list(quarters(33).areas)[:2]
-    quarters(3).overlay(names=True)
+    monkeypatch.setattr(paint, "with_names", lambda *given: written.append(given[1]) or draw(*given))
+    quarters(32).overlay()
+    assert written[-1] == []
+    many = replace(
+        result(", ".join(f"t{k}" for k in range(33))), mask=np.arange(33).repeat(40)[None].repeat(200, 0)
+    )
+    many = replace(many, image=np.zeros((200, 33 * 40, 3), np.uint8))
+    many.overlay()
+    assert {place.name for place in written[-1]} == set(many.areas)
+    for place in written[-1]:
+        assert many.classes[many.mask[round(place.y), round(place.x)]] == place.name
+    many.overlay(names=False)
     assert len(written) == 2
+    quarters(3).overlay(names=True)
+    assert [place.name for place in written[-1]] == list(quarters(3).areas)
 
 
 def test_names_stay_inside_and_do_not_cover_each_other():
@@ -91,10 +99,11 @@ def test_names_stay_inside_and_do_not_cover_each_other():
     mask[:, 300:] = 1
     mask[90:110, 90:110] = 2  # too small for its name, and right under that of the large area
     blank = np.zeros((200, 400, 3), np.uint8)
-    named = paint.with_names(blank, mask, {0: "a large area", 1: "edge", 2: "something with a long name"})
+    names = {0: "a large area", 1: "edge", 2: "something with a long name"}
+    named = paint.with_names(blank, paint.name_places(mask, names))
     lit = named.any(2)
     assert lit[:, :300].any() and lit[:, 300:].any()
-    only = paint.with_names(blank, mask, {0: "a large area", 1: "edge"})
+    only = paint.with_names(blank, paint.name_places(mask, {0: "a large area", 1: "edge"}))
     assert (named == only).all()
     assert not lit[[0, -1]].any() and not lit[:, [0, -1]].any()
 

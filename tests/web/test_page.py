@@ -316,6 +316,25 @@ def test_absent_words_are_shown_as_such(page):
     assert page.locator("#absent").is_hidden()
 
 
+def test_names_stand_in_the_areas_of_many_classes(page):
+    def written():
+        return page.locator("#names").evaluate(
+            "one => one.getContext('2d').getImageData(0, 0, one.width, one.height).data.some((part) => part > 0)"
+        )
+
+    assert not written()
+    page.locator("#background-kind").select_option("none")
+    page.locator("#examples button").nth(2).click()
+    answered(page, "scene-3.png")
+    page.locator("#words").fill("")
+    page.locator("#sets").select_option("ade")
+    page.locator("#legend li").nth(33).wait_for()
+    answered(page)
+    assert written()
+    look(page, "picture")
+    assert not written()
+
+
 def test_words_beside_each_other(page):
     write(page, "water, horse, cup, onion, banana, dog, car")
     look(page, "compare")

@@ -1,6 +1,6 @@
 """Masks as pictures: overlays with a legend, names in the areas, heat maps with their scale, contact sheets."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -128,24 +128,31 @@ def percent(share: float) -> str:
     )
 
 
-def with_names(picture: Array, mask: NDArray[np.integer], names: dict[int, str]) -> Array:
-    """Write names into the largest connected area of each id, the first ones first; returns (H, W, 3) uint8.
+class NamePlace(NamedTuple):
+    """A name in its area: the middle of the text and the size of its letters, in pixels of the picture."""
+
+    name: str
+    x: float
+    y: float
+    size: int
+
+
+def name_places(mask: NDArray[np.integer], names: Mapping[int, str]) -> list[NamePlace]:
+    """Where names stand, each in the largest connected area of its id; the first names take their place first.
 
     A name for which an area has no room, or that would lie on another name, is left out.
     """
-    canvas = Image.fromarray(picture)
-    draw = ImageDraw.Draw(canvas)
-    width, height = canvas.size
+    height, width = mask.shape
     least, most = max(9, round(max(mask.shape) / 60)), max(12, round(max(mask.shape) / 30))
+    places: list[NamePlace] = []
     taken: list[tuple[float, float, float, float]] = []
     for number, name in names.items():
-        place = _middle(mask == number)
-        if place is None:
+        middle = _middle(mask == number)
+        if middle is None:
             continue
-        (x, y), radius = place
+        (x, y), radius = middle
         size = max(least, min(most, round(2.4 * radius / max(2.0, 0.5 * len(name)))))
-        font = ImageFont.load_default(size)
-        across, down = font.getlength(name) / 2 + 2, 0.6 * size
+        across, down = ImageFont.load_default(size).getlength(name) / 2 + 2, 0.6 * size
         if across > max(1.8 * radius, 2 * size) or radius < 0.5 * size or 2 * across > width:
             continue
         x, y = min(max(x, across), width - across), min(max(y, down), height - down)
@@ -153,7 +160,16 @@ def with_names(picture: Array, mask: NDArray[np.integer], names: dict[int, str])
         if any(box[0] < o[2] and o[0] < box[2] and box[1] < o[3] and o[1] < box[3] for o in taken):
             continue
         taken.append(box)
-        stroke = max(1, size // 9)
+        places.append(NamePlace(name, x, y, size))
+    return places
+
+
+def with_names(picture: Array, places: Sequence[NamePlace]) -> Array:
+    """Write names into a picture (H, W, 3); returns (H, W, 3) uint8."""
+    canvas = Image.fromarray(picture)
+    draw = ImageDraw.Draw(canvas)
+    for name, x, y, size in places:
+        font, stroke = ImageFont.load_default(size), max(1, size // 9)
         draw.text((x, y), name, "white", font, "mm", stroke_width=stroke, stroke_fill="black")
     return np.asarray(canvas)
 

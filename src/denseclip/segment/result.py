@@ -243,12 +243,15 @@ class Segmentation:
         """
         painted = self._painted(opacity)
         shown = self._legend(opacity)
-        if names or (names is None and len(shown) > paint.NAMED):
-            ids = {self.classes.index(entry.name): entry.name for entry in shown}
-            written = paint.with_names(painted, self.mask, ids)
-        else:
-            written = painted
+        written = paint.with_names(painted, self.name_places(always=names)) if names is not False else painted
         return paint.with_legend(written, shown) if legend else Image.fromarray(written)
+
+    def name_places(self, *, always: bool | None = None) -> list[paint.NamePlace]:
+        """Where the names of classes stand in their areas, the largest first; up to 32 classes only if `always`."""
+        clear = background_of(self.classes)
+        found = {self.classes.index(name): name for name in self.areas}
+        found.pop(-1 if clear is None else clear, None)
+        return paint.name_places(self.mask, found) if always or len(found) > paint.NAMED else []
 
     def _painted(self, opacity: float = paint.OPACITY) -> NDArray[np.uint8]:
         """(H, W, 3) uint8."""

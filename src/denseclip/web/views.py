@@ -139,6 +139,7 @@ def answer_header(answer: Answer, origin: Origin) -> dict[str, Any]:
             for name, color in zip(result.classes, colors, strict=True)
         ],
         "background": background_of(result.classes),
+        "names": [place._asdict() for place in result.name_places()],
         "milliseconds": round(1000 * answer.seconds, 1),
         "encoded": answer.encoded,
         "protocol": answer.segmenter.settings.describe(),

@@ -131,7 +131,7 @@ const view = () => document.querySelector("input[name=view]:checked").value;
 
 function paintMask(only = null) {
   const colors = answer.classes.map((one, id) => (id === answer.background ? null : one.color));
-  stage.paintMask(answer.plane, colors, only);
+  stage.paintMask(answer.plane, colors, answer.names, only);
 }
 
 async function paint() {

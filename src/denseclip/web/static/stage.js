@@ -37,7 +37,7 @@ export class Stage {
     this.root = root;
     this.frame = root.querySelector("#frame");
     this.view = root.querySelector("#view");
-    [this.base, this.muted, this.over] = root.querySelectorAll("canvas");
+    [this.base, this.muted, this.over, this.names] = root.querySelectorAll("canvas");
     this.marker = root.querySelector("#marker");
     this.size = null; // [height, width] of the picture itself
     this.spotted = null; // the marked pixel
@@ -53,7 +53,7 @@ export class Stage {
     const bitmap = await createImageBitmap(blob);
     this.size = [height, width];
     this.root.style.setProperty("--ratio", width / height);
-    for (const canvas of [this.base, this.muted, this.over]) {
+    for (const canvas of [this.base, this.muted, this.over, this.names]) {
       canvas.width = Math.max(1, Math.round(width * scale));
       canvas.height = Math.max(1, Math.round(height * scale));
     }
@@ -64,11 +64,12 @@ export class Stage {
   }
 
   clear() {
-    for (const canvas of [this.muted, this.over]) canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
+    for (const canvas of [this.muted, this.over, this.names]) canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
   }
 
-  // A plane of ids under a color each; null is clear. `only`: the one class that stays bright.
-  paintMask(plane, colors, only = null) {
+  // A plane of ids under a color each; null is clear. names: {name, x, y, size} in the picture's pixels. `only`: the
+  // one class that stays bright.
+  paintMask(plane, colors, names, only = null) {
     const table = colors.map((hex) => (hex === null ? 0 : pixelOf(hex)));
     if (only !== null) {
       for (let id = 0; id < table.length; id++) if (id !== only) table[id] = 0xb0202020;
@@ -82,6 +83,19 @@ export class Stage {
     under.drawImage(this.base, 0, 0);
     under.filter = "none";
     under.globalCompositeOperation = "source-over";
+    if (only === null) this.#write(names);
+  }
+
+  #write(names) {
+    const context = this.names.getContext("2d");
+    const scale = this.names.width / this.size[1];
+    Object.assign(context, { textAlign: "center", textBaseline: "middle", lineJoin: "round", fillStyle: "#fff", strokeStyle: "#000" });
+    for (const { name, x, y, size } of names) {
+      context.font = `${size * scale}px "DejaVu Sans", system-ui, sans-serif`;
+      context.lineWidth = (size * scale) / 4;
+      context.strokeText(name, x * scale, y * scale, 1.15 * size * scale * name.length);
+      context.fillText(name, x * scale, y * scale, 1.15 * size * scale * name.length);
+    }
   }
 
   paintHeat(levels, colors) {
