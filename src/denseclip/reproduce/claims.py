@@ -124,7 +124,8 @@ class Side:
         """Percent, by run."""
         if not self.guessing:
             return [one.result.summary()[self.metric] for one in self.runs]
-        return [contrast([areas], [1.0], n=1, of=self.figure).value * 100 for areas in self.areas]
+        totals = (areas.sum(0).double().numpy()[None, None] for areas in self.areas)  # (1, 1, K, 3)
+        return [self.figure(total).item() * 100 for total in totals]
 
     @property
     def mean(self) -> float:

@@ -260,7 +260,11 @@ def reproduce(
     lacking = not_installed(clip for run in every for clip in run.clips)
     planned = [run for run in every if not set(run.clips) & set(lacking)] or every
     chosen = _choose(planned, filter, seeds)
+    if rank:
+        dist.barrier()  # the first process downloads what is missing
     needed = needs(planned, scale, data_root, get=not dry_run)
+    if processes > 1 and not rank:
+        dist.barrier()
     if dry_run:
         _tell(needed, chosen, pick_device(device), processes, say)
         return None
