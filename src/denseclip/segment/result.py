@@ -158,7 +158,7 @@ class Segmentation:
         except ImportError:
             raise UserError("result.plot needs matplotlib: pip install 'denseclip[evaluate]'") from None
         if ax is None:
-            _, ax = pyplot.subplots(layout="constrained")
+            _, ax = pyplot.subplots(figsize=(8, 5), layout="constrained")
         ax.imshow(self._painted())
         ax.set_axis_off()
         if legend:
@@ -170,7 +170,7 @@ class Segmentation:
                 )
                 for entry in self._legend()[: paint.NAMED]
             ]
-            ax.legend(handles=patches, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
+            ax.legend(handles=patches, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
         return ax
 
     def heatmap(self, name: str) -> NDArray[np.float32]:
