@@ -1,11 +1,33 @@
 """The console of all commands: what a user wrote is printed as it is, never as markup."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
 from rich.console import Console
 from rich.progress import TextColumn
 from rich.status import Status
 from rich.text import Text
 
 console = Console(markup=False, highlight=False, emoji=False)
+
+
+class Partly(typer.Exit):
+    """Some pictures were left out, and are listed: exit code 1. result: of the others."""
+
+    def __init__(self, result: object) -> None:
+        super().__init__(1)
+        self.result = result
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """Print nothing, for those who call a command from Python."""
+    before, console.quiet = console.quiet, True
+    try:
+        yield
+    finally:
+        console.quiet = before
 
 
 def say(text: str, style: str = "") -> None:

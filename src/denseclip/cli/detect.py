@@ -48,7 +48,7 @@ def detect(
     resize: Resize = None,
     overwrite: Overwrite = False,
     device: o.Device = "auto",
-) -> None:
+) -> Path:
     """Find things in pictures with a trained detector.
 
     For each picture PICTURE-detected.png; for all together detections.json, a COCO results file, and images.json with
@@ -76,7 +76,8 @@ def detect(
         o.told("skipped", line)
     o.tell_unread(unread_in(pictures))
     if failed:
-        raise typer.Exit(1)
+        raise o.Partly(out / RESULTS)
+    return out / RESULTS
 
 
 def load(model: str | Path, resize: str | None, device: str) -> "TrainedDetector":

@@ -33,7 +33,7 @@ def distill(
     from_scratch: FromScratch = False,
     change: Set = None,
     device: o.Device = "auto",
-) -> None:
+) -> Any:  # noqa: ANN401 - typer cannot read a type that is imported later
     """Train a small, fast model for your words on your pictures, without any labels.
 
     Given again after an interruption it goes on. Ends with a checkpoint, report.md, and the command to use it.
@@ -55,3 +55,4 @@ def distill(
     )
     o.tell_unread(unread)
     o.say(f"report: {report}")
+    return outcome

@@ -14,7 +14,7 @@ from denseclip.errors import UserError
 
 if TYPE_CHECKING:
     from denseclip.data.datasets import SegmentationDataset
-    from denseclip.evaluate.result import Result
+    from denseclip.evaluate.result import Comparison, Result
     from denseclip.outputs import OutputFolder
 
 ModelName = Annotated[
@@ -61,7 +61,7 @@ def evaluate(
     device: o.Device = "auto",
     devices: o.Devices = None,
     precision: o.Precision = "auto",
-) -> None:
+) -> Any:  # noqa: ANN401 - typer cannot read a type that is imported later
     """Evaluate a model on a data set.
 
     With --out: result.json, classes.csv, confusion.png and examples.png (of each model, if two are compared). Of a
@@ -74,17 +74,15 @@ def evaluate(
     if trained_kind(model) in DETECTORS:
         given = o.given(context, {**values, "protocol": protocol, "compare": compare, "resume": resume})
         with written(out, "evaluate"):
-            detection.evaluate(model, data, root, split, limit, given, out, device, skip_bad=skip_bad)
-        return
+            return detection.evaluate(model, data, root, split, limit, given, out, device, skip_bad=skip_bad)
     places = o.spread(devices, device)
     settings = o.given(context, values) | {"protocol": protocol, "device": device, "precision": precision}
     settings |= {"device": places[0]} if places else {}
     job = _Job(open_dataset(data, root, split), settings, limit, skip_bad, resume, places)
     with written(out, "evaluate"):
         if compare is None:
-            job.run(model, out)
-        else:
-            _side_by_side(job, model, compare, out)
+            return job.run(model, out)
+        return _side_by_side(job, model, compare, out)
 
 
 def written(out: Path | None, command: str) -> "AbstractContextManager[OutputFolder | None]":
@@ -152,7 +150,7 @@ class _Job:
         return out / STATE
 
 
-def _side_by_side(job: _Job, first: str, second: str, out: Path | None) -> None:
+def _side_by_side(job: _Job, first: str, second: str, out: Path | None) -> "Comparison":
     from denseclip.evaluate.result import compare
     from denseclip.io import write_text
 
@@ -163,3 +161,4 @@ def _side_by_side(job: _Job, first: str, second: str, out: Path | None) -> None:
     if out is not None:
         write_text(out / "comparison.json", comparison.to_json())
         write_text(out / "comparison.csv", comparison.to_csv())
+    return comparison

@@ -32,7 +32,7 @@ def export(
     activation: o.Activation = None,
     scores: Scores = False,
     uint8: Bytes = False,
-) -> None:
+) -> Path:
     """Export a model with its classes baked in, for pictures of any size.
 
     Input "image": (B, 3, H, W) float32 RGB, 0..255, or with --uint8 (B, H, W, 3). Output: (B, H, W) class ids,
@@ -56,7 +56,7 @@ def export(
         if classes is not None or scores or uint8:
             raise UserError("--classes, --scores and --uint8 go with models that segment; leave them out")
         _export_detector(Path(model), path, kind)
-        return
+        return path
     cell, note = 1, ""
     if trained:
         if preset != "maskclip" or activation is not None:
@@ -76,6 +76,7 @@ def export(
     with o.status("exporting"):
         write(network, stats, names, path, kind=kind, argmax=not scores, pixels=pixels, cell=cell)
     o.say(f"{path}: {len(names)} classes{note}")
+    return path
 
 
 def _export_detector(checkpoint: Path, path: Path, kind: "ExportFormat") -> None:

@@ -110,7 +110,7 @@ def label(
     device: o.Device = "auto",
     devices: o.Devices = None,
     precision: o.Precision = "auto",
-) -> None:
+) -> Any:  # noqa: ANN401 - typer cannot read a type that is imported later
     """Label pictures by words, or with a trained detector, in the formats of other tools.
 
     Whatever stops it, the same command goes on where it was. Pictures that cannot be used are listed, and the exit
@@ -152,7 +152,8 @@ def label(
         )
     _show(summary, out)
     if summary.skipped:
-        raise typer.Exit(1)
+        raise o.Partly(summary)
+    return summary
 
 
 def _loader(options: o.ModelOptions, given: dict[str, Any]) -> "partial[Labeller]":

@@ -17,6 +17,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from denseclip.cli.console import Partly as Partly
 from denseclip.cli.console import console as console
 from denseclip.cli.console import say as say
 from denseclip.cli.console import status as status

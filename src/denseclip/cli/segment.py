@@ -93,7 +93,7 @@ def segment(
         o.told("skipped", line)
     o.tell_unread(unread_in(pictures))
     if failed:
-        raise typer.Exit(1)
+        raise o.Partly(out)
 
 
 def _engine(segmenter: "Segmenter", out: Path, heatmaps: bool) -> "Engine[Any, Any, Any, dict[str, int]]":

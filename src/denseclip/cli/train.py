@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.progress import BarColumn, Progress
@@ -41,7 +41,7 @@ def train(
     strategy: Strategy = "auto",
     no_evaluation: NoEvaluation = False,
     device: o.Device = "auto",
-) -> None:
+) -> Any:  # noqa: ANN401 - typer cannot read a type that is imported later
     """Train by a recipe; an interrupted run goes on when the same command is given again.
 
     Writes last.pt (and best.pt), panels and TensorBoard scalars. The checkpoint goes wherever a model goes:
@@ -52,15 +52,16 @@ def train(
     if recipe == "list":
         for name in recipe_names():
             o.say(f"{name}: {read_recipe(name).title}")
-        return
+        return None
     chosen = read_recipe(recipe, changes or ())
     if dry_run:
         _show(chosen, root, device)
-        return
+        return None
     folder = out or Path("runs") / Path(recipe).stem
     outcome = run(chosen, folder, root=root, device=device, strategy=strategy)
     if chosen.data.val is not None and not no_evaluation and is_first_process():
         evaluate(outcome.checkpoint, chosen, root, device, folder / "evaluation")
+    return outcome
 
 
 def is_first_process() -> bool:

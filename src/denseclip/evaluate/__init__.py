@@ -1,1 +1,7 @@
 """Protocols, metrics, robustness, tables."""
+
+import sys
+
+from denseclip.rooms import CallableRoom
+
+sys.modules[__name__].__class__ = CallableRoom

@@ -1,1 +1,7 @@
 """Training."""
+
+import sys
+
+from denseclip.rooms import CallableRoom
+
+sys.modules[__name__].__class__ = CallableRoom
