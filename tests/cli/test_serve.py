@@ -1,6 +1,7 @@
 """`denseclip serve` as a user meets it."""
 
 import builtins
+import json
 import socket
 
 import pytest
@@ -41,6 +42,29 @@ def test_the_page_is_there_until_it_is_stopped(capsys, model, monkeypatch):
     assert (about["limits"]["words"], about["preset"]) == (7, "vanilla")
     with pytest.raises(ConnectionError):
         Visitor(seen["address"]).send("GET", "/")
+
+
+def test_label_studio_is_answered_on_the_same_address(capsys, model, monkeypatch):
+    seen = {}
+
+    def visit(thread):
+        said = capsys.readouterr().out
+        visitor = Visitor(said.partition(" is on ")[2].split()[0])
+        assert f"Backend URL {visitor.address}" in said
+        seen["health"] = visitor.json("GET", "/health")
+        task = {"id": 1, "data": {"image": "/data/upload/1/a.png"}}
+        labels = "<BrushLabels name='b' toName='i'><Label value='cat'/></BrushLabels>"
+        config = f"<View><Image name='i' value='$image'/>{labels}</View>"
+        body = json.dumps({"tasks": [task], "label_config": config}).encode()
+        seen["predict"] = visitor.send("POST", "/predict", body, content_type="application/json")[:2]
+
+    monkeypatch.setattr(serve, "_until_stopped", visit)
+    url = ("--label-studio-url", "http://127.0.0.1:9")  # nobody answers there
+    ran = run(capsys, "serve", "-m", model, "--port", "0", "--label-studio", *url)
+    assert ran.code == 0, ran.err
+    assert seen["health"] == {"status": "UP", "model_class": "denseclip", "model_version": "denseclip tiny"}
+    assert seen["predict"][0] == 400
+    assert b"127.0.0.1:9/data/upload/1/a.png' cannot be fetched" in seen["predict"][1]
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,19 @@ def test_names_stay_inside_and_do_not_cover_each_other():
     assert not lit[[0, -1]].any() and not lit[:, [0, -1]].any()
 
 
+def test_names_of_large_masks_stand_where_those_of_small_ones_do():
+    mask = np.arange(12).reshape(3, 4).repeat(70, 0).repeat(70, 1)
+    names = {k: f"t{k}" for k in range(12)}
+    small, large = paint.name_places(mask, names), paint.name_places(mask.repeat(16, 0).repeat(16, 1), names)
+    assert len(small) == len(large) == 12
+    for one, other in zip(small, large, strict=True):
+        assert (one.name, abs(16 * one.x - other.x) < 40, abs(16 * one.y - other.y) < 40) == (
+            other.name,
+            True,
+            True,
+        )
+
+
 def test_a_legend_is_sorted_by_area_and_long_ones_end_in_a_count(monkeypatch):
     shown = result()
     assert [entry.name for entry in shown._legend()] == list(shown.areas)
