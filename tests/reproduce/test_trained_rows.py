@@ -173,6 +173,20 @@ def test_rows_that_differ_in_their_test_share_their_trainings_in_fp32(whole):
         assert read_saved(path / "last.pt")["recipe"]["precision"] == "fp32"
 
 
+def test_a_dry_run_foretells_what_is_left(whole, make, tmp_path):
+    said = {}
+    for folder in (whole, tmp_path):
+        lines = said.setdefault(folder, [])
+        before = sorted(folder.rglob("*"))
+        assert make(folder, dry_run=True, say=lines.append) is None
+        assert sorted(folder.rglob("*")) == before
+        assert lines[0] == "weights: tiny-rn: there"
+    assert (
+        sum("of training" in line for line in said[tmp_path]) == 2
+    )  # guided, which rows share, and supervised
+    assert not any("of training" in line for line in said[whole])
+
+
 def test_a_second_call_trains_and_counts_nothing(whole, make):
     before, told = read(whole), []
     make(whole, watch=lambda *one: told.append(one))

@@ -51,11 +51,13 @@ class Forecast:
     memory: float
 
 
-def forecast(run: Run, pace: float, processes: int = 1) -> Forecast:
-    """What a run takes. pace: multiply-accumulates a second of one process, see `measured_pace`."""
+def forecast(run: Run, pace: float, processes: int = 1, limit: int | None = None) -> Forecast:
+    """What a run takes. pace: multiply-accumulates a second of a process, see `measured_pace`. limit: only the first
+    images are evaluated.
+    """
     recipe = run.recipe
     picture = _evaluation_macs(run)
-    images = run.images or _images(run.data, None)
+    images = limit or run.images or _images(run.data)
     if recipe is None or run.seed is None:
         return Forecast(0.0, images * picture / pace, 0.0)
     size = _training_size(recipe)
@@ -175,11 +177,12 @@ def _macs_of(run: Run, size: Size) -> float:
     return _measured(run.training.model_dump_json(), run.data, size)[0]
 
 
-def _images(data: str, split: str | None) -> int:
+def _images(data: str) -> int:
+    """How many are evaluated."""
     if data == COCO:
         return 5_000
-    parts = dataset_spec(data).splits if is_dataset(data) else {}
-    return sum(part.size or 0 for part in parts.get(split or dataset_spec(data).default_split, ()))
+    spec = dataset_spec(data)
+    return sum(part.size or 0 for part in spec.splits[spec.default_split])
 
 
 def measured_pace(device: torch.device) -> float:
@@ -198,14 +201,16 @@ def measured_pace(device: torch.device) -> float:
     return NETWORKS * batch * side * side * 256 * 256 * 9 / min(seconds[1:])
 
 
-def foretold(runs: Sequence[Run], device: torch.device, processes: int = 1) -> list[str]:
+def foretold(
+    runs: Sequence[Run], device: torch.device, processes: int = 1, limit: int | None = None
+) -> list[str]:
     """A line for each row that is to be made, and one for all of them; trainings that rows share count once."""
     pace = measured_pace(device)
     lines, total, most, trained = [], 0.0, 0.0, set()
     for run in runs:
         if run.data != COCO and not is_dataset(run.data):
             continue  # whose pictures and classes are not known before they are read
-        one = forecast(run, pace, processes)
+        one = forecast(run, pace, processes, limit)
         training = 0.0
         if run.recipe is not None and run.seed is not None:
             key = run.training.model_dump_json()

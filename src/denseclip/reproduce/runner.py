@@ -30,7 +30,7 @@ from denseclip.evaluate.robustness import corrupted
 from denseclip.evaluate.run import evaluate, segmenter_for
 from denseclip.models.checkpoint import read_saved
 from denseclip.reproduce.forecast import foretold
-from denseclip.reproduce.needs import Need, needs, not_installed, require
+from denseclip.reproduce.needs import needs, not_installed, require
 from denseclip.reproduce.report import Report, describe, refuse_foreign, write
 from denseclip.reproduce.runs import Finished, FinishedRun, Key, Rows, Run, runs_of
 from denseclip.reproduce.tables import Scale, Table, read_table
@@ -265,18 +265,20 @@ def reproduce(
     needed = needs(planned, scale, data_root, get=not dry_run)
     if processes > 1 and not rank:
         dist.barrier()
+    evaluator = Evaluator(cache_folder() / "reproduce", data_root, limit, not no_cache, device, precision)
+    stop = lambda: time_limit is not None and time.monotonic() - began >= time_limit * 60  # noqa: E731
+    runner = RowRunner(runs or cache_folder() / "training", evaluator, stop, watch, processes)
+    missing = any(need.missing for need in needed)
+    if dry_run or (scale == "paper" and not missing):
+        # which trainings are done is seen in folders that are named by the weights
+        left = chosen if missing else [run for run in chosen if run.seed is None or not runner.trained(run)]
+        for line in (*map(str, needed), *foretold(left, pick_device(device), processes, limit)):
+            say(line)
     if dry_run:
-        _tell(needed, chosen, pick_device(device), processes, say)
         return None
     require(needed)
     if not rank:
         refuse_foreign(spec, scale, out)
-    evaluator = Evaluator(cache_folder() / "reproduce", data_root, limit, not no_cache, device, precision)
-    stop = lambda: time_limit is not None and time.monotonic() - began >= time_limit * 60  # noqa: E731
-    runner = RowRunner(runs or cache_folder() / "training", evaluator, stop, watch, processes)
-    if scale == "paper":
-        left = [run for run in chosen if run.seed is None or not runner.trained(run)]
-        _tell(needed, left, pick_device(device), processes, say)
     if processes > 1:
         _make_together(runner, planned, chosen, rank)
         if rank:
@@ -302,18 +304,6 @@ def reproduce(
     report = describe(spec, scale, command, planned, finished, notes)
     write(report, out)
     return report
-
-
-def _tell(
-    needed: Sequence[Need],
-    left: Sequence[Run],
-    device: torch.device,
-    processes: int,
-    say: Callable[[str], None],
-) -> None:
-    """What is there and what is missing, and how long the rest takes."""
-    for line in (*map(str, needed), *foretold(left, device, processes)):
-        say(line)
 
 
 def join_processes(device: str) -> tuple[int, int]:
