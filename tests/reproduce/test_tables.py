@@ -10,7 +10,7 @@ from denseclip.data.published import is_dataset
 from denseclip.errors import UserError
 from denseclip.evaluate.run import PROTOCOLS
 from denseclip.reproduce.claims import check_claims
-from denseclip.reproduce.report import describe, to_csv, to_markdown
+from denseclip.reproduce.report import describe, draw, to_csv, to_markdown
 from denseclip.reproduce.runs import runs_of
 from denseclip.reproduce.tables import CHANCE, parse_table, read_table, table_names
 from denseclip.train.recipe import recipe_names
@@ -108,6 +108,16 @@ def test_rows_that_are_missing_are_said_to_be(name):
     assert not report["complete"]
     assert sum(not row["missing"] for row in report["rows"]) == 1
     assert "not made yet" in to_markdown(report)
+
+
+@pytest.mark.parametrize("made", ["clean", "spatter 1", "spatter", ""])
+def test_a_table_of_levels_is_drawn_as_far_as_it_is_made(made, tmp_path):
+    """Such as with --filter spatter, where the clean pictures are not evaluated."""
+    table = read_table("table4")
+    planned = runs_of(table, "mini")
+    some = finish([run for run in planned if made in run.method])
+    draw(describe(table, "mini", "a command", planned, some, []), tmp_path / "some.png")
+    assert (tmp_path / "some.png").stat().st_size > 1000
 
 
 @pytest.mark.parametrize(

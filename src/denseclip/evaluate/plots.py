@@ -28,10 +28,10 @@ Curve = Mapping[Corruption | None, float]
 
 
 def draw_curves(path: Path, title: str, curves: Mapping[str, Curve]) -> None:
-    """Write a PNG with a panel for each kind and a line for each model, level 0 being clean."""
+    """Write a PNG: a panel for each kind, a line for each model, level 0 being clean, as far as they are there."""
     from matplotlib.figure import Figure
 
-    kinds = list(dict.fromkeys(key[0] for curve in curves.values() for key in curve if key))
+    kinds = list(dict.fromkeys(key[0] for curve in curves.values() for key in curve if key)) or ["clean"]
     columns = min(4, len(kinds))
     rows = -(-len(kinds) // columns)
     figure = Figure(figsize=(2.6 * columns + 0.6, 2.3 * rows + 0.8), layout="constrained")
@@ -40,9 +40,11 @@ def draw_curves(path: Path, title: str, curves: Mapping[str, Curve]) -> None:
         panel.set_visible(False)
     for panel, kind in zip(panels, kinds, strict=False):
         for (name, curve), color in zip(curves.items(), hexes(PALETTE), strict=False):
-            levels = sorted(key[1] for key in curve if key and key[0] == kind)
-            values = [curve[None], *(curve[kind, level] for level in levels)]
-            panel.plot([0, *levels], values, marker="o", markersize=3, label=name, color=color)
+            there = sorted(
+                (key[1] if key else 0, value) for key, value in curve.items() if not key or key[0] == kind
+            )
+            levels, values = zip(*there, strict=True) if there else ((), ())
+            panel.plot(levels, values, marker="o", markersize=3, label=name, color=color)
         panel.set_title(kind.replace("_", " "), fontsize=9)
         panel.set_xlabel("level (0: clean)", fontsize=8)
         panel.label_outer()

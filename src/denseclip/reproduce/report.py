@@ -59,9 +59,7 @@ def _draw_levels(report: Mapping[str, Any], path: Path) -> None:
             corruption = None if row["method"] == CLEAN else (kind, int(level))
             curves.setdefault(row["clip"], {})[corruption] = row["mIoU"]
     data = ", ".join(dict.fromkeys(row["data"] for row in report["rows"]))
-    draw_curves(
-        path, f"{report['title']} ({data})", {name: curve for name, curve in curves.items() if None in curve}
-    )
+    draw_curves(path, f"{report['title']} ({data})", curves)
 
 
 def _draw_panel(panel: Any, rows: Sequence[Row], metrics: Sequence[str]) -> None:  # noqa: ANN401 - imported late
