@@ -53,6 +53,7 @@ class Stub(Segmenter):
         return [partial(self.segment, picture, confidence=confidence) for picture in pictures]
 
     def segment(self, picture, *, confidence=False):
+        picture = getattr(picture, "image", picture)  # of one that was made ready
         mask = (picture[..., 0].astype(np.int64) * len(self._names) // 256).astype(np.uint8)
         sure = (picture[..., 1] / 255).astype(np.float32) if confidence else None
         background = self._names[0] == "background"

@@ -27,6 +27,8 @@ Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for masks and ove
 Heatmaps = Annotated[bool, typer.Option("--heatmaps", help="Also a heat map per class.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results that are there.")]
 
+SHEET = "contact-sheet.jpg"
+
 
 def segment(
     pictures: Pictures,
@@ -54,8 +56,8 @@ def segment(
 ) -> None:
     """Segment pictures by words.
 
-    For each picture: PICTURE.png (mask, pixel values are the ids of classes.json) and PICTURE-overlay.png.
-    Pictures that cannot be read are listed at the end, and the exit code is 1.
+    For each picture: PICTURE.png (mask, pixel values are the ids of classes.json) and PICTURE-overlay.png; of several
+    also contact-sheet.jpg. Pictures that cannot be read are listed at the end, and the exit code is 1.
     """
     settings = o.settings(locals())
     from denseclip.data.images import list_images, unread_in
@@ -76,18 +78,24 @@ def segment(
             there = next(files[stem][0] for _, stem in named if stem in done)
             raise UserError(f"{there} is there already; add --overwrite or give another --out")
         done = set() if output.finished else done
-        output.refuse_foreign([*(file for made in files.values() for file in made), out / "classes.json"])
+        own = [out / "classes.json", out / SHEET]
+        output.refuse_foreign([*(file for made in files.values() for file in made), *own])
         segmenter = segmenter or options.load()
         output.begin()
         todo = [(path, stem) for path, stem in named if stem not in done]
         start = partial(_engine_on, options, out, heatmaps)
         engine = Spread(start, places) if places else _engine(segmenter, out, heatmaps)
         areas, failed = _run(engine, todo)
+        sheet = _contact_sheet(
+            out, [stem for _, stem in named if output.has(files[stem][1])], segmenter.classes
+        )
         if not failed:
             output.finish()
     if done:
         o.say(f"{len(done)} were there from the run before.")
     _summary(areas, len(todo) - len(failed), segmenter.classes, out)
+    if sheet:
+        o.say(f"Look at {sheet}.")
     o.say(f"ran in {segmenter.machine}")
     for line in failed:
         o.told("skipped", line)
@@ -131,6 +139,27 @@ def _run(
                 areas.update(one)
             progress.advance(task)
     return areas, failed
+
+
+def _contact_sheet(out: Path, stems: list[str], classes: tuple[str, ...]) -> Path | None:
+    """Some of the overlays that are there on one sheet; None of fewer than two."""
+    import numpy as np
+    from PIL import Image
+
+    from denseclip.io import atomic_path
+    from denseclip.segment import paint
+
+    tiles, shares, captions = [], np.zeros(len(classes)), [stems[k] for k in paint.spread(len(stems))]
+    if len(captions) < 2:
+        return None
+    for stem in captions:
+        with Image.open(out / f"{stem}.png") as mask, Image.open(out / f"{stem}-overlay.png") as overlay:
+            tiles.append(overlay.crop((0, 0, *mask.size)).convert("RGB"))  # without its legend
+            shares += np.bincount(np.asarray(mask).ravel(), minlength=len(classes))[: len(classes)]
+            tiles[-1].thumbnail((paint.SIDE, paint.SIDE))
+    with atomic_path(out / SHEET) as temporary:
+        paint.overview(tiles, captions, classes, shares / shares.sum()).save(temporary, quality=90)
+    return out / SHEET
 
 
 def _summary(areas: Counter[str], done: int, classes: tuple[str, ...], out: Path) -> None:

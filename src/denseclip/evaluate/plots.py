@@ -134,7 +134,7 @@ def draw_examples(
     spec = dataset.spec
     lookup, colors = np.array(class_ids(segmenter, spec)), class_colors(spec.classes)
     areas, tiles = np.zeros(len(spec.classes), np.int64), []
-    for index in spread(images, count):
+    for index in paint.spread(images, count):
         try:
             sample = dataset[index]
             masks = sample.mask, lookup[segmenter.segment(sample.image).mask]
@@ -169,7 +169,7 @@ def draw_detections(
     threshold: lowest score that is drawn. Images that cannot be used are left out.
     """
     rows: tuple[list[Image.Image], ...] = ([], [])
-    for index in spread(images, count):
+    for index in paint.spread(images, count):
         try:
             sample = dataset[index]
         except UserError:
@@ -185,11 +185,6 @@ def draw_detections(
     with atomic_path(path) as temporary:
         sheet = paint.contact_sheet([*rows[0], *rows[1]], captions, columns=len(rows[0]), side=THINGS_WIDTH)
         Image.fromarray(sheet).save(temporary)
-
-
-def spread(images: int, count: int) -> list[int]:
-    """Up to `count` of the first `images` numbers, evenly spread."""
-    return np.linspace(0, images - 1, min(count, images)).astype(int).tolist()
 
 
 RESULT, CLASSES, CONFUSION, EXAMPLES = "result.json", "classes.csv", "confusion.png", "examples.png"

@@ -19,8 +19,9 @@ from denseclip.label.journal import SKIPPED, Journal
 from denseclip.label.labelled import Labeller, Rules
 from denseclip.label.sources import Item
 from denseclip.label.stages import Plan, Task
-from denseclip.label.summary import Summary, chosen, write_sheet, write_summary
+from denseclip.label.summary import Summary, write_sheet, write_summary
 from denseclip.outputs import HOME, OutputFolder
+from denseclip.segment.paint import spread
 
 OTHERS = ("contact-sheet.jpg", "summary.json", "pictures.csv")
 SYNC_SECONDS = 5.0
@@ -60,7 +61,7 @@ def run_job(
     """
     labels, told = labeller.labels, {"unread": unread, "machine": labeller.machine}
     target = Target(out, labels, options.rules, labeller.name, options.link_images, options.image_prefix)
-    plan = Plan(target, options.formats, options.overlays, frozenset(chosen(len(items))))
+    plan = Plan(target, options.formats, options.overlays, frozenset(spread(len(items))))
     writers = make_writers(
         options.formats, target
     )  # refuses what a format cannot hold, before anything is written

@@ -18,7 +18,6 @@ from denseclip.label.formats.base import below, save, write_lines
 from denseclip.label.journal import SKIPPED, Record
 from denseclip.label.labelled import Labelled, Labels
 from denseclip.segment import paint
-from denseclip.segment.palette import class_colors
 
 LEAST = 100  # pictures listed as the least confident, and as skipped
 Records = Callable[[], Iterator[tuple[int, Record]]]
@@ -143,13 +142,7 @@ def _row(*values: object) -> str:
     return buffer.getvalue()
 
 
-TILES, COLUMNS, SIDE = 24, 6, 240  # pictures, pictures, pixels
 OVERLAY_SIDE = 1600
-
-
-def chosen(total: int) -> set[int]:
-    """Positions of the pictures on the sheet, evenly spread."""
-    return set(np.linspace(0, total - 1, min(TILES, total)).astype(int).tolist())
 
 
 def write_overlay(picture: Labelled, out: Path) -> None:
@@ -160,7 +153,7 @@ def write_overlay(picture: Labelled, out: Path) -> None:
 
 def tile(picture: Labelled) -> str:
     """A small overlay, as text."""
-    image = picture.result.smaller(SIDE).overlay(legend=False, names=False)
+    image = picture.result.smaller(paint.SIDE).overlay(legend=False, names=False)
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return base64.b64encode(buffer.getvalue()).decode("ascii")
@@ -179,11 +172,5 @@ def write_sheet(path: Path, labels: Labels, records: Iterator[tuple[int, Record]
                 areas[int(name)] += count / sum(record["pixels"].values())
     if not tiles:
         return
-    if labels.background is not None:
-        areas[labels.background] = 0
-    swatches = paint.tints(class_colors(labels.classes))
-    shares = areas / len(tiles)
-    order = [k for k in np.argsort(-areas, kind="stable").tolist()[:60] if areas[k]]
-    legend = [paint.Entry(labels.classes[k], swatches[k].tolist(), shares[k]) for k in order]
-    sheet = paint.contact_sheet(*zip(*tiles, strict=True), columns=COLUMNS, side=SIDE)
-    save(paint.with_legend(sheet, legend, size=15), path, quality=90)
+    pictures, captions = zip(*tiles, strict=True)
+    save(paint.overview(pictures, captions, labels.classes, areas / len(tiles)), path, quality=90)

@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from denseclip.segment.palette import background_of, class_colors
+
 Array = NDArray[np.uint8]
 Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 
@@ -264,6 +266,27 @@ def contact_sheet(
             canvas.paste(tile, (left, top + above))
         top += above + height
     return np.asarray(canvas)
+
+
+OVERVIEW, COLUMNS, SIDE = 24, 6, 240  # pictures, pictures, pixels
+
+
+def spread(total: int, count: int = OVERVIEW) -> list[int]:
+    """Up to `count` of the numbers from 0 to total - 1, evenly spread."""
+    return np.linspace(0, total - 1, min(count, total)).astype(int).tolist()
+
+
+def overview(
+    tiles: Sequence[Image.Image],
+    captions: Sequence[str],
+    classes: Sequence[str],
+    shares: NDArray[np.floating],
+) -> Image.Image:
+    """A contact sheet of overlays with one legend of their classes, by their shares (K,) of all pixels."""
+    background, colors = background_of(classes), tints(class_colors(classes))
+    order = [k for k in np.argsort(-shares, kind="stable").tolist() if shares[k] > 0 and k != background]
+    legend = [Entry(classes[k], colors[k].tolist(), float(shares[k])) for k in order]
+    return with_legend(contact_sheet(tiles, captions, columns=COLUMNS, side=SIDE), legend, size=15)
 
 
 def _tile(picture: Image.Image, side: int) -> Image.Image:
