@@ -1,4 +1,4 @@
-"""The papers' tables as data, and what their rows need."""
+"""The papers' tables as data."""
 
 import tomllib
 from collections.abc import Mapping
