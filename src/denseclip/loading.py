@@ -15,6 +15,7 @@ from denseclip.models.trained import load_trained
 from denseclip.segment.segmenter import Segmenter
 from denseclip.segment.settings import (
     AUTO,
+    GUIDED,
     NONE,
     Background,
     Compat,
@@ -50,13 +51,17 @@ def load(
     classes: words, see `ClassPrompts.parse`; may be set later. preset: the last block, see `PRESETS`.
     activation: "quick-gelu" or "gelu", for a file of weights that does not say it.
     device: "auto", "cpu", "cuda", ... precision: "auto", "fp32", "bf16", "fp16". cache: keep class embeddings on
-    disk. options: the keywords of `make_settings`; here the background is "auto" by default, but of a trained model,
-    and of classes that have a background of their own.
+    disk. options: the keywords of `make_settings`; here background and refine are "auto" by default: generic words
+    make the background, and outlines are "guided", but of a trained model and, for refine, under compat. Classes that
+    have a background of their own get no other.
 
     Raises UserError for whatever cannot be used.
     """
     if options.setdefault("background", AUTO) == AUTO and (trained_kind(model) or _own_background(classes)):
         options["background"] = NONE
+    if options.setdefault("refine", AUTO) == AUTO:
+        plain = not trained_kind(model) and options.get("compat") in (None, "none")
+        options["refine"] = GUIDED if plain else None
     settings = make_settings(preset, **options)
     target = pick_device(device)
     how = pick_precision(precision, target)

@@ -44,7 +44,9 @@ def test_a_clip_with_its_words_runs_where_there_is_no_torch(tmp_path, capsys, mo
     told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "'cat'" in told and "'grass'" in told
     expected = (
-        denseclip.load(model, WORDS, preset=preset, resize="none", background=None, precision="fp32")
+        denseclip.load(
+            model, WORDS, preset=preset, resize="none", background=None, refine=None, precision="fp32"
+        )
         .segment(image)
         .mask
     )

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from denseclip.errors import UserError
-from denseclip.loading import make_settings
 from denseclip.segment.attention import DenseEncoder
 from denseclip.segment.segmenter import Segmenter
 from denseclip.web.model_server import MemoryCache, ModelServer, presets
@@ -61,9 +60,7 @@ def test_answers_are_those_of_a_fresh_segmenter(session, change):
     session.ask(question("something, else"))  # leaves its traces
     asked = question(**change)
     answer = session.ask(asked)
-    fresh = Segmenter(
-        session.shared.model, asked.classes, make_settings(**{"background": "auto", **asked.options})
-    )
+    fresh = Segmenter(session.shared.model, asked.classes, asked.settings())
     expected = fresh.segment(noise())
     assert (answer.result.mask == expected.mask).all()
     assert answer.result.classes == expected.classes
@@ -134,7 +131,7 @@ def test_nothing_to_ask_about():
 
 
 def test_the_best_word_of_a_pixel_gives_its_class(session):
-    answer = session.ask(question("cat|kitten, dog, cow|ox|bull", background="none"))
+    answer = session.ask(question("cat|kitten, dog, cow|ox|bull", background="none", refine="none"))
     for row, column in ((0, 0), (39, 59), (17, 31)):
         words = answer.words_at(row, column)
         assert words[0].owner == answer.result.classes[answer.result.mask[row, column]]
@@ -201,7 +198,9 @@ def test_a_trained_model_is_asked_like_any_other():
     own = session.ask(question(about["words"]))
     assert (
         own.result.mask
-        == Segmenter(shared.model, None, question(background="none").settings()).segment(noise()).mask
+        == Segmenter(shared.model, None, question(background="none", refine="none").settings())
+        .segment(noise())
+        .mask
     ).all()
     other = session.ask(question("dog, cat", threshold=0.01))  # its own "background" is not asked for
     assert other.result.classes == ("background", "dog", "cat")

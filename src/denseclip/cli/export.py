@@ -67,7 +67,7 @@ def export(
         stats = loaded.stats
     else:
         settings = {"preset": preset, "templates": templates, "activation": activation, "resize": "none"}
-        settings["background"] = None  # what runs elsewhere gives the scores of the words alone
+        settings |= {"background": None, "refine": None}  # what runs elsewhere gives the words' scores alone
         segmenter = o.ModelOptions(model, classes, settings, "cpu", "fp32").load()
         network, names = TrainingFree(segmenter).eval(), segmenter.classes
         stats, cell = segmenter.encoder.stats, segmenter.encoder.stride

@@ -86,7 +86,7 @@ def label(
     formats: Formats = "png",
     images: Images = None,
     preset: o.Preset = "maskclip",
-    refine: o.Refine = None,
+    refine: o.Refine = "auto",
     ks_norm: o.KsNorm = "channels",
     background: o.BackgroundWords = "auto",
     threshold: Threshold = None,

@@ -52,7 +52,13 @@ Preset = Annotated[
 Proxy = Annotated[
     str | None, typer.Option(help="For proxyclip: a file of DINO or DINOv2 weights, or timm:NAME.")
 ]
-Refine = Annotated[str | None, typer.Option(help="pd, ks or pd+ks; with thresholds pd=0.3+ks=0.9.")]
+Refine = Annotated[
+    str | None,
+    typer.Option(
+        help="guided or pamr (outlines follow the picture), pd, ks, none; pd=0.3+ks=0.9+guided puts them together. "
+        "auto: guided, but for trained models."
+    ),
+]
 KsNorm = Annotated[
     str, typer.Option("--ks-norm", help="Keys normalised over channels (paper) or positions (official).")
 ]

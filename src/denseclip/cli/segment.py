@@ -37,7 +37,7 @@ def segment(
     out: Out = Path("denseclip-out"),
     preset: o.Preset = "maskclip",
     proxy: o.Proxy = None,
-    refine: o.Refine = None,
+    refine: o.Refine = "auto",
     ks_norm: o.KsNorm = "channels",
     background: o.BackgroundWords = "auto",
     threshold: o.Threshold = None,

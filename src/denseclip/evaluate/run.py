@@ -72,7 +72,7 @@ def segmenter_for(
         device=device,
         precision=precision,
         cache=cache,
-        **{"background": None, **settings},
+        **{"background": None, "refine": None, **settings},
     )
     set_dataset_classes(segmenter, spec)
     return segmenter

@@ -14,6 +14,7 @@ from denseclip.errors import UserError
 from denseclip.segment.attention import DenseEncoder, DenseFeatures
 from denseclip.segment.decode import Confidence, Decoded, decode
 from denseclip.segment.fusion import Composer
+from denseclip.segment.guided import follow_edges
 from denseclip.segment.planes import Planes, decode_planes, decode_words
 from denseclip.segment.refine import key_smoothing, prompt_denoising
 from denseclip.segment.resample import Size, Window, heatmaps, resize, resized, scores_at, wide
@@ -167,10 +168,14 @@ class Decoding:
         background = self.scorer.settings.background
         threshold = background.threshold
         kind = self.confidence if confidence or threshold is not None else None
-        words = self.maps[0].shape[1]
+        words, guided = self.maps[0].shape[1], self.scorer.settings.refine.guided
         if self.scorer.settings.compat.by_word:
             return self._by_word(threshold, confidence)
-        out = self._decode(kind, threshold, void=0 if background.scored else words, wait=wait)
+        void = 0 if background.scored else words
+        if guided:
+            out = self._along_edges(self._decode(None, None, void=words, wait=True), kind, threshold, void)
+        else:
+            out = self._decode(kind, threshold, void=void, wait=wait)
         if threshold is None or background.scored:
             return out
         ids = out.mask.to(torch.int32) + 1  # class 0 has no scores: all others move up
@@ -230,6 +235,21 @@ class Decoding:
             return torch.from_numpy(image).permute(2, 0, 1)[None].float()
         small = image if image.shape[:2] == frame else resized(image, frame)
         return resize(torch.from_numpy(small).permute(2, 0, 1)[None].float(), self.size)
+
+    def _along_edges(
+        self, out: Decoded, kind: Confidence | None, threshold: float | None, void: int
+    ) -> Decoded:
+        parts = []
+        for index, image in enumerate(self.images):
+            scores = self.scores(index)
+            if self.scorer.settings.refine.ks:
+                shares = scores.clamp_min(0) / scores.clamp_min(0).sum(0).clamp_min(1e-12)
+            else:
+                shares = (scores * self.scorer.temperature).softmax(0)
+            mask, best = follow_edges(out.mask[index], shares, image)
+            parts.append((mask if threshold is None else mask.masked_fill(best < threshold, void), best))
+        masks, best = (torch.stack(part) for part in zip(*parts, strict=True))
+        return Decoded(masks, best if kind else None)
 
     def _by_word(self, threshold: float | None, confidence: bool) -> Decoded:
         compat, background = self.scorer.settings.compat, self.scorer.settings.background

@@ -138,17 +138,19 @@ class Compat:
 
 @dataclass(frozen=True)
 class Refinement:
-    """Prompt denoising, key smoothing and PAMR; 0 switches one off.
+    """Prompt denoising, key smoothing, PAMR and the guided filter; 0 switches one off.
 
     pd: classes whose best position has a lower probability are removed. ks: positions whose best class has a
     lower probability are smoothed over similar keys, normalised over "channels" (the paper) or "positions"
-    (the official code). pamr: steps in which scores at the picture's size follow its colors.
+    (the official code). pamr: steps in which scores at the picture's size follow its colors. guided: outlines follow
+    the picture's edges, at little cost.
     """
 
     pd: float = 0.0
     ks: float = 0.0
     ks_norm: KeyNorm = "channels"
     pamr: int = 0
+    guided: bool = False
 
     def __post_init__(self) -> None:
         for name, value in (("pd", self.pd), ("ks", self.ks)):
@@ -156,6 +158,8 @@ class Refinement:
                 raise UserError(
                     f"refinement {name}={value:g} is no probability; give a threshold between 0 and 1"
                 )
+        if self.pamr and self.guided:
+            raise UserError("refinements pamr and guided both move outlines; give one of them")
         if not 0 <= self.pamr <= 100:
             raise UserError(f"refinement pamr={self.pamr} is not possible; give 1 to 100 steps")
         if self.ks_norm not in get_args(KeyNorm):
@@ -163,7 +167,7 @@ class Refinement:
 
     @classmethod
     def parse(cls, text: str | None, ks_norm: KeyNorm = "channels") -> Self:
-        """Read "none", "pd", "ks", "pamr", "pd+ks+pamr", each with an optional number: "pd=0.3+ks=0.9+pamr=10".
+        """Read "none", or "pd", "ks", "pamr", "guided" with + between them; "pd=0.3+ks=0.9+pamr=10" has numbers.
 
         Without one: pd 0.5, ks 1.0 and 10 steps of PAMR, as published.
         """
@@ -172,10 +176,13 @@ class Refinement:
             name, _, number = part.strip().partition("=")
             if name == "none" and not number:
                 continue
+            if part.strip() == "guided":
+                made = replace(made, guided=True)
+                continue
             whole = name != "pamr" or number in ("", *map(str, range(1, 101)))
             if name not in ("pd", "ks", "pamr") or (number and not _is_number(number)) or not whole:
                 raise UserError(
-                    f"refinement {text!r} is not understood; write none, pd, ks, pamr, pd+ks or pd=0.3+ks=0.9"
+                    f"refinement {text!r} is not understood; write none, pd, ks, pamr, guided, pd+ks or pd=0.3+ks=0.9"
                 )
             value = float(number) if number else {"pd": 0.5, "ks": 1.0, "pamr": 10}[name]
             made = replace(made, **{name: int(value) if name == "pamr" else value})  # type: ignore[arg-type]
@@ -194,7 +201,7 @@ USUAL_BACKGROUND = (  # things that pictures show behind other things
     "background", "sky", "wall", "floor", "ground", "grass", "road", "tree", "building", "water", "mountain",
     "ceiling", "sand", "snow",
 )  # fmt: skip
-AUTO, NONE, USUAL = "auto", "none", "usual"
+AUTO, NONE, USUAL, GUIDED = "auto", "none", "usual", "guided"
 
 
 @dataclass(frozen=True)
@@ -333,6 +340,8 @@ class Settings:
         }
         if self.refine.pamr:
             shown["PAMR"] = f"{self.refine.pamr} steps"
+        if self.refine.guided:
+            shown["outlines"] = "guided filter"
         for name in ("sigma", "rcs", "sfr", "proxy"):
             if getattr(dense, name):
                 shown[name] = getattr(dense, name)

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from denseclip.errors import UserError
 from denseclip.loading import make_settings
-from denseclip.segment.settings import AUTO, Settings
+from denseclip.segment.settings import AUTO, GUIDED, Settings
 from denseclip.text import ClassPrompts
 
 
@@ -43,7 +43,7 @@ TEXTS = ("words", "preset", "background", "refine", "templates")
 class SegmentRequest:
     """Words and settings, each as the option of `denseclip segment` of the same name takes it.
 
-    background: "" for auto. refine: "" for none. threshold: None for none. size: short side of the network's
+    background: "" for auto. refine: "" for guided. threshold: None for none. size: short side of the network's
     frame, one of `SIZES`.
     """
 
@@ -86,7 +86,7 @@ class SegmentRequest:
     def options(self) -> dict[str, Any]:
         """The keywords of `make_settings` that differ from its defaults, and the preset."""
         given: dict[str, Any] = {"preset": self.preset}
-        if self.refine.strip() not in ("", "none"):
+        if self.refine.strip():
             given["refine"] = self.refine.strip()
         if self.background.strip() not in ("", AUTO):
             given["background"] = _no_file(self.background, "background words")
@@ -100,7 +100,7 @@ class SegmentRequest:
 
     def settings(self) -> Settings:
         """The settings asked for. Raises UserError for a value that cannot be used."""
-        return make_settings(**{"background": AUTO, **self.options})
+        return make_settings(**{"background": AUTO, "refine": GUIDED, **self.options})
 
     def prompts(self, limits: Limits) -> ClassPrompts:
         """The classes asked for. Raises UserError for words that cannot be used, or too many."""

@@ -32,9 +32,11 @@ class SharedModel:
         return Segmenter(self.model, prompts, self.fitting(prompts, settings), cache=self.cache)
 
     def fitting(self, prompts: ClassPrompts, settings: Settings) -> Settings:
-        """No background by itself where the words have one, or the model is none of CLIP's."""
+        """No background by itself where the words have one; neither that nor the filter for trained models."""
         if settings.background.auto and (not isinstance(self.model, Clip) or has_background(prompts)):
-            return replace(settings, background=replace(settings.background, auto=False))
+            settings = replace(settings, background=replace(settings.background, auto=False))
+        if settings.refine.guided and not isinstance(self.model, Clip):
+            settings = replace(settings, refine=replace(settings.refine, guided=False))
         return settings
 
 
