@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from denseclip.data.specs import ignore_index
 from denseclip.errors import UserError
-from denseclip.label.regions import Regions
 from denseclip.label.sources import Item
+from denseclip.segment.regions import Regions
 from denseclip.segment.result import Segmentation, annotation_numbers
 
 Confidence = Literal["regions", "pixels"]

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from denseclip.clip.device import processor
 from denseclip.errors import UserError
 from denseclip.label.labelled import Labelled, Labels, Rules
-from denseclip.label.regions import Regions, stack_regions
 from denseclip.label.sources import Item
+from denseclip.segment.regions import Regions, stack_regions
 from denseclip.segment.result import Segmentation
 from denseclip.text import BACKGROUND
 

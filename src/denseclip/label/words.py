@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from denseclip.label.labelled import Labelled, Labels, Rules
-from denseclip.label.regions import find_regions
 from denseclip.label.sources import Item
 from denseclip.segment.engine import default_batch
+from denseclip.segment.regions import find_regions
 from denseclip.segment.result import Segmentation
 from denseclip.segment.segmenter import Segmenter
 

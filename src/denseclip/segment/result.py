@@ -22,6 +22,7 @@ from denseclip.data.things import encode, need_pycocotools
 from denseclip.errors import UserError
 from denseclip.io import atomic_path, write_text
 from denseclip.segment import paint
+from denseclip.segment.instances import Instance, find_instances
 from denseclip.segment.palette import background_of, class_colors
 from denseclip.text import BACKGROUND
 
@@ -78,6 +79,24 @@ class Segmentation:
             shares = full.clamp_min(0)
             return shares / shares.sum(0).clamp_min(1e-12)
         return (full * self.temperature).softmax(0)
+
+    def instances(self, *, min_area: int = 1, fill_holes: bool = False) -> list[Instance]:
+        """Connected regions of one class with area, box and score, the largest first; neither background nor void.
+
+        min_area: pixels that a region must have. fill_holes: what it encloses is its own. Raises UserError for a
+        `min_area` below 1.
+        """
+        none = [0] if self.has_background else []
+        none += [] if self.void is None else [self.void]
+
+        def share(label: int) -> NDArray[np.floating]:
+            if self.confidence is not None:
+                return self.confidence
+            return self.probability(self.classes[label])
+
+        return find_instances(
+            self.mask, self.classes, share, leave_out=tuple(none), min_area=min_area, fill_holes=fill_holes
+        )
 
     def topk(self, k: int = 3) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """The k likeliest of the `scored` classes at every pixel: their indices and probabilities, (k, H, W)."""

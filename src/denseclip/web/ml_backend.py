@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from denseclip.data.images import read_image
 from denseclip.errors import UserError
 from denseclip.label.formats.label_studio import encode_brush
-from denseclip.label.regions import Regions, along_edges, find_regions
 from denseclip.segment.palette import background_of
+from denseclip.segment.regions import Regions, along_edges, find_regions
 from denseclip.text import ClassPrompts
 from denseclip.web.model_server import ModelServer
 from denseclip.web.request import SegmentRequest

@@ -8,7 +8,7 @@ from typing import Any
 from denseclip.errors import UserError
 from denseclip.label.formats.base import Entries, Target, Writer, listed, write_lines
 from denseclip.label.labelled import Labelled
-from denseclip.label.regions import along_edges
+from denseclip.segment.regions import along_edges
 
 
 class _Coco(Writer):

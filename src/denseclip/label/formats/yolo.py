@@ -5,7 +5,7 @@ import json
 from denseclip.io import write_text
 from denseclip.label.formats.base import Entries, Writer, below, place_image, write_lines
 from denseclip.label.labelled import Labelled
-from denseclip.label.regions import through_centres
+from denseclip.segment.regions import through_centres
 
 INSIDE = 0.25  # of a pixel: its centre whether a reader rounds or cuts off
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from denseclip.label.formats.label_studio import encode_brush
-from denseclip.label.regions import along_edges, find_regions, stack_regions, through_centres
+from denseclip.segment.regions import along_edges, find_regions, stack_regions, through_centres
 
 SEEDS = st.integers(0, 2**32 - 1)
 
