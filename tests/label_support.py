@@ -50,7 +50,8 @@ class Stub(Segmenter):
 
     def begin(self, pictures, *, confidence=False):
         time.sleep(self.seconds)
-        return [partial(self.segment, picture, confidence=confidence) for picture in pictures]
+        images = [getattr(picture, "image", picture) for picture in pictures]
+        return [partial(self.segment, image, confidence=confidence) for image in images]
 
     def segment(self, picture, *, confidence=False):
         picture = getattr(picture, "image", picture)  # of one that was made ready

@@ -47,6 +47,7 @@ def train(
     Writes last.pt (and best.pt), panels and TensorBoard scalars. The checkpoint goes wherever a model goes:
     `denseclip segment PICTURES --model runs/RECIPE/last.pt`.
     """
+    from denseclip.train.differences import of_recipe
     from denseclip.train.recipe import read_recipe, recipe_names
 
     if recipe == "list":
@@ -56,6 +57,8 @@ def train(
     chosen = read_recipe(recipe, changes or ())
     if dry_run:
         _show(chosen, root, device)
+        for option, reason in of_recipe(Path(recipe).stem).items():
+            o.told("differs on purpose", f"{option}: {reason}", "yellow")
         return None
     folder = out or Path("runs") / Path(recipe).stem
     outcome = run(chosen, folder, root=root, device=device, strategy=strategy)

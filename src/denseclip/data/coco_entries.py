@@ -80,6 +80,11 @@ class CocoThings:
     lenient: bool = False
 
     @property
+    def size(self) -> tuple[int, int] | None:
+        """(H, W) as the file declares it."""
+        return self.coco.declared
+
+    @property
     def image_id(self) -> str:
         """See `CocoImage`."""
         return self.coco.image_id

@@ -102,6 +102,11 @@ class ThingsDataset:
         """Read one image; raises UserError if it cannot be used."""
         return self.entries[index].read()
 
+    def shape(self, index: int) -> float:
+        """Width over height of an image as its annotation says, 1 where it does not; nothing is read."""
+        size = getattr(self.entries[index], "size", None)
+        return 1.0 if size is None else size[1] / size[0]
+
     def with_classes(self, classes: Sequence[str]) -> "ThingsDataset":
         """The same images under another list of classes, by name: in another order, and more that do not occur.
 
@@ -143,6 +148,10 @@ class _Renumbered:
     @property
     def files(self) -> tuple[Path, ...]:
         return self.entry.files
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        return getattr(self.entry, "size", None)
 
     def read(self) -> ThingsSample:
         sample = self.entry.read()

@@ -18,11 +18,13 @@ from denseclip.errors import UserError
 from denseclip.evaluate.metrics import ConfusionMatrix
 from denseclip.evaluate.result import Corruption, Protocol, Result
 from denseclip.io import atomic_path
-from denseclip.loading import class_ids, load, set_dataset_classes
+from denseclip.loading import class_ids, load, make_settings, set_dataset_classes
+from denseclip.models.checkpoint import trained_kind
 from denseclip.segment.devices import Spread
 from denseclip.segment.engine import Engine, default_batch
 from denseclip.segment.result import Segmentation
 from denseclip.segment.segmenter import Segmenter
+from denseclip.segment.settings import has_background
 
 PROTOCOLS: dict[str, dict[str, Any]] = {
     "ours": {},  # whole pictures at the data set's size, CLIP's own arithmetic, 85 templates
@@ -66,6 +68,9 @@ def segmenter_for(
     Raises UserError for whatever cannot be used.
     """
     settings = protocol_settings(protocol, spec, **changes)
+    usual = None  # a background rule, unless the model has learned what the background is
+    if trained_kind(model) and "background" not in changes:
+        usual = settings.pop("background", None)
     segmenter = load(
         model,
         pretrained=pretrained,
@@ -74,6 +79,8 @@ def segmenter_for(
         cache=cache,
         **{"background": None, "refine": None, **settings},
     )
+    if usual is not None and not has_background(segmenter._words):
+        segmenter.configure(background=make_settings(background=usual).background)
     set_dataset_classes(segmenter, spec)
     return segmenter
 

@@ -1,7 +1,7 @@
 """Training batches: what a batch holds depends on the seed and the optimizer step only."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self, TypeVar
 
@@ -163,7 +163,7 @@ class EndlessBatches(Dataset[T | UserError]):
     def batch(self, item: int) -> T:
         """The batch; UserError for an image that cannot be used, unless skip_bad."""
 
-    def positions(self, item: int) -> range:
+    def positions(self, item: int) -> Sequence[int]:
         """Which of the row's images are in an item."""
         step, part = divmod(item, self.share.accumulate)
         return self.share.positions(self.first + step, part)
@@ -285,7 +285,10 @@ class ThingsBatch:
 
 
 class ThingsBatches(EndlessBatches[ThingsBatch]):
-    """See `EndlessBatches`."""
+    """See `EndlessBatches`. The images of a step are dealt to processes and parts by shape, so that little is padded.
+
+    The published code takes images of one orientation for a GPU; which images make a step is the same here.
+    """
 
     def __init__(
         self,
@@ -299,6 +302,15 @@ class ThingsBatches(EndlessBatches[ThingsBatch]):
     ) -> None:
         super().__init__(len(dataset), share, first=first, steps=steps, seed=seed)
         self.dataset, self.augmentation = dataset, augmentation
+
+    def positions(self, item: int) -> Sequence[int]:
+        """See `EndlessBatches`; of the step's images by width over height, those that are this part's turn."""
+        share, own = self.share, super().positions(item)
+        if len(own) == share.batch:
+            return own
+        first = (self.first + item // share.accumulate) * share.batch
+        row = sorted(range(first, first + share.batch), key=lambda at: self.dataset.shape(self._index(at)))
+        return row[own[0] - first : own[-1] + 1 - first]
 
     def batch(self, item: int) -> ThingsBatch:
         """See `EndlessBatches`."""

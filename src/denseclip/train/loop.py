@@ -251,6 +251,7 @@ class Loop:
     ) -> None:
         self.task, self.recipe, self.folder, self.fabric = task, recipe, folder, fabric
         self.precision = precision
+        self.parts = recipe.parts(fabric.world_size)
         if fabric.world_size > 1:
             synchronised(task, fabric.device)
         task.to(memory_format=torch.channels_last)
@@ -282,7 +283,7 @@ class Loop:
         journal = Journal(self.folder, self.progress.step) if self.fabric.is_global_zero else None
         begun, first, earlier = time.monotonic(), self.progress.step, self.progress.seconds
         with journal or nullcontext():
-            while parts := list(islice(batches, self.recipe.accumulate)):
+            while parts := list(islice(batches, self.parts)):
                 values = self.step(parts)
                 spent = time.monotonic() - begun
                 self.progress.seconds = earlier + spent
@@ -329,7 +330,7 @@ class Loop:
         batch = batch.to(self.fabric.device)
         with self.fabric.no_backward_sync(self.model, enabled=not last):
             values: dict[str, Tensor] = self.model(batch, step)
-            self.fabric.backward(values["loss"] / self.recipe.accumulate)
+            self.fabric.backward(values["loss"] / self.parts)
         return {name: value.detach() for name, value in values.items()}
 
     def _now_and_then(self, batch: AnyBatch, journal: "Journal | None") -> None:

@@ -242,6 +242,10 @@ class TrainRecipe(Part):
             )
         return self
 
+    def parts(self, processes: int) -> int:
+        """Forward passes of a process in a step: so many processes do what `accumulate` would do one by one."""
+        return max(1, self.accumulate // processes)
+
     @property
     def clips(self) -> tuple[str, ...]:
         """The CLIPs it starts from. Even without guidance a teacher's text vectors are the classifier."""

@@ -141,7 +141,7 @@ def _train(
 ) -> Outcome:
     precision = training_precision(recipe.precision, device, folder)
     fabric = make_fabric(precision, device=device, strategy=strategy)
-    share = Share(recipe.batch, recipe.accumulate, fabric.global_rank, fabric.world_size)
+    share = Share(recipe.batch, recipe.parts(fabric.world_size), fabric.global_rank, fabric.world_size)
     dataset = open_recipe_data(recipe, root)
     torch.manual_seed(recipe.seed)
     settled = recipe.model_copy(update={"precision": precision.name})  # of the teacher, too

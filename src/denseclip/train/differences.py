@@ -1,0 +1,37 @@
+"""Where a recipe of published size is not what its official configuration is, or is called, on purpose, and why.
+
+All other options are the configuration's: a test compares them one by one.
+"""
+
+_NAMED_R101 = "the official file is named deeplabv2_r101, its network is a ResNet-50, and so is this one"
+_RESNET_50 = (
+    "voc20-annofree-vit16",
+    "cityscapes-annofree-vit16",
+    "context59-annofree-vit16",
+    "context59-annofree-vit16-ks",
+    "context59-annofree-vit16-pd",
+    "context59-annofree-vit16-kspd",
+    "context59-annofree-vit16-distill",
+    "coco-stuff-annofree-vit16",
+    "coco-stuff-annofree-vit16-ks",
+    "coco-stuff-annofree-vit16-pd",
+    "coco-stuff-annofree-vit16-kspd",
+    "web-blur",
+    "web-car-brands",
+    "web-sports",
+)
+DIFFERENCES: dict[tuple[str, str], str] = {
+    **{(name, "name"): _NAMED_R101 for name in _RESNET_50},
+    ("context59-annofree-vit16-distill", "distillation"): (
+        "the official code detaches the student's features, so that its distillation trains nothing; here it trains"
+    ),
+    ("cityscapes-annofree-rn50", "test size"): (
+        "2048 x 1024 as in the configuration; training-free MaskCLIP is tested at 1024 x 512 there, too"
+    ),
+}
+"""{(recipe, option): reason}."""
+
+
+def of_recipe(name: str) -> dict[str, str]:
+    """{option: reason} of a recipe."""
+    return {option: reason for (recipe, option), reason in DIFFERENCES.items() if recipe == name}
