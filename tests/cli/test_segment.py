@@ -47,6 +47,21 @@ def test_masks_overlays_and_classes(capsys, model, pictures, tmp_path):
     }  # fmt: skip
 
 
+def test_several_pictures_come_on_a_contact_sheet(capsys, model, pictures, tmp_path):
+    one, both = tmp_path / "one", tmp_path / "both"
+    ran = run(capsys, "segment", pictures / "a.png", *WORDS, "-m", model, "-o", one, *FAST)
+    assert ran.code == 0, ran.err
+    assert not (one / "contact-sheet.jpg").exists()
+    ran = run(capsys, "segment", pictures, *WORDS, "-m", model, "-o", both, *FAST)
+    assert "contact-sheet.jpg" in ran.out
+    with Image.open(both / "contact-sheet.jpg") as sheet:
+        assert sheet.width > 2 * 240
+        shown = np.asarray(sheet.convert("RGB")).astype(int)
+    with Image.open(both / "b-overlay.png") as overlay:
+        expected = np.asarray(overlay.crop((0, 0, 60, 40)).resize((240, 160)).convert("RGB")).astype(int)
+    assert np.abs(shown[20:180, 246:486] - expected).mean() < 12  # its legend is not on the sheet
+
+
 def test_a_broken_picture_is_listed_and_the_others_are_done(capsys, model, pictures, tmp_path):
     (pictures / "c.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
     (pictures / "d.jpg").write_bytes(b"")
