@@ -20,6 +20,7 @@ from denseclip.segment.settings import (
     Background,
     Compat,
     DenseOptions,
+    Fusion,
     KeyNorm,
     Refinement,
     Settings,
@@ -85,6 +86,7 @@ def make_settings(
     slide: str | Slide | None = None,
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
+    fusion: Fusion = "scores",
     background: ClassSource | None = None,
     threshold: float | None = None,
     templates: str | Sequence[str] = "85",
@@ -95,6 +97,7 @@ def make_settings(
     preset: a name of `PRESETS`, or `DenseOptions`. refine: "pd", "ks", "pd+ks", with thresholds "pd=0.3".
     compat: "official" for the quirks that the published numbers have. resize: "2048x512" (long x short side),
     "short:512", "long:520", "exact:224x224", "none". slide: "224/112" (crop/stride). scales: factors on that size.
+    fusion: "scores" or "features", what windows are put together by.
     background: words of the background, "usual" for a list of usual ones, "auto" for what none of the words fits.
     threshold: probability below which a pixel is background. templates: "85", "80", "1" or sentences with {}.
     dense: fields of `DenseOptions` that differ from the preset (mix, residual, mlp, sigma, cls_bias,
@@ -114,6 +117,7 @@ def make_settings(
         slide=Slide.parse(slide) if isinstance(slide, str) else slide,
         scales=tuple(scales),
         flip=flip,
+        fusion=fusion,
         background=_background(background, threshold),
         templates=named_templates(templates),
     )

@@ -14,6 +14,7 @@ from clip_support import openai_state
 from denseclip.segment import pamr, resclip, sc_clip
 from denseclip.segment.scoring import Decoding
 from denseclip.segment.settings import PRESETS
+from denseclip.segment.splicing import splice
 from denseclip.text import ClassEmbeddings
 from fixtures_support import cases, training_free_weights
 
@@ -245,3 +246,11 @@ def test_the_whole_protocol_of_sc_clip(path, load):
     rows = slice(None, None, 5)
     best = case.arrays["probs_sub"].max(0)
     np.testing.assert_allclose(sure[0].numpy()[rows, rows], best, atol=5e-5)
+
+
+@parametrize("trident_splice_*.npz")
+def test_windows_spliced_in_feature_space(path, load):
+    case = load(path)
+    maps = list(case["window_features"][:, None])
+    corners = [tuple(corner) for corner in case.arrays["corners"].tolist()]
+    case.close("spliced", splice(maps, corners)[0])

@@ -78,6 +78,9 @@ Resize = Annotated[
 SlideOption = Annotated[
     str | None, typer.Option("--slide", help="Windows: crop/stride in pixels, such as 224/112.")
 ]
+FusionOption = Annotated[
+    str, typer.Option("--fusion", help="Windows meet in their scores, or, before the last norm, in features.")
+]
 Scales = Annotated[str, typer.Option(help="Factors on that size, averaged: 0.75,1,1.5.")]
 Flip = Annotated[bool, typer.Option("--flip", help="Average with the mirrored picture.")]
 Templates = Annotated[
@@ -109,7 +112,7 @@ SETTINGS = (
 def settings(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The options of `denseclip.load` among a command's arguments, by parameter name."""
     found = {name: arguments[name] for name in SETTINGS} | {"scales": parse_scales(arguments["scales"])}
-    return found | ({"proxy": arguments["proxy"]} if arguments.get("proxy") else {})
+    return found | {name: arguments[name] for name in ("proxy", "fusion") if arguments.get(name)}
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ def segment(
     threshold: o.Threshold = None,
     resize: o.Resize = "2048x512",
     slide: o.SlideOption = None,
+    fusion: o.FusionOption = "scores",
     scales: o.Scales = "1",
     flip: o.Flip = False,
     templates: o.Templates = "85",

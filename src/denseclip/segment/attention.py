@@ -44,6 +44,7 @@ def dense_vit(
     *,
     keys: bool,
     proxy: Proxy | None = None,
+    raw: bool = False,
 ) -> Dense:
     """A ViT on images (B, 3, H, W), normalised, of any size; h = ceil(H / patch), or the proxy tower's."""
     images = images if compat.cut else _padded(images, vit.patch_size)
@@ -63,7 +64,7 @@ def dense_vit(
             y = proxy_mixed(last, x, grid, shares, cells)
         else:
             y = dense_block(last, x, options, grid, attention)[:, 1:]
-    features = to_map(vit.project(y), cells)
+    features = to_map(y if raw else vit.project(y), cells)
     asked = _keys(last, x[:, 1:], projected=compat.keys_projected) if keys else None
     whole = vit.pooled(last(x)) if options.cls_bias else None
     return Dense(features, asked, whole, x if options.sfr else None, attention if options.sfr else None)
@@ -250,19 +251,32 @@ class DenseEncoder:
         """How pixels in 0..1 are normalised before `encode`."""
         return ImageStats(IMAGENET_MEAN, IMAGENET_STD) if self.compat.imagenet_stats else self.clip.stats
 
-    def encode(self, images: Tensor, *, keys: bool = False, unit: bool = True) -> DenseFeatures:
+    @property
+    def patch(self) -> int:
+        """Pixels on the side of a ViT's patch."""
+        return self._vit.patch_size
+
+    def finish(self, maps: Tensor) -> DenseFeatures:
+        """Raw maps (B, W, h, w) through the last norm and the projection."""
+        features = self._vit.project(maps.to(self.clip.dtype).flatten(2).mT).float()  # (B, hw, D)
+        return DenseFeatures(to_map(F.normalize(features, dim=-1), (maps.shape[2], maps.shape[3])))
+
+    def encode(
+        self, images: Tensor, *, keys: bool = False, unit: bool = True, raw: bool = False
+    ) -> DenseFeatures:
         """Images (B, 3, H, W), normalised by `stats`, of any size -> dense features.
 
-        unit: divide every position by its norm.
+        unit: divide every position by its norm. raw: without the last norm and the projection, see `finish`.
 
         The map is ceil(H / patch) high for ViTs, floor(H / stride) for ResNets, whose sides must be at least 32.
         Positions are divided by their norm without an epsilon, as in the official code.
         """
         images = images.to(self.clip.device, self.clip.dtype)
-        found = self._run(F.pad(images, self._margins(images)) if self._proxy else images, keys=keys)
+        padded = F.pad(images, self._margins(images)) if self._proxy else images
+        found = self._run(padded, keys=keys, raw=raw)
         features, whole = found.features.float(), found.global_feature  # (B, D, h, w)
         return DenseFeatures(
-            features / features.norm(dim=1, keepdim=True) if unit else features,
+            features / features.norm(dim=1, keepdim=True) if unit and not raw else features,
             None if found.keys is None else found.keys.float(),
             None if whole is None else F.normalize(whole.float(), dim=-1),
             inputs=images if self.options.sfr or any(self._margins(images)) else None,
@@ -312,11 +326,11 @@ class DenseEncoder:
             scores = scores - self.options.cls_bias * own[:, :, None, None]
         return scores
 
-    def _run(self, images: Tensor, *, keys: bool) -> Dense:
+    def _run(self, images: Tensor, *, keys: bool, raw: bool) -> Dense:
         if isinstance(self.clip.visual, ResNet):
             images = images.contiguous(memory_format=torch.channels_last)
             return dense_resnet(self.clip.visual, images, self.options, keys=keys)
-        return dense_vit(self._vit, images, self.options, self.compat, keys=keys, proxy=self._proxy)
+        return dense_vit(self._vit, images, self.options, self.compat, keys=keys, proxy=self._proxy, raw=raw)
 
 
 @lru_cache(maxsize=2)

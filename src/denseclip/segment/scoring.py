@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from denseclip.clip import Clip, ImageStats
+from denseclip.clip.model import ResNet
 from denseclip.errors import UserError
 from denseclip.segment.attention import DenseEncoder, DenseFeatures
 from denseclip.segment.decode import Confidence, Decoded, decode
@@ -82,11 +83,15 @@ Model = Clip | TrainedModel
 def encoder_of(model: Model, settings: Settings) -> Encoder:
     """A CLIP made dense, or a trained model's own image side; UserError for settings that go with a CLIP only."""
     if isinstance(model, Clip):
+        if settings.fusion == "features" and isinstance(model.visual, ResNet):
+            raise UserError(f"{model.name} is a ResNet, and fusion=features is for ViTs; leave it out")
         return DenseEncoder(model, settings.dense, settings.compat)
     if settings.dense != DenseOptions():
         raise UserError(
             f"{model.name} is a trained model, it has no last block to vary; leave out the preset"
         )
+    if settings.fusion == "features":
+        raise UserError(f"{model.name} is a trained model, its windows meet in scores; leave out fusion")
     if settings.refine.ks:
         raise UserError(f"{model.name} is a trained model, it has no keys; leave out key smoothing")
     return model.encoder()

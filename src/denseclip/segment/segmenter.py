@@ -16,7 +16,7 @@ from denseclip.clip import Clip
 from denseclip.clip.device import Precision, processor
 from denseclip.data.pictures import Picture, as_rgb
 from denseclip.errors import UserError
-from denseclip.segment.attention import DenseFeatures
+from denseclip.segment.attention import DenseEncoder, DenseFeatures
 from denseclip.segment.background import HEAD_START, POOL_TEMPLATES, pool, with_pool
 from denseclip.segment.decode import Decoded
 from denseclip.segment.engine import Engine, default_batch
@@ -24,6 +24,7 @@ from denseclip.segment.resample import Ready, Size, Window, network_inputs, netw
 from denseclip.segment.result import Segmentation
 from denseclip.segment.scoring import Decoding, Model, Scorer, encoder_of
 from denseclip.segment.settings import Settings
+from denseclip.segment.splicing import spliced
 from denseclip.text import ClassEmbeddings, ClassPrompts, EmbeddingCache, embed_classes
 from denseclip.text.prompts import ClassSource
 
@@ -217,6 +218,7 @@ class Segmenter(nn.Module):
         else:
             inputs = network_inputs_on(device, pictures, cuts, stats)
         keys, encode = self.settings.refine.ks > 0, self._encode_on(device)
+        splicing = self.settings.fusion == "features" and self.settings.composed
         features: list[DenseFeatures] = []
         for shape, group in groupby(inputs, key=lambda one: one.shape):
             batch = list(group)
@@ -224,8 +226,11 @@ class Segmenter(nn.Module):
             for start in range(0, len(batch), step):
                 some = batch[start : start + step]
                 images_in = torch.cat(some) if len(some) > 1 else some[0]
-                found = encode(images_in, keys=keys)
+                found = encode(images_in, keys=keys, **({"raw": True} if splicing else {}))
                 features += found.split(len(pictures))
+        if splicing:
+            assert isinstance(self.encoder, DenseEncoder)
+            return spliced(self.encoder, cuts, features)
         return cuts, features
 
     @overload

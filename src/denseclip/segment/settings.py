@@ -9,6 +9,7 @@ from denseclip.text import BACKGROUND, TEMPLATES_85, ClassPrompts
 
 Mix = Literal["identity", "qk", "qq", "kk", "qq+kk", "sc-clip", "proxy"]
 KeyNorm = Literal["positions", "channels"]
+Fusion = Literal["scores", "features"]
 
 
 @dataclass(frozen=True)
@@ -293,8 +294,9 @@ class Settings:
 
     dense: the last block. refine: prompt denoising and key smoothing. compat: official quirks. resize: size of
     the network's frame at scale 1. slide: windows instead of the whole frame. scales: factors on the frame, each
-    run and averaged. flip: average with the mirrored picture. background: the rule for class 0. templates: the
-    sentences that prompts are put into.
+    run and averaged.
+    fusion: windows meet in their scores, or in their features before the last norm. flip: average with the
+    mirrored picture. background: the rule for class 0. templates: the sentences that prompts are put into.
     """
 
     dense: DenseOptions = field(default_factory=DenseOptions)
@@ -304,6 +306,7 @@ class Settings:
     slide: Slide | None = None
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
+    fusion: Fusion = "scores"
     background: Background = field(default_factory=Background)
     templates: tuple[str, ...] = TEMPLATES_85
 
@@ -312,6 +315,10 @@ class Settings:
             raise UserError(
                 f"scales {self.scales} are not usable; give factors between 0.1 and 8, such as 0.75,1,1.5"
             )
+        if self.fusion not in get_args(Fusion):
+            raise UserError(f"fusion {self.fusion!r} is unknown; choose {' or '.join(get_args(Fusion))}")
+        if self.fusion == "features" and (self.refine.ks or self.dense.cls_bias or self.dense.sfr):
+            raise UserError("fusion=features goes without key smoothing, cls_bias and sfr; leave them out")
 
     @property
     def composed(self) -> bool:
@@ -338,6 +345,8 @@ class Settings:
             "background": self._background(),
             "compat": "official" if self.compat == Compat.named("official") else self._quirks(),
         }
+        if self.fusion == "features":
+            shown["fusion"] = self.fusion
         if self.refine.pamr:
             shown["PAMR"] = f"{self.refine.pamr} steps"
         if self.refine.guided:
