@@ -16,6 +16,8 @@ GPU = torch.cuda.is_available()
 OPTIONS = [
     {},
     {"refine": "pd+ks"},
+    {"refine": "guided"},
+    {"refine": "none", "background": "none"},
     {"slide": "96/64", "resize": "short:160"},
     {"scales": (1, 1.25), "flip": True},
     {"threshold": 0.05},

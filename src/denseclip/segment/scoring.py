@@ -1,6 +1,7 @@
 """From dense features and words to scores, and from scores to masks, heat maps and single pixels."""
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -158,6 +159,19 @@ class Decoding:
         two_steps = settings.compat.free_size and not settings.compat.one_step
         self.via = (cuts[0].height, cuts[0].width) if two_steps else None
         self.composer = self._composer(size) if settings.composed else None
+
+    @property
+    def one_by_one(self) -> bool:
+        """Whether masks follow their pictures, which makes each a matter of its own."""
+        settings = self.scorer.settings
+        return bool(settings.refine.guided or settings.refine.pamr or settings.compat.by_word)
+
+    def only(self, index: int) -> "Decoding":
+        """The same of one picture."""
+        one = copy(self)
+        one.maps = [part[index : index + 1] for part in self.maps]
+        one.images = self.images[index : index + 1]
+        return one
 
     @property
     def confidence(self) -> Confidence:

@@ -291,11 +291,17 @@ class Segmenter(nn.Module):
             same = list(group)
             cuts, features = self._features(same)
             decoding = Decoding(self._scorer, same[0].size, cuts, features, [one.image for one in same])
+            if decoding.one_by_one:
+                calls += [partial(self._followed, decoding.only(at), confidence) for at in range(len(same))]
+                continue
             arrival = decoding.decoded(confidence, wait=False).to_host()
             calls += [
                 partial(self._arrived, one.image, decoding, index, arrival) for index, one in enumerate(same)
             ]
         return calls
+
+    def _followed(self, decoding: Decoding, confidence: bool) -> Segmentation:
+        return self._result(decoding.images[0], decoding, 0, decoding.decoded(confidence))
 
     def _arrived(
         self,
