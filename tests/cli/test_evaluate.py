@@ -187,7 +187,7 @@ def test_bad_input_is_one_line_that_names_the_file(capsys, model, data, mistake)
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("voc22",), "unknown data set 'voc22': choose from voc20"),
+        (("voc22",), "unknown data set 'voc22': did you mean voc21"),
         (("voc20",), "where is voc20? Give the folder that holds VOCdevkit"),
         (("voc20", "--root", "nowhere"), "no folder nowhere: create it"),
         (("stickers20", "--split", "test"), "stickers20 has no split 'test'"),

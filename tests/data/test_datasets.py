@@ -231,7 +231,7 @@ def test_bad_json_and_no_json(tmp_path):
     with pytest.raises(UserError, match=r"data\.json is not JSON"):
         open_dataset(tmp_path)
     with pytest.raises(
-        UserError, match=r"unknown data set 'nothing': choose from voc20, .*or give a data.json"
+        UserError, match=r"unknown data set 'nothing': choose one of voc20, .*or give a data.json"
     ):
         open_dataset("nothing")
 

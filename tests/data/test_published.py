@@ -99,5 +99,5 @@ def test_published_sizes_and_resize_rules():
 
 def test_names_are_forgiving_and_unknown_ones_refused():
     assert dataset_spec("COCO_Stuff") is dataset_spec("coco-stuff")
-    with pytest.raises(UserError, match="unknown data set 'voc': choose from voc20, voc21"):
+    with pytest.raises(UserError, match="unknown data set 'voc': did you mean voc21"):
         dataset_spec("voc")

@@ -62,7 +62,7 @@ def test_raw_ids() -> None:
 
 def test_unknown_names_list_the_known_ones() -> None:
     with pytest.raises(
-        UserError, match=r"^there is no class set 'cooc'; known are voc, context, coco-stuff, "
+        UserError, match=r"^there is no class set 'cooc'; choose one of voc, context, coco-stuff, "
     ):
         class_set("cooc")
     with pytest.raises(UserError, match=r"^there is no data set 'voc'; known are voc20, voc21, "):

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 from types import FrameType
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -14,6 +14,7 @@ from denseclip.cli import (
     demo,
     detect,
     distill,
+    doctor,
     evaluate,
     export,
     flops,
@@ -32,10 +33,29 @@ app = typer.Typer(
     name="denseclip",
     help="CLIP made dense: masks for any words you type.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(doctor.versions())
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Also torch, device, precision."),
+    ] = False,
+) -> None:
+    """CLIP made dense: masks for any words you type. Exit codes: 0; 1 some pictures were left out and are listed;
+    2 a mistake, in one line; 130 interrupted.
+    """
+
+
 app.command("segment")(segment.segment)
 app.command("detect")(detect.detect)
 app.command("label")(label.label)
@@ -49,6 +69,9 @@ app.command("serve")(serve.serve)
 app.command("train")(train.train)
 app.command("distill")(distill.distill)
 app.command("export")(export.export)
+app.command("recipes")(doctor.recipes)
+app.command("classes")(doctor.classes)
+app.command("doctor")(doctor.doctor)
 app.add_typer(data.app, name="data")
 
 

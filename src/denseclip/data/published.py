@@ -6,7 +6,7 @@ from typing import Any
 from denseclip.data.specs import DatasetSpec, Split
 from denseclip.data.sticker_sets import sticker_specs
 from denseclip.data.transforms import ResizeRule
-from denseclip.errors import UserError
+from denseclip.errors import UserError, choose
 from denseclip.text.prompts import class_set, dataset_facts
 
 
@@ -23,7 +23,7 @@ def is_dataset(name: str) -> bool:
 def dataset_spec(name: str) -> DatasetSpec:
     """The data set of that name; case and `_` for `-` do not matter. Raises UserError if there is none."""
     if not is_dataset(name):
-        raise UserError(f"unknown data set {name!r}: choose from {', '.join(_specs())}, or give a data.json")
+        raise UserError(f"unknown data set {name!r}: {choose(name, _specs())} (or give a data.json)")
     return _specs()[_plain(name)]
 
 

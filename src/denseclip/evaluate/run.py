@@ -14,7 +14,7 @@ import torch
 
 from denseclip.data.datasets import Sample, SegmentationDataset
 from denseclip.data.specs import DatasetSpec
-from denseclip.errors import UserError
+from denseclip.errors import UserError, choose
 from denseclip.evaluate.metrics import ConfusionMatrix
 from denseclip.evaluate.result import Corruption, Protocol, Result
 from denseclip.io import atomic_path
@@ -44,7 +44,7 @@ def protocol_settings(protocol: str, spec: DatasetSpec, **changes: Any) -> dict[
     Raises UserError for an unknown protocol.
     """
     if protocol not in PROTOCOLS:
-        raise UserError(f"protocol {protocol!r} is unknown; choose one of {', '.join(PROTOCOLS)}")
+        raise UserError(f"protocol {protocol!r} is unknown; {choose(protocol, PROTOCOLS)}")
     settings: dict[str, Any] = {"resize": spec.resize}
     if spec.background is not None and protocol != "official" and changes.get("threshold") is None:
         settings["background"] = "usual"

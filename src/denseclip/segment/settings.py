@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self, get_args
 
 from denseclip.data.transforms import ResizeRule
-from denseclip.errors import UserError
+from denseclip.errors import UserError, choose
 from denseclip.text import BACKGROUND, TEMPLATES_85, ClassPrompts
 
 Mix = Literal["identity", "qk", "qq", "kk", "qq+kk", "sc-clip", "proxy"]
@@ -85,7 +85,7 @@ def preset(name: str | DenseOptions) -> DenseOptions:
     if isinstance(name, DenseOptions):
         return name
     if name not in PRESETS:
-        raise UserError(f"preset {name!r} is unknown; choose one of {', '.join(PRESETS)}")
+        raise UserError(f"preset {name!r} is unknown; {choose(name, PRESETS)}")
     return PRESETS[name]
 
 

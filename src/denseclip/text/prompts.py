@@ -7,12 +7,13 @@ import stat
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cache, cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Self
 
-from denseclip.errors import UserError
+from denseclip.errors import UserError, choose
 
 MAX_CHARACTERS = 500
 LITERAL = "="
@@ -192,7 +193,7 @@ def coco_things() -> tuple[str, ...]:
 
 def _known(name: str, table: Mapping[str, object], kind: str) -> str:
     if _plain(name) not in table:
-        raise UserError(f"there is no {kind} {name!r}; known are {', '.join(table)}")
+        raise UserError(f"there is no {kind} {name!r}; {choose(_plain(name), table)}")
     return _plain(name)
 
 
@@ -238,11 +239,26 @@ def _from_text(text: str) -> list[Entry]:
     if all(is_class_set(name) for name in sets):
         words = dict.fromkeys(word for name in sets for word in class_set(name))
         return [(word.strip(), (word,)) for word in words]
+    _not_nearly_a_set(text)
     if _FILE_NAME.search(text.strip()) and "," not in text:
         return _from_file(Path(text.strip()))
     if _JSON.match(text) or _is_json_list(text):
         return _from_object(_parse_json(text), "the classes")
     return _from_words(text.splitlines())
+
+
+SETS_OF_DATA = ("voc", "context", "coco-stuff", "ade", "city", "context-459")
+
+
+def _not_nearly_a_set(text: str) -> None:
+    """One word that is close to a data set's name is more likely that than a thing to look for."""
+    word = _plain(text)
+    near = get_close_matches(word, SETS_OF_DATA, n=1, cutoff=0.8)
+    if near and len(word) != len(near[0]):  # "cite" and "ada" may be words
+        raise UserError(
+            f'{text.strip()!r} is one word, and close to the class set "{near[0]}": give --classes {near[0]}, or '
+            f'"{text.strip()}," with a comma for the word itself'
+        )
 
 
 def _is_json_list(text: str) -> bool:

@@ -1,6 +1,6 @@
 """Writers, one per format that other tools read."""
 
-from denseclip.errors import UserError
+from denseclip.errors import UserError, choose
 from denseclip.label.formats.base import Target, Writer
 from denseclip.label.formats.coco import CocoPolygonsWriter, CocoWriter
 from denseclip.label.formats.cvat import CvatWriter
@@ -29,7 +29,7 @@ def parse_formats(text: str) -> tuple[str, ...]:
     unknown = [name for name in names if name not in WRITERS]
     if unknown or not names:
         what = f"format {unknown[0]!r} is unknown" if unknown else "no format is given"
-        raise UserError(f"{what}; choose from {', '.join(WRITERS)}")
+        raise UserError(f"{what}; {choose(unknown[0] if unknown else '', WRITERS)}")
     return names
 
 

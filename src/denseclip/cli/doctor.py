@@ -1,0 +1,93 @@
+"""What is here: `denseclip doctor`, `recipes`, `classes NAME` and `--version`."""
+
+import importlib.util
+import os
+import platform
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from denseclip.cli import options as o
+
+EXTRAS = {
+    "evaluate": ("scipy", "matplotlib"),
+    "train": ("lightning_fabric", "pydantic", "tensorboard", "timm"),
+    "export": ("onnx", "onnxscript", "onnxruntime"),
+    "coco": ("pycocotools",),
+    "cluster": ("ray",),
+    "web": ("starlette", "uvicorn", "pycocotools"),
+}
+Name = Annotated[str, typer.Argument(help="voc, ade, coco-stuff, context, ...", show_default=False)]
+
+
+def versions() -> str:
+    """One line: this package, torch, the device and the precision that "auto" means here."""
+    import torch
+
+    from denseclip.clip.device import pick_device, pick_precision, processor
+
+    place = pick_device("auto")
+    precision = pick_precision("auto", place)
+    return f"denseclip {version('denseclip')}, torch {torch.__version__}, {processor(place)}, {precision}"
+
+
+def doctor() -> None:
+    """Tell what is installed, what is missing and what will be slow here, and why."""
+    import torch
+
+    from denseclip.text.embeddings import cache_folder
+
+    o.say(versions())
+    o.say(f"Python {platform.python_version()} on {platform.system()}, {os.cpu_count()} processors")
+    table = Table(title="extras")
+    for heading in ("extra", "is", "to install"):
+        table.add_column(heading)
+    for extra, modules in EXTRAS.items():
+        missing = [name for name in modules if importlib.util.find_spec(name) is None]
+        state = f"missing: {', '.join(missing)}" if missing else "there"
+        table.add_row(extra, state, f"pip install 'denseclip[{extra}]'" if missing else "")
+    o.console.print(table)
+    cache = cache_folder()
+    free = shutil.disk_usage(next(part for part in (cache, *cache.parents) if part.exists())).free
+    o.say(f"class embeddings are kept in {cache}; {free / 2**30:.1f} GiB free there")
+    hub = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface")) / "hub"
+    kept = sorted(path.name for path in hub.glob("models--*")) if hub.is_dir() else []
+    o.say(f"weights fetched before, in {hub}: {', '.join(kept) or 'none'}; tiny-rn and tiny-vit are embedded")
+    for line in _slow(torch.cuda.is_available()):
+        o.told("slow here", line, "yellow")
+
+
+def _slow(gpu: bool) -> list[str]:
+    """What is slow on this machine, and why."""
+    import torch
+
+    from denseclip.clip.device import bf16_unit
+
+    lines = []
+    if not gpu:
+        lines.append("no GPU that torch can use: large CLIPs take seconds a picture, trainings hours")
+        if not bf16_unit(torch.device("cpu")):
+            lines.append("no bf16 on this CPU: everything runs in fp32")
+    elif importlib.util.find_spec("triton") is None:
+        lines.append("no Triton: masks are decoded by plain torch, ten times slower; pip install triton")
+    return lines
+
+
+def recipes() -> None:
+    """List the recipes of `denseclip train`."""
+    from denseclip.train.recipe import read_recipe, recipe_names
+
+    for name in recipe_names():
+        o.say(f"{name}: {read_recipe(name).title}")
+
+
+def classes(name: Name) -> None:
+    """List the words of a class set."""
+    from denseclip.text import class_set
+
+    for number, word in enumerate(class_set(name)):
+        o.say(f"{number} {word.strip()}")
