@@ -133,7 +133,7 @@ def test_sticker_sets_need_none(tmp_path):
 
 
 def test_unknown_names_and_roots(tmp_path):
-    with pytest.raises(UserError, match="unknown data set 'voc22': choose from voc20"):
+    with pytest.raises(UserError, match="unknown data set 'voc22': did you mean voc21"):
         prepare("voc22", tmp_path)
     with pytest.raises(UserError, match=r"no folder .*nowhere: create it"):
         prepare("voc20", tmp_path / "nowhere")

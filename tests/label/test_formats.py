@@ -259,7 +259,8 @@ def _wide(result, picture):
 @pytest.mark.parametrize("text", ["", "pngs", "png,,cocoa", " , "])
 def test_unknown_formats(text):
     with pytest.raises(
-        UserError, match="choose from png, coco, coco-polygons, yolo, voc, cvat, label-studio"
+        UserError,
+        match="choose one of png, coco, coco-polygons, yolo, voc, cvat, label-studio|did you mean (png|coco)\\?",
     ):
         parse_formats(text)
 

@@ -65,5 +65,5 @@ def test_unknown_names_list_the_known_ones() -> None:
         UserError, match=r"^there is no class set 'cooc'; choose one of voc, context, coco-stuff, "
     ):
         class_set("cooc")
-    with pytest.raises(UserError, match=r"^there is no data set 'voc'; known are voc20, voc21, "):
+    with pytest.raises(UserError, match=r"^there is no data set 'voc'; did you mean voc21"):
         dataset_facts("voc")
