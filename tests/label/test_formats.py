@@ -260,7 +260,7 @@ def _wide(result, picture):
 def test_unknown_formats(text):
     with pytest.raises(
         UserError,
-        match="choose one of png, coco, coco-polygons, yolo, voc, cvat, label-studio|did you mean (png|coco)\\?",
+        match=r"choose one of png, coco, coco-polygons, yolo, voc, cvat, label-studio|did you mean (png|coco)\?",
     ):
         parse_formats(text)
 
