@@ -162,3 +162,36 @@ def test_torch_export(distilled, tmp_path, capsys):
         assert program(torch.rand(shape) * 255).shape == (shape[0], 3, *shape[2:])
     again = run(capsys, *same)
     assert again.code == 2 and "is there already" in again.err
+
+
+def test_without_a_hub_the_student_starts_from_a_tower(tmp_path, capsys, monkeypatch):
+    from denseclip.train import distill
+
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for index in range(3):
+        scene(index).save(folder / f"{index}.png")
+    sets = ["batch=2", "workers=0", "augment.crop=[64,64]", "augment.resize=short:64", "save_every=1"]
+    few = [part for change in sets for part in ("--set", change)]
+    monkeypatch.setattr(distill, "at_hand", lambda name: False)
+    ran = run(capsys, "distill", folder, *WORDS, "--steps", 1, *few, "--out", tmp_path / "run")
+    assert ran.code == 0, ran.err
+    assert "starts from the image tower of tiny-rn" in ran.out
+    made = denseclip.load(tmp_path / "run" / "last.pt")
+    assert made.segment(np.asarray(scene(0))).mask.shape == (96, 96)
+    monkeypatch.setattr(distill, "at_hand", lambda name: True)  # the hub is back: the run stays as it began
+    again = run(capsys, "distill", folder, *WORDS, "--steps", 1, *few, "--out", tmp_path / "run")
+    assert again.code == 0, again.err
+
+
+def test_hubs_are_asked_for_seconds_only(monkeypatch):
+    import socket
+
+    from denseclip.models.backbones import at_hand
+
+    def unreachable(address, timeout):
+        assert timeout <= 5
+        raise OSError
+
+    monkeypatch.setattr(socket, "create_connection", unreachable)
+    assert not at_hand("timm:resnet18")

@@ -42,12 +42,15 @@ def distill(
         raise UserError('no words are given; add --classes "cat, sofa, grass"')
     from denseclip.cli.train import run
     from denseclip.data.images import unread_in, unread_line
-    from denseclip.train.distill import distill_recipe, write_report
+    from denseclip.train.distill import distill_recipe, without_hub, write_report
     from denseclip.train.recipe import parse_changes
 
     teacher: dict[str, Any] = {"model": model, "preset": preset, "refine": refine, "ks_norm": "channels"}
     changes = parse_changes([*(change or []), *([f"steps={steps}"] if steps else [])])
     recipe = distill_recipe(images, classes, teacher, from_scratch=from_scratch, changes=changes)
+    recipe, why = without_hub(recipe, out)
+    if why:
+        o.say(why)
     outcome = run(recipe, out, root=None, device=device)
     unread = unread_in([images])
     report = write_report(

@@ -1,8 +1,10 @@
 """Backbones of MaskCLIP+ students: ResNetV1c, timm's models, CLIP's own image tower; and layers of their heads."""
 
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
+from urllib.parse import urlsplit
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +12,8 @@ from torch import Tensor, nn
 
 from denseclip.clip.model import stage_rates
 from denseclip.errors import UserError
+
+PATIENCE = 3.0  # seconds for a hub to answer
 
 
 class Backbone(nn.Module):
@@ -319,6 +323,25 @@ def _dilated_timm(name: str, output_stride: int, pretrained: bool) -> Untyped:
                 return net
             options["output_stride"] = output_stride
     return create_timm(name, pretrained=pretrained, **options)
+
+
+def at_hand(name: str) -> bool:
+    """Whether ImageNet's weights of a timm model are on this machine, or their hub answers within seconds."""
+    import timm
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    config = timm.get_pretrained_cfg(name.removeprefix(TIMM))
+    repository = getattr(config, "hf_hub_id", None)
+    files = ("model.safetensors", "pytorch_model.bin")
+    if repository and any(isinstance(try_to_load_from_cache(repository, file), str) for file in files):
+        return True
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        with socket.create_connection((urlsplit(constants.ENDPOINT).hostname or "", 443), PATIENCE):
+            return True
+    except OSError:
+        return False
 
 
 def create_timm(name: str, *, pretrained: bool = False, **options: Any) -> Untyped:

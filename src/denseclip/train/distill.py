@@ -1,5 +1,6 @@
 """From a folder of pictures and words to a trained model: defaults, and a report to look at."""
 
+import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,17 +10,21 @@ import numpy as np
 import torch
 from PIL import Image
 
+from denseclip.clip import load_clip
+from denseclip.clip.model import ResNet
+from denseclip.clip.pretrained import EMBEDDED
 from denseclip.data.specs import DatasetSpec
 from denseclip.data.transforms import ResizeRule, resize_image
 from denseclip.errors import UserError
 from denseclip.io import atomic_path, write_text
 from denseclip.loading import load
+from denseclip.models.backbones import at_hand
 from denseclip.segment import paint
 from denseclip.segment.result import Segmentation
 from denseclip.segment.segmenter import Segmenter
 from denseclip.text import ClassPrompts
-from denseclip.train.recipe import TrainRecipe, laid_over, make_recipe
-from denseclip.train.run import open_training_data
+from denseclip.train.recipe import CLIP_START, TrainRecipe, laid_over, make_recipe
+from denseclip.train.run import RECIPE, open_training_data
 
 SHOWN = 8  # pictures in the report
 WIDTH = 360  # of a picture in it, in pixels
@@ -35,6 +40,7 @@ def distill_recipe(
     Raises UserError for what cannot be used.
     """
     gpu = torch.cuda.is_available()
+    backbone = "timm:resnet50" if gpu else "timm:resnet18"
     content: dict[str, Any] = {
         "title": f"annotation-free student for {folder.resolve().name}",
         "steps": 4000 if gpu else 600,
@@ -48,13 +54,38 @@ def distill_recipe(
             "crop": [512, 512] if gpu else [224, 224],
         },
         "student": {
-            "backbone": "timm:resnet50" if gpu else "timm:resnet18",
+            "backbone": backbone,
             "pretrained": not from_scratch,
         },
         "teacher": {"official": False, **teacher},
         "labels": {"hide": "all", "ignore_mask": "none", "average": "valid"},
     }
     return make_recipe(laid_over(content, changes))
+
+
+def without_hub(recipe: TrainRecipe, out: Path) -> tuple[TrainRecipe, str]:
+    """The recipe with a start that is at hand, and why it is another; "" where ImageNet's weights can be had.
+
+    Else the student begins with the image tower of its teacher, or of the embedded tiny-rn if that is a ViT. A run
+    in `out` goes on with the start that it has.
+    """
+    student = recipe.student
+    if not student.pretrained or student.from_clip:
+        return recipe, ""
+    begun = out / RECIPE
+    kept = json.loads(begun.read_text(encoding="utf-8"))["student"] if begun.is_file() else None
+    if kept is None and at_hand(student.backbone):
+        return recipe, ""
+    if kept is not None and kept["pretrained"]:
+        return recipe, ""
+    tower = load_clip(recipe.teacher.model).visual
+    backbone = "clip" if isinstance(tower, ResNet) else f"{CLIP_START}{EMBEDDED[0]}"
+    backbone = backbone if kept is None else kept["backbone"]
+    changed = student.model_copy(update={"backbone": backbone, "pretrained": False})
+    whose = recipe.teacher.model if backbone == "clip" else backbone.removeprefix(CLIP_START)
+    return recipe.model_copy(update={"student": changed}), (
+        f"ImageNet's weights are not at hand: the student starts from the image tower of {whose}"
+    )
 
 
 @dataclass(frozen=True)
