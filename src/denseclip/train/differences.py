@@ -20,8 +20,20 @@ _RESNET_50 = (
     "web-car-brands",
     "web-sports",
 )
+_DETECTORS = tuple(
+    f"coco-{words}{kind}-{net}"
+    for words in ("", "denseclip-")
+    for kind in ("retinanet", "maskrcnn")
+    for net in ("rn50", "rn101")
+)
+_NORMS = "the official network takes no norm_eval and drops it without a word: its batch norms are trained"
 DIFFERENCES: dict[tuple[str, str], str] = {
     **{(name, "name"): _NAMED_R101 for name in _RESNET_50},
+    **{(name, "detection.norm_eval"): _NORMS for name in _DETECTORS},
+    ("ade20k-fpn-rn101", "denseclip.pretrained"): (
+        "the official file loads RN50's weights into 101 layers without an error, and 17 blocks stay random"
+    ),
+    ("web-batman-ext", "classes"): "the official file has 12 classes, the set of words that it names 26",
     ("context59-annofree-vit16-distill", "distillation"): (
         "the official code detaches the student's features, so that its distillation trains nothing; here it trains"
     ),
