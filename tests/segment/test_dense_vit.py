@@ -103,7 +103,7 @@ def test_position_table_follows_shape_unless_the_official_rule_is_asked_for():
     [
         (
             lambda: preset("maskclap"),
-            "preset 'maskclap' is unknown; choose one of maskclip, maskclip-reduced",
+            "preset 'maskclap' is unknown; did you mean maskclip",
         ),
         (lambda: DenseOptions(mix="vv"), "mix 'vv' is unknown; choose one of identity, qk, qq, kk"),
         (lambda: DenseOptions(sigma=5.0), "sigma must be above 0 and needs a mix other than identity"),

@@ -1,6 +1,7 @@
 """One job on several devices: a process each, results in the order of the items."""
 
 import multiprocessing
+import pickle
 import queue
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -91,7 +92,7 @@ class Spread(Generic[Item, Result]):
     def _next(self, workers: Sequence[Any], results: Any) -> tuple[int, Result | UserError]:  # noqa: ANN401
         while True:
             with suppress(queue.Empty):
-                number, result = results.get(timeout=PATIENCE)
+                number, result = pickle.loads(results.get(timeout=PATIENCE))  # noqa: S301 - our own process's
                 if number is None:
                     raise result
                 return number, result
@@ -121,6 +122,11 @@ def _work(
 
     try:
         for _, result in start(device).run(taken()):
-            results.put((numbers.popleft(), result))
+            results.put(_packed(numbers.popleft(), result))
     except Exception as error:
-        results.put((None, error))
+        results.put(_packed(None, error))
+
+
+def _packed(number: int | None, result: object) -> bytes:
+    """As bytes: tensors in a queue are only lent, and gone when their process ends."""
+    return pickle.dumps((number, result))
