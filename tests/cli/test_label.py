@@ -127,3 +127,11 @@ def test_ray_makes_the_same_files(capsys, model, pictures, tmp_path):
         p.relative_to(tmp_path / "ray") for p in files[1]
     ]
     assert all(a.read_bytes() == b.read_bytes() for a, b in zip(*files, strict=True))
+
+
+def test_kinds_that_are_not_read_are_told(capsys, model, pictures, tmp_path):
+    for name in ("c.heic", "d.HEIC", "e.cr2"):
+        (pictures / name).write_bytes(b"x")
+    ran = run(capsys, "label", pictures, *WORDS, "-m", model, "-o", tmp_path / "out", *FAST)
+    assert ran.code == 0, ran.err
+    assert "not read: 1 .cr2, 2 .heic" in " ".join((ran.out + ran.err).split())

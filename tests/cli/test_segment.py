@@ -146,3 +146,11 @@ def test_models_lists_names_without_network(capsys):
     assert ran.code == 0
     assert "ViT-B-16" in ran.out
     assert "more with --all" in ran.out
+
+
+def test_kinds_that_are_not_read_are_told(capsys, model, pictures, tmp_path):
+    for name in ("c.heic", "d.HEIC", "e.cr2"):
+        (pictures / name).write_bytes(b"x")
+    ran = run(capsys, "segment", pictures, *WORDS, "-m", model, "-o", tmp_path / "out", *FAST)
+    assert ran.code == 0, ran.err
+    assert "not read: 1 .cr2, 2 .heic" in " ".join((ran.out + ran.err).split())

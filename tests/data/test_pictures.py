@@ -2,6 +2,7 @@
 
 import io
 import json
+import zlib
 from collections import Counter
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from denseclip.data.folder import open_folder
 from denseclip.data.images import list_images, read_image, unread_in, unread_line
 from denseclip.data.pictures import as_rgb
 from denseclip.errors import UserError
@@ -107,6 +109,9 @@ WRONG = [
     torch.zeros(8, 8, 3),
     torch.zeros(2, 3, 4, 4),
     torch.zeros(3, 4, 4, dtype=torch.int32),
+    torch.zeros(3, 4, 4).to_sparse(),
+    torch.zeros(3, 4, 4, device="meta"),
+    torch.full((3, 4, 4), 200.0).to(torch.float8_e4m3fn),
     None,
     7,
     [1, 2],
@@ -122,6 +127,42 @@ def test_what_is_no_picture_is_refused_in_one_line(wrong):
     assert "\n" not in str(caught.value)
 
 
+def png_of(pixels: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("state", ["closed", "closed before it is loaded", "torn"])
+def test_a_pil_image_that_is_closed_or_torn_is_refused_in_one_line(state):
+    whole = png_of(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    picture = Image.open(io.BytesIO(whole[:3000] if state == "torn" else whole))
+    if state == "closed":
+        picture.load()
+    if state != "torn":
+        picture.close()
+    with pytest.raises(UserError, match="the picture is closed or damaged") as caught:
+        as_rgb(picture)
+    assert "\n" not in str(caught.value)
+
+
+def test_tensors_of_unusual_kinds_that_hold_values():
+    gray = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+    expected = as_rgb(gray)
+    np.testing.assert_array_equal(as_rgb(gray.to(torch.float8_e4m3fn)), expected)
+    np.testing.assert_array_equal(as_rgb(torch.complex(gray, -gray).conj().imag), expected)
+
+
+def test_the_transparent_value_of_a_16_bit_gray_png_shows_white_paper():
+    plain = png_of(np.array([[0, 257, 32896, 65535]], np.uint16))
+    np.testing.assert_array_equal(read_image(plain)[0, :, 0], [0, 1, 128, 255])
+    body = b"tRNS" + (257).to_bytes(2, "big")
+    chunk = (2).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
+    with_key = plain[:33] + chunk + plain[33:]  # behind the signature (8 bytes) and IHDR (25)
+    np.testing.assert_array_equal(read_image(with_key)[0, :, 0], [0, 255, 128, 255])
+    np.testing.assert_array_equal(as_rgb(Image.open(io.BytesIO(with_key)))[0, :, 0], [0, 255, 128, 255])
+
+
 def test_kinds_that_cannot_be_read_are_counted_and_told(tmp_path):
     for name in ("a.HEIC", "deep/b.heic", "c.cr2", ".hidden.heic", ".cache/d.heic", "notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -130,8 +171,12 @@ def test_kinds_that_cannot_be_read_are_counted_and_told(tmp_path):
     assert unread_in([f"{tmp_path}/*", tmp_path / "c.cr2"]) == Counter({".heic": 1, ".cr2": 1})
     assert "1 .cr2, 2 .heic" in unread_line(unread_in([tmp_path]))
     assert unread_line({}) == ""
-    for found in (list_images, lambda source: list_items(str(source))):
-        with pytest.raises(UserError, match=r"holds no pictures; .*2 \.heic"):
+    for found in (
+        list_images,
+        lambda source: list_items(str(source)),
+        lambda source: open_folder(source, ("sky",), (("sky",),)),
+    ):
+        with pytest.raises(UserError, match=r"no pictures.*; .*2 \.heic"):
             found(tmp_path)
     Image.fromarray(BYTES).save(tmp_path / "good.png")
     counts: Counter[str] = Counter()

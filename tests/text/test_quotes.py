@@ -81,3 +81,12 @@ def test_ids_that_masks_would_not_have_are_refused(ids, tmp_path):
     (tmp_path / "classes.json").write_text(json.dumps({str(k): f"class {k}" for k in ids}))
     with pytest.raises(UserError, match="masks count classes from 0 without gaps"):
         ClassPrompts.parse(tmp_path / "classes.json")
+
+
+@pytest.mark.parametrize(
+    "text", ['cat, "dog', 'cat, "dog, bird', 'cat, "dog, bird, "fish"', 'cat, "dog\nbird']
+)
+def test_a_quote_that_opens_further_on_and_never_closes_is_refused_in_one_line(text):
+    with pytest.raises(UserError, match="the quote before 'dog' is not closed") as caught:
+        ClassPrompts.parse(text)
+    assert "\n" not in str(caught.value)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from denseclip.data.datasets import Sample, SegmentationDataset
-from denseclip.data.images import SUFFIXES, read_image, walk
+from denseclip.data.images import SUFFIXES, read_image, unread_in, unread_line, walk
 from denseclip.data.specs import DatasetSpec, colours
 from denseclip.errors import UserError
 from denseclip.outputs import is_output
@@ -43,7 +43,9 @@ def open_folder(
         raise UserError(f"there is no folder {folder}; give one with pictures")
     paths = [path for path in walk(folder, SUFFIXES) if not is_output(path)]
     if not paths:
-        raise UserError(f"no pictures in {folder}; put some there ({', '.join(SUFFIXES)})")
+        others = unread_line(unread_in([folder]))
+        fix = f"put some there ({', '.join(SUFFIXES)})" + (f"; {others}" if others else "")
+        raise UserError(f"no pictures in {folder}; {fix}")
     spec = DatasetSpec(
         folder.resolve().name,
         classes=tuple(classes),

@@ -260,7 +260,12 @@ def _formats() -> tuple[str, ...]:
 def _to_rgb(picture: Image.Image, name: str) -> np.ndarray:
     """Any mode -> (H, W, 3) uint8."""
     if picture.mode == "F" or picture.mode.startswith("I"):
-        return np.repeat(gray_to_8_bit(np.asarray(picture), name)[..., None], 3, axis=-1)
+        stored = np.asarray(picture)  # (H, W)
+        gray = gray_to_8_bit(stored, name)
+        clear = picture.info.get("transparency")
+        if isinstance(clear, int):  # a PNG names one gray value; Pillow cannot convert such a mode to RGBA
+            gray[stored == clear] = 255
+        return np.repeat(gray[..., None], 3, axis=-1)
     if picture.has_transparency_data:
         layer = picture.convert("RGBA")
         paper = Image.new("RGBA", layer.size, "white")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -27,7 +28,7 @@ def as_rgb(picture: Picture) -> NDArray[np.uint8]:
     if isinstance(picture, str | os.PathLike):
         return read_image(Path(picture))
     if isinstance(picture, Image.Image):
-        return from_pillow(picture, "the picture")
+        return _from_pil(picture)
     if isinstance(picture, Tensor):
         return _from_tensor(picture)
     if isinstance(picture, np.ndarray):
@@ -39,11 +40,25 @@ def as_rgb(picture: Picture) -> NDArray[np.uint8]:
     raise UserError(f"a {type(picture).__name__} is no picture; {_HOW}")
 
 
+def _from_pil(picture: Image.Image) -> NDArray[np.uint8]:
+    try:
+        return from_pillow(picture, "the picture")
+    except UserError:
+        raise
+    except Exception as error:  # it is closed, or its file is torn: decoders raise anything
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise UserError(f"the picture is closed or damaged ({reason}); open it again") from None
+
+
 def _from_tensor(picture: Tensor) -> NDArray[np.uint8]:
+    if picture.layout != torch.strided or picture.is_meta or picture.is_quantized or picture.is_nested:
+        raise UserError(
+            "a sparse, nested, quantized or meta tensor is no picture; give a dense one, (3, H, W)"
+        )
     shape = tuple(picture.shape)
     if picture.ndim not in (2, 3) or (picture.ndim == 3 and shape[0] not in (1, 2, 3, 4)):
         raise UserError(f"a tensor of shape {shape} is no picture; give (3, H, W)")
-    plain = picture.detach().cpu()
+    plain = picture.detach().cpu().resolve_neg()
     values = (plain.float() if plain.is_floating_point() else plain).numpy()  # NumPy has no bfloat16
     return _from_array(values.transpose(1, 2, 0) if values.ndim == 3 else values, shape)
 

@@ -98,6 +98,10 @@ def _first(text: str) -> tuple[str, str, str]:
     found = re.match(rf"(.+?)[{closing}]\s*(,|\||$)", text[1:])
     if found is None or found[2] == "|":
         return _unquoted(text, closed=found is not None)
+    if found[1].count('"') % 2 and not re.search(r'\d"', found[1]):  # a quote further on closed this one
+        raise UserError(
+            f"the quote before {show(found[1].partition(',')[0].strip())} is not closed; close it or remove it"
+        )
     return found[1].strip(), found[2], text[1 + found.end() :]
 
 
