@@ -5,7 +5,7 @@ How many classes compete in a cell decides the time of ours, so the maps matter.
 - model-like: cosines of unit features with unit text vectors, in blobs with soft edges, smooth and white noise on
   top, so that after the coarse bound as many classes are left in a cell as on tiny-rn's maps (1 in the median
   cell, about 4 on average);
-- white noise: the worst case, no two neighbouring positions have anything in common.
+- white noise: the worst case, no two neighboring positions have anything in common.
 The figures that count are the lowest of the first two.
 """
 
@@ -133,8 +133,8 @@ def blobs(objects: int, generator: torch.Generator) -> Tensor:
     classes = torch.randint(CLASSES, (objects,), generator=generator)
     labels = torch.where(y < 0.55 * side, classes[0], classes[1])
     for label in classes[2:]:
-        centre, radius = torch.rand(2, generator=generator), 0.04 + 0.15 * torch.rand(2, generator=generator)
-        inside = ((y / side - centre[0]) / radius[0]) ** 2 + ((x / side - centre[1]) / radius[1]) ** 2 < 1
+        center, radius = torch.rand(2, generator=generator), 0.04 + 0.15 * torch.rand(2, generator=generator)
+        inside = ((y / side - center[0]) / radius[0]) ** 2 + ((x / side - center[1]) / radius[1]) ** 2 < 1
         labels = torch.where(inside, label, labels)
     return F.avg_pool2d(F.one_hot(labels, CLASSES).permute(2, 0, 1).float(), 4)
 

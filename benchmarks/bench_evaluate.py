@@ -17,7 +17,7 @@ from PIL import Image
 from benchmarks.bench_segment import embeddings_near, loaded, random_rn50, smooth_picture
 from denseclip.data.datasets import SegmentationDataset
 from denseclip.data.opening import open_dataset
-from denseclip.data.transforms import normalise
+from denseclip.data.transforms import normalize
 from denseclip.evaluate.run import evaluate
 from denseclip.loading import make_settings
 from denseclip.segment.segmenter import Segmenter
@@ -35,7 +35,7 @@ def run() -> dict[str, float]:
         clip = loaded(random_rn50())
         segmenter = Segmenter(clip, None, make_settings(resize="none", templates="1"))
         stats = segmenter.encoder.stats
-        inputs = normalise(smooth_picture(), stats.mean, stats.std)[None]  # (1, 3, 512, 512)
+        inputs = normalize(smooth_picture(), stats.mean, stats.std)[None]  # (1, 3, 512, 512)
         embeddings = embeddings_near(segmenter.encoder.encode(inputs).map)
         datasets = {classes: noise_dataset(folder / str(classes), classes) for classes in (FEW, MANY)}
         peaks = {classes: peak(segmenter, embeddings, datasets[classes]) for classes in (FEW, MANY)}

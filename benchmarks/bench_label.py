@@ -1,4 +1,4 @@
-"""Labelling jobs against the bare encoder: RN50 shape with random weights, 512 x 512, 171 classes, PNG and COCO.
+"""Labeling jobs against the bare encoder: RN50 shape with random weights, 512 x 512, 171 classes, PNG and COCO.
 
 The job reads JPEGs from the disk, encodes, decodes at full size, finds regions and writes; the encoder runs as many
 pictures of the same size in the same precision.
@@ -21,11 +21,11 @@ from PIL import Image
 
 from benchmarks.bench_segment import _ontology, embeddings_near, loaded, random_rn50, smooth_picture
 from denseclip.clip.device import pick_precision
-from denseclip.data.transforms import normalise
+from denseclip.data.transforms import normalize
 from denseclip.label.engines import LocalEngine
 from denseclip.label.job import JobOptions, run_job
 from denseclip.label.sources import list_items
-from denseclip.label.words import WordLabeller
+from denseclip.label.words import WordLabeler
 from denseclip.loading import load, make_settings
 from denseclip.segment.segmenter import Segmenter
 
@@ -39,7 +39,7 @@ def run(images: int = IMAGES) -> dict[str, float]:
     clip = clip.folded().to(dtype=pick_precision("auto", clip.device).dtype)
     segmenter = Segmenter(clip, None, make_settings(resize="none", templates="1"))
     stats = segmenter.encoder.stats
-    inputs = normalise(smooth_picture(), stats.mean, stats.std)[None]  # (1, 3, 512, 512)
+    inputs = normalize(smooth_picture(), stats.mean, stats.std)[None]  # (1, 3, 512, 512)
     embeddings = embeddings_near(segmenter.encoder.encode(inputs).map.float())
     segmenter._embeddings, segmenter._ontology = embeddings, _ontology(embeddings)  # as set_classes would
     with tempfile.TemporaryDirectory() as name:
@@ -57,16 +57,16 @@ def one_round(segmenter: Segmenter, inputs: torch.Tensor, source: Path, out: Pat
     bare = time.perf_counter() - start
     start = time.perf_counter()
     items = list_items(str(source))
-    labeller = WordLabeller(segmenter)
-    run_job(labeller, items, out, JobOptions(("png", "coco")), LocalEngine(labeller))
+    labeler = WordLabeler(segmenter)
+    run_job(labeler, items, out, JobOptions(("png", "coco")), LocalEngine(labeler))
     whole = time.perf_counter() - start
-    print(f"  encoder {images / bare:.2f}, labelling {images / whole:.2f} images/s", flush=True)
+    print(f"  encoder {images / bare:.2f}, labeling {images / whole:.2f} images/s", flush=True)
     return bare / whole
 
 
 def memory_ratio(images: int = MEMORY_IMAGES, first: int = MEMORY_FROM) -> dict[str, float]:
     """{"label_memory": resident memory at the last picture / at picture `first`} of a job with tiny-rn."""
-    labeller = WordLabeller(load("tiny-rn", "ade", resize="none"))
+    labeler = WordLabeler(load("tiny-rn", "ade", resize="none"))
     seen: dict[int, float] = {}
 
     def watch(done: int, skipped: int, total: int) -> None:
@@ -76,8 +76,8 @@ def memory_ratio(images: int = MEMORY_IMAGES, first: int = MEMORY_FROM) -> dict[
 
     with tempfile.TemporaryDirectory() as name:
         items = list_items(str(write_jpegs(Path(name) / "in", images, side=256)))
-        options, engine = JobOptions(("png", "coco")), LocalEngine(labeller)
-        run_job(labeller, items, Path(name) / "out", options, engine, progress=watch)
+        options, engine = JobOptions(("png", "coco")), LocalEngine(labeler)
+        run_job(labeler, items, Path(name) / "out", options, engine, progress=watch)
     return {"label_memory": seen[images] / seen[first]}
 
 

@@ -65,12 +65,12 @@ def run() -> dict[str, float]:
     settings = make_settings(resize="none", templates="1")
     ours = Segmenter(clip.folded().to(dtype=dtype), None, settings)
     image = smooth_picture()
-    embeddings = embeddings_near(plain_features(model, normalised(ours, image)))
+    embeddings = embeddings_near(plain_features(model, normalized(ours, image)))
     ours._embeddings = embeddings  # what set_classes would have computed
     ours._ontology = _ontology(embeddings)
 
     def reference() -> np.ndarray:
-        features = plain_features(model, normalised(ours, image))
+        features = plain_features(model, normalized(ours, image))
         scores = torch.einsum("bdhw,kd->bkhw", features, embeddings.matrix)
         return F.interpolate(scores, (SIDE, SIDE), mode="bilinear").argmax(1)[0].numpy()
 
@@ -100,11 +100,11 @@ def smooth_picture() -> np.ndarray:
     return (total.clip(0, 1) * 255).astype(np.uint8)
 
 
-def normalised(segmenter: Segmenter, image: np.ndarray) -> torch.Tensor:
-    from denseclip.data.transforms import normalise
+def normalized(segmenter: Segmenter, image: np.ndarray) -> torch.Tensor:
+    from denseclip.data.transforms import normalize
 
     stats = segmenter.encoder.stats
-    return normalise(image, stats.mean, stats.std)[None]
+    return normalize(image, stats.mean, stats.std)[None]
 
 
 def _ontology(embeddings: ClassEmbeddings):

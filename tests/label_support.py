@@ -1,4 +1,4 @@
-"""Labelling without a network: a stub whose answer is written in the picture's colours."""
+"""Labeling without a network: a stub whose answer is written in the picture's colors."""
 
 import hashlib
 import multiprocessing
@@ -14,8 +14,8 @@ from PIL import Image
 from denseclip.label.engines import LocalEngine
 from denseclip.label.job import JobOptions, run_job
 from denseclip.label.sources import list_items
-from denseclip.label.things import ThingLabeller
-from denseclip.label.words import WordLabeller
+from denseclip.label.things import ThingLabeler
+from denseclip.label.words import WordLabeler
 from denseclip.outputs import HOME
 from denseclip.segment.result import Segmentation
 from denseclip.segment.segmenter import Segmenter
@@ -85,10 +85,10 @@ def write_pictures(folder, count, *, seed=0, side=(20, 48)):
 
 def label(source, out, stub=None, *, overwrite=False, progress=None, **options):
     """Run a job here, with a stub or with a detector."""
-    labeller = stub if isinstance(stub, ThingLabeller) else WordLabeller(stub or Stub())
+    labeler = stub if isinstance(stub, ThingLabeler) else WordLabeler(stub or Stub())
     items = list_items(str(source), leave_out=Path(out))
-    chosen, engine = JobOptions(**{"formats": ALL, **options}), LocalEngine(labeller)
-    return run_job(labeller, items, Path(out), chosen, engine, overwrite=overwrite, progress=progress)
+    chosen, engine = JobOptions(**{"formats": ALL, **options}), LocalEngine(labeler)
+    return run_job(labeler, items, Path(out), chosen, engine, overwrite=overwrite, progress=progress)
 
 
 def tree(folder):

@@ -46,7 +46,7 @@ def test_label_takes_words_and_paths_and_gives_a_summary(pictures, tmp_path, cap
     summary = denseclip.label(
         pictures, ["cat", "dog"], out=str(tmp_path / "labels"), formats="png,coco", precision="fp32"
     )
-    assert summary.labelled == 2 and not summary.skipped
+    assert summary.labeled == 2 and not summary.skipped
     assert len(json.loads((tmp_path / "labels" / "coco.json").read_text())["images"]) == 2
     assert capsys.readouterr().out == ""
 
@@ -57,7 +57,7 @@ def test_pictures_that_are_left_out_do_not_end_the_program(pictures, tmp_path):
     (folder / "good.png").write_bytes((pictures / "0.png").read_bytes())
     (folder / "torn.png").write_bytes((pictures / "0.png").read_bytes()[:100])
     summary = denseclip.label(folder, "cat, dog", out=tmp_path / "labels", precision="fp32")
-    assert (summary.labelled, summary.skipped) == (1, 1)
+    assert (summary.labeled, summary.skipped) == (1, 1)
 
 
 def test_evaluate_gives_a_result_and_knows_what_was_asked(tmp_path):

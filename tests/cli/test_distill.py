@@ -37,7 +37,7 @@ def scene(index):
 def fill(folder):
     """Good pictures of all kinds, and three broken files."""
     scene(0).save(folder / "plain.jpg")
-    scene(1).convert("L").save(folder / "grey.png")
+    scene(1).convert("L").save(folder / "gray.png")
     scene(2).convert("CMYK").save(folder / "cmyk.jpg")
     Image.fromarray(np.asarray(scene(3).convert("L"), np.uint16) * 257).save(folder / "deep.png")
     scene(4).convert("RGBA").save(folder / "alpha.png")

@@ -51,7 +51,7 @@ def test_a_folder_becomes_a_data_set(capsys, model, pictures, tmp_path):
     coco = json.loads((out / "coco-polygons.json").read_text())
     assert [image["file_name"] for image in coco["images"]] == ["a.png", "sub/a.jpg"]
     assert [category["name"] for category in coco["categories"]] == ["cat", "red car", "grass"]
-    assert json.loads((out / "summary.json").read_text())["labelled"] == 2
+    assert json.loads((out / "summary.json").read_text())["labeled"] == 2
     assert run(capsys, *command).code == 0
     other = run(capsys, *command, "--flip")
     assert other.code == 2

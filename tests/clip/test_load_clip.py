@@ -65,7 +65,7 @@ def test_architecture_and_facts_come_from_the_weights(tmp_path: Path, kind: str)
         assert (clip.visual.patch_size, clip.visual.heads, len(clip.visual.transformer.blocks)) == (16, 2, 3)
 
 
-def test_released_shapes_are_recognised() -> None:
+def test_released_shapes_are_recognized() -> None:
     """RN50 and ViT-B/16 from shapes alone, as OpenAI's build_model does; no values are needed."""
     from denseclip.clip.config import infer
 

@@ -189,9 +189,9 @@ def test_what_is_saved_of_an_openai_archive_has_quickgelu(state, tmp_path):
     assert load_clip(tmp_path / "saved.pt", config=heads).quick_gelu
 
 
-def test_quantised_weights_are_refused(state, tmp_path):
+def test_quantized_weights_are_refused(state, tmp_path):
     torch.save(state | {"visual.proj": state["visual.proj"].to(torch.int8)}, tmp_path / "int8.pt")
-    with pytest.raises(UserError, match=r"quantised weights visual\.proj \(int8\); pass them in float32"):
+    with pytest.raises(UserError, match=r"quantized weights visual\.proj \(int8\); pass them in float32"):
         load_clip(tmp_path / "int8.pt", config=CONFIG)
 
 

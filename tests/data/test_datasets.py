@@ -154,11 +154,11 @@ def test_undeclared_ids_name_the_mask_and_the_id(tmp_path):
         open_dataset(tmp_path)[0]
 
 
-def test_coloured_and_lossy_masks_are_refused(tmp_path):
+def test_colored_and_lossy_masks_are_refused(tmp_path):
     own(tmp_path)
     Image.new("RGB", SHAPE[::-1]).save(tmp_path / "masks/a.png")
     with pytest.raises(
-        UserError, match=r"a\.png holds colours \(RGB\), not one id per pixel: save it as gray"
+        UserError, match=r"a\.png holds colors \(RGB\), not one id per pixel: save it as gray"
     ):
         open_dataset(tmp_path)[0]
     Image.new("L", SHAPE[::-1]).save(tmp_path / "masks/a.png", "JPEG")

@@ -116,7 +116,7 @@ def transparent() -> dict[str, bytes]:
         "RGBA": encoded(rgba),
         "LA": encoded(Image.new("LA", (8, 8), (9, 0))),
         "P": encoded(palette, transparency=1),
-        "RGB with a transparent colour": encoded(Image.new("RGB", (8, 8), RED), transparency=RED),
+        "RGB with a transparent color": encoded(Image.new("RGB", (8, 8), RED), transparency=RED),
         "L with a transparent level": encoded(Image.new("L", (8, 8), 9), transparency=9),
         "GIF": encoded(palette, "GIF", transparency=1),
         "WebP": encoded(rgba, "WEBP", lossless=True),
@@ -134,7 +134,7 @@ def test_half_transparent_is_half_white() -> None:
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
 def test_the_first_frame_of_several(kind: str) -> None:
-    frames = [Image.new("RGB", (8, 8), colour) for colour in (RED, (0, 0, 255), WHITE)]
+    frames = [Image.new("RGB", (8, 8), color) for color in (RED, (0, 0, 255), WHITE)]
     options = {"lossless": True} if kind == "WEBP" else {}
     content = encoded(frames[0], kind, save_all=True, append_images=frames[1:], **options)
     assert_near(read_image(content), RED, 0)

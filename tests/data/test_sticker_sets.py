@@ -71,9 +71,9 @@ def test_masks_name_the_things_of_the_scene(name):
             assert {spec.classes[k] for k in np.unique(rest)} <= set(TEXTURES)
 
 
-def test_some_things_are_coloured():
+def test_some_things_are_colored():
     things = [thing for index in range(12) for thing in open_dataset("stickers59").scene(index).things]
-    assert any(thing.colour for thing in things)
+    assert any(thing.color for thing in things)
     assert all(thing.name in dataset_spec("stickers59").classes for thing in things)
 
 

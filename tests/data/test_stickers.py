@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from denseclip.data.stickers import (
-    COLOURS,
+    COLORS,
     TEXTURES,
     SceneRecipe,
     describe,
@@ -12,7 +12,7 @@ from denseclip.data.stickers import (
     short_captions,
     sprite_names,
 )
-from denseclip.data.stickers.sprites import RECOLOURABLE, pyramid
+from denseclip.data.stickers.sprites import RECOLORABLE, pyramid
 from denseclip.data.stickers.textures import tile
 
 
@@ -21,7 +21,7 @@ def test_there_are_enough_words():
     assert len(set(sprite_names())) == len(sprite_names())
     assert len(sprite_names(common=True)) >= 100
     assert len(TEXTURES) >= 12
-    assert set(sprite_names()) >= RECOLOURABLE
+    assert set(sprite_names()) >= RECOLORABLE
     assert not set(sprite_names()) & set(TEXTURES)
     assert all(name == name.strip().lower() for name in sprite_names())
 
@@ -59,11 +59,11 @@ def test_labels_instances_and_boxes_agree():
 
 
 def test_recipes_are_obeyed():
-    recipe = SceneRecipe(things=("cat", "car"), stuff=("grass",), count=(3, 3), colours=1.0)
+    recipe = SceneRecipe(things=("cat", "car"), stuff=("grass",), count=(3, 3), colors=1.0)
     scene = render("val", 0, recipe)
     assert len(scene.things) == 3
     assert set(scene.names) <= {"grass", "cat", "car"}
-    assert all(thing.colour in COLOURS for thing in scene.things)
+    assert all(thing.color in COLORS for thing in scene.things)
 
 
 def test_captions_name_what_is_seen():
@@ -78,9 +78,9 @@ def test_captions_name_what_is_seen():
         assert all(name in text for name in seen)
 
 
-@pytest.mark.parametrize(("colour", "channel"), [("red", 0), ("green", 1), ("blue", 2)])
-def test_recolouring(colour, channel):
-    pixels = pyramid("balloon", colour)[0]
+@pytest.mark.parametrize(("color", "channel"), [("red", 0), ("green", 1), ("blue", 2)])
+def test_recoloring(color, channel):
+    pixels = pyramid("balloon", color)[0]
     body = pixels[pixels[..., 3] > 250][:, :3].mean(0)
     assert body.argmax() == channel
 

@@ -193,7 +193,7 @@ def test_augmentation_is_made_of_these():
     truth = Truth.of([((30, 10, 50, 20), 3, 200.0, False, encode(mask))])
     sample = ThingsSample("a", 1, view().image, truth)
     rule = ResizeRule.parse("short:80")
-    augment = BoxAugmentation(rule, (0.8, 1.2), (64, 64), 0.5, colours=True, masks=True)
+    augment = BoxAugmentation(rule, (0.8, 1.2), (64, 64), 0.5, colors=True, masks=True)
     seen = set()
     for seed in range(12):
         one, again = (augment(sample, np.random.default_rng(seed)) for _ in range(2))

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from denseclip.data.transforms import IMAGENET_MEAN, IMAGENET_STD, ResizeRule, normalise, resize_image
+from denseclip.data.transforms import IMAGENET_MEAN, IMAGENET_STD, ResizeRule, normalize, resize_image
 from denseclip.errors import UserError
 from fixtures_support import cases
 
@@ -31,10 +31,10 @@ def test_equals_the_official_pipeline(case):
     assert found.shape == expected.shape
     off = np.abs(found.astype(int) - expected)
     assert off.max() <= 1  # OpenCV builds round differently
-    if "normalised_chw_rgb" in case:
-        tensor = normalise(found, IMAGENET_MEAN, IMAGENET_STD)
+    if "normalized_chw_rgb" in case:
+        tensor = normalize(found, IMAGENET_MEAN, IMAGENET_STD)
         assert tensor.dtype == torch.float32
-        np.testing.assert_allclose(tensor, case["normalised_chw_rgb"], atol=0.02 if off.any() else 1e-4)
+        np.testing.assert_allclose(tensor, case["normalized_chw_rgb"], atol=0.02 if off.any() else 1e-4)
 
 
 @pytest.mark.parametrize(

@@ -451,7 +451,7 @@ BAD_KEYS = [
     {"images": "nowhere"},
     {"masks": "nowhere"},
     {"masks": None},
-    {"colour": "red"},
+    {"color": "red"},
 ]
 GOOD_KEYS = [
     {},

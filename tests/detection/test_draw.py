@@ -8,10 +8,10 @@ from denseclip.segment.palette import class_colors
 
 
 def extent_of_a_name(x: float, y: float) -> int:
-    """Columns of a grey picture, 200 across, that the name of a small box takes."""
-    grey = np.full((100, 200, 3), 128, dtype=np.uint8)
+    """Columns of a gray picture, 200 across, that the name of a small box takes."""
+    gray = np.full((100, 200, 3), 128, dtype=np.uint8)
     box = np.array([[x, y, x + 9, y + 9]], dtype=np.float32)
-    painted = draw_things(grey, box, [0], ["a red square"])
+    painted = draw_things(gray, box, [0], ["a red square"])
     return int(np.ptp(np.nonzero((painted == class_colors(["a red square"])[0]).all(2))[1]))
 
 

@@ -72,7 +72,7 @@ def test_anchors_of_torchvision_where_its_strides_are_right():
 
 
 def test_exact_anchors():
-    """Areas are the squares of the sides, ratios exact; at the origin the first cell is centred on 0."""
+    """Areas are the squares of the sides, ratios exact; at the origin the first cell is centered on 0."""
     listed = image_list(torch.zeros(1, 3, 64, 64), None)
     maps = [torch.zeros(1, 1, -(-64 // s), -(-64 // s)) for s in (8, 16, 32, 64, 128)]
     boxes = retina_anchors(rounded=False)(listed, maps)[0]

@@ -65,7 +65,7 @@ def test_images_without_any_class_do_not_break_the_mean():
 
 
 def test_a_class_that_no_drawn_image_has_does_not_count_as_zero():
-    """Class 1 is labelled in one image of twenty, and wrongly found, a little, in the others."""
+    """Class 1 is labeled in one image of twenty, and wrongly found, a little, in the others."""
     areas = torch.zeros(20, 2, 3, dtype=torch.int64)
     areas[:, 0] = torch.tensor([100, 100, 100])
     areas[0, 1] = torch.tensor([100, 100, 100])

@@ -27,7 +27,7 @@ def masks_of(source, stub=None):
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory):
-    """Pictures in one folder (as YOLO's and VOC's readers want it), labelled in all formats."""
+    """Pictures in one folder (as YOLO's and VOC's readers want it), labeled in all formats."""
     root = tmp_path_factory.mktemp("formats")
     write_pictures(root / "in", 2 * COUNT)
     for path in (root / "in" / "sub").iterdir():
@@ -163,12 +163,12 @@ def test_cvat_zip_has_the_parts_that_cvat_asks_for(job):
     with zipfile.ZipFile(out / "cvat.zip") as archive:
         assert archive.testzip() is None
         lines = [line for line in archive.read("labelmap.txt").decode().splitlines() if line[0] != "#"]
-        colours = {tuple(map(int, line.split(":")[1].split(","))): line.split(":")[0] for line in lines}
+        colors = {tuple(map(int, line.split(":")[1].split(","))): line.split(":")[0] for line in lines}
         assert archive.read("ImageSets/Segmentation/default.txt").decode().split() == list(truth)
         for name, mask in truth.items():
             with archive.open(f"SegmentationClass/{name}.png") as file:
                 pixels = np.asarray(Image.open(file).convert("RGB"))
-            seen = [[colours[tuple(pixel)] for pixel in row] for row in pixels.tolist()]
+            seen = [[colors[tuple(pixel)] for pixel in row] for row in pixels.tolist()]
             assert (np.asarray(seen) == np.asarray(CLASSES)[mask]).all()
             with archive.open(f"SegmentationObject/{name}.png") as file:
                 objects = np.asarray(Image.open(file))

@@ -1,4 +1,4 @@
-"""Damaged pictures and vocabularies: every one is labelled or listed, none brings the job down."""
+"""Damaged pictures and vocabularies: every one is labeled or listed, none brings the job down."""
 
 import io
 import json
@@ -70,8 +70,8 @@ def run_pictures(tmp_path, count):
         (tmp_path / "in" / f"{number:04d}.{suffix}").write_bytes(mutated(content, rng))
     assert len(list_images(tmp_path / "in")) == count
     summary = label(tmp_path / "in", tmp_path / "out", formats=("png",))
-    assert summary.labelled + summary.skipped == count
-    assert summary.labelled > count // 10 and summary.skipped > count // 10
+    assert summary.labeled + summary.skipped == count
+    assert summary.labeled > count // 10 and summary.skipped > count // 10
     lines = (tmp_path / "out" / "pictures.csv").read_text().splitlines()[1:]
     assert len(lines) == count
     masks = {path.stem for path in (tmp_path / "out" / "masks").iterdir()}

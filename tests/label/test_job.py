@@ -51,7 +51,7 @@ def test_a_finished_job_is_left_alone(source, tmp_path, monkeypatch):
     monkeypatch.setattr(Stub, "encode", None)
     seen = []
     again = label(source, tmp_path / "out", progress=lambda *state: seen.append(state))
-    assert again.labelled == 6
+    assert again.labeled == 6
     assert seen == [(6, 0, 6)]
     assert tree(tmp_path / "out") == before
 
@@ -121,7 +121,7 @@ def test_bad_pictures_are_listed_and_tried_again(source, tmp_path):
     Image.new("CMYK", (30, 20)).save(source / "cmyk.jpg")
     Image.fromarray(np.full((30, 40), 40000, np.uint16)).save(source / "deep.png")
     summary = label(source, tmp_path / "out")
-    assert (summary.labelled, summary.skipped) == (8, 2)
+    assert (summary.labeled, summary.skipped) == (8, 2)
     assert [file for file, _ in summary.reasons] == ["empty.jpg", "torn.png"]
     lines = (tmp_path / "out" / "pictures.csv").read_text().splitlines()
     assert len(lines) == 11
@@ -172,7 +172,7 @@ def test_a_full_disk_is_one_line_and_no_loss(source, tmp_path, monkeypatch):
         with pytest.raises(UserError, match=r"cannot write to .*out \(No space left on device\)") as caught:
             label(source, tmp_path / "out")
         assert "\n" not in str(caught.value)
-    assert label(source, tmp_path / "out").labelled == 6
+    assert label(source, tmp_path / "out").labeled == 6
 
 
 def test_two_at_once_are_refused(source, tmp_path):
@@ -191,7 +191,7 @@ def test_a_journal_ends_at_its_last_whole_line(tmp_path):
     for cut in range(len(whole)):
         path.write_bytes(whole[:cut])
         with Journal(path, 9) as journal:
-            assert journal.labelled == whole[:cut].count(b"\n")
+            assert journal.labeled == whole[:cut].count(b"\n")
             journal.append(5, {"skipped": "torn"})
             positions = [position for position, _ in journal.records()]
             assert positions == sorted(positions) and positions[-1] == 5

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 import denseclip
-from denseclip.data.transforms import IMAGENET_MEAN, IMAGENET_STD, normalise
+from denseclip.data.transforms import IMAGENET_MEAN, IMAGENET_STD, normalize
 from denseclip.errors import UserError
 from denseclip.models.backbones import ResNetShape
 from denseclip.models.official import load_published
@@ -170,7 +170,7 @@ def test_behind_a_segmenter(tmp_path):
     image = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
     with torch.no_grad():
         logits = F.interpolate(
-            net(normalise(image, IMAGENET_MEAN, IMAGENET_STD)[None]), (48, 64), mode="bilinear"
+            net(normalize(image, IMAGENET_MEAN, IMAGENET_STD)[None]), (48, 64), mode="bilinear"
         )
     assert (segmenter.segment(image).mask == logits[0].argmax(0).numpy()).mean() > 0.999
     with pytest.raises(UserError, match="does not say which CLIP"):

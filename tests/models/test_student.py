@@ -74,8 +74,8 @@ def test_background_is_the_first_class_and_learns():
     )
 
 
-def test_normalised_features_and_temperature():
-    net = student(normalise=True, temperature=20.0)
+def test_normalized_features_and_temperature():
+    net = student(normalize=True, temperature=20.0)
     assert (net.features(IMAGES).norm(dim=1) < 1 + 1e-5).all()
     cosines = torch.einsum("bdhw,kd->bkhw", net.features(IMAGES), net.matrix)
     torch.testing.assert_close(net(IMAGES), 20 * cosines)
@@ -117,7 +117,7 @@ def test_clip_tower_as_the_start():
 
 
 def test_rebuilt_from_its_configuration():
-    net = student(background=True, head="deeplabv3plus", normalise=True)
+    net = student(background=True, head="deeplabv3plus", normalize=True)
     again = build_student(StudentConfig.from_dict(net.config.to_dict()), net.embeddings)
     again.load_state_dict(net.state_dict())
     torch.testing.assert_close(again.eval()(IMAGES), net(IMAGES))

@@ -164,7 +164,7 @@ def trained(claim, seeds, results, figures=()):
     return check_claims(table, planned, finish(planned, pick))
 
 
-def test_the_least_favourable_seeds_decide():
+def test_the_least_favorable_seeds_decide():
     apart = [counted(0.1), counted(0.2)], [counted(0.3), counted(0.4)]
     (held,) = trained(HIGHER, {"a": 2, "b": 2}, dict(zip("ab", apart, strict=True)))
     worst = apart[0][1].summary()["mIoU"] - apart[1][0].summary()["mIoU"]
@@ -177,7 +177,7 @@ def test_the_least_favourable_seeds_decide():
         HIGHER, {"a": 2, "b": 2}, {"a": [counted(0.1), counted(0.3)], "b": [counted(0.2), counted(0.4)]}
     )
     assert not lost.held
-    assert "with the least favourable seeds" in lost.why
+    assert "with the least favorable seeds" in lost.why
 
 
 def test_a_single_seed_is_decided_by_the_interval_over_images():

@@ -187,7 +187,7 @@ def test_every_claim_can_be_asked_at_some_scale():
 def test_unknown_keys_are_errors():
     for text in (
         "rows = 3\nclaims = []",
-        'colour = "red"\nclaims = []',
+        'color = "red"\nclaims = []',
         '[[claims]]\ntext = "a"\nabove_all = 3',
     ):
         with pytest.raises(ValidationError):

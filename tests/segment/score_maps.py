@@ -8,7 +8,7 @@ KINDS = ("noise", "smooth", "blocks", "denoised", "equal", "twins", "large")
 
 def score_map(kind, shape, seed=0):
     """(N, K, h, w) float32. noise: worst case; smooth: as a model's; blocks: saturated soft-max, full of ties;
-    denoised: with removed classes; equal: all tied; twins: every class twice; large: unnormalised sums."""
+    denoised: with removed classes; equal: all tied; twins: every class twice; large: unnormalized sums."""
     n, k, h, w = shape
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(shape, generator=generator)

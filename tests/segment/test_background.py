@@ -69,7 +69,7 @@ def test_auto_is_the_default_and_paints_little_where_the_word_is_not(model):
     assert (result.mask == 1).mean() < 0.2
 
 
-def test_none_is_the_old_behaviour():
+def test_none_is_the_old_behavior():
     old = denseclip.load(
         "tiny-rn", ["giraffe"], background="none", precision="fp32", device="cpu", cache=False
     )

@@ -39,10 +39,10 @@ def test_a_finer_cell_stands_where_its_pixels_are():
     plain = encoder.encode(torch.zeros(1, 3, 160, 160)).map
     change = (map_ - plain).norm(dim=1)[0]  # (10, 10)
     rows = torch.arange(10) + 0.5
-    centre = (change.sum(1) @ rows / change.sum()).item()
+    center = (change.sum(1) @ rows / change.sum()).item()
     assert map_.shape[-2:] == (10, 10)
     assert encoder.stride == 16
-    assert abs(centre - 5.0) < 0.25
+    assert abs(center - 5.0) < 0.25
 
 
 @pytest.mark.parametrize("name", ["maskclip", "maskclip-dilated"])

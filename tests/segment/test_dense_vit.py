@@ -77,7 +77,7 @@ def test_values_path_sees_only_its_own_position():
     assert moved[[i for i in range(17) if i != 5]].max() < 1e-6
 
 
-def test_neighbourhood_is_naclips_gaussian():
+def test_neighborhood_is_naclips_gaussian():
     w = neighborhood((2, 3), 5.0, torch.zeros(()))
     assert w.shape == (7, 7)
     assert w[0].eq(0).all()

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from denseclip.label.formats.label_studio import encode_brush
-from denseclip.segment.regions import along_edges, find_regions, stack_regions, through_centres
+from denseclip.segment.regions import along_edges, find_regions, stack_regions, through_centers
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -67,7 +67,7 @@ def test_outlines_give_back_the_region_with_its_holes(seed):
     for i in range(len(regions)):
         crop = regions.crop(i)
         filled = np.zeros(crop.shape, np.uint8)
-        path = through_centres(crop)
+        path = through_centers(crop)
         assert len(path) >= 3
         cv2.fillPoly(filled, [path.astype(np.int32)], 1)
         assert (filled == crop).all()
@@ -102,7 +102,7 @@ def test_things_overlap_and_have_parts(seed):
         decoded = mask_tools.decode(mask_tools.merge(mask_tools.frPyObjects(paths, h, w)))
         assert (decoded == crop).all()
         filled = np.zeros(crop.shape, np.uint8)
-        cv2.fillPoly(filled, [through_centres(crop).astype(np.int32)], 1)
+        cv2.fillPoly(filled, [through_centers(crop).astype(np.int32)], 1)
         assert filled[crop].all()
     assert (regions.paint(np.arange(1, len(regions) + 1)) == seen + 1).all()
 

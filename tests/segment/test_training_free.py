@@ -84,7 +84,7 @@ def test_a_share_of_the_tokens_is_replaced_and_none_of_equal_ones():
 
 
 def test_an_alike_picture_attends_to_itself():
-    shares = sc_clip.centred_softmax(torch.full((1, 4, 4), 0.97), 3.0, 1.2)
+    shares = sc_clip.centered_softmax(torch.full((1, 4, 4), 0.97), 3.0, 1.2)
     torch.testing.assert_close(shares[0], torch.eye(4))
 
 

@@ -34,7 +34,7 @@ def test_ensemble_equals_the_official_one(path: Path) -> None:
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 256])
-def test_every_row_is_the_normalised_mean_of_its_sentences(chunk: int) -> None:
+def test_every_row_is_the_normalized_mean_of_its_sentences(chunk: int) -> None:
     clip = FakeClip()
     ontology = ClassPrompts.parse("cat|young cat, a big red car, grass")
     out = embed_classes(clip, ontology, TEMPLATES, cache=None, chunk=chunk)

@@ -41,7 +41,7 @@ def test_data_sets_are_consistent(name: str) -> None:
     data = dataset_facts(name)
     extra = data.classes[0] == "background"
     assert len(class_set(data.class_set)) + extra == len(data.classes) == len(data.palette)
-    assert all(0 <= channel <= 255 for colour in data.palette for channel in colour)
+    assert all(0 <= channel <= 255 for color in data.palette for channel in color)
     assert all(0 <= index < len(data.classes) for index in data.unseen)
 
 

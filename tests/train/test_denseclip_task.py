@@ -23,7 +23,7 @@ DENSE = {
         "clip": "tiny-rn",
         "config": {"fpn_channels": 16, "decoder_width": 32, "decoder_layers": 1},
     },
-    "optimiser": {"name": "adamw", "lr": 1e-3, "min_lr": 1e-6, "warmup": 2, "weight_decay": 1e-4},
+    "optimizer": {"name": "adamw", "lr": 1e-3, "min_lr": 1e-6, "warmup": 2, "weight_decay": 1e-4},
     "steps": 3,
     "augment": {"crop": [64, 64]},
 }

@@ -43,7 +43,7 @@ def recipe(kind="retinanet", **changes):
         "labels": {"hide": "none"},
         "denseclip": {"clip": "tiny-rn", "config": SIZES},
         "detection": detection,
-        "optimiser": {"name": "adamw", "lr": 1e-3, "drops": [2], "warmup": 1, "clip": 0.1},
+        "optimizer": {"name": "adamw", "lr": 1e-3, "drops": [2], "warmup": 1, "clip": 0.1},
         "batch": 2,
         "steps": 2,
     }
@@ -244,7 +244,7 @@ def test_schedule_of_the_paper():
     assert rates == pytest.approx(
         {1: 2e-7, 251: 1.001e-4, 501: 2e-4, 58_640: 2e-4, 58_641: 2e-5, 80_631: 2e-6}, rel=1e-3
     )
-    assert plan.optimiser.clip == 0.1 and plan.detection.config["profile"] == "mmdet"
+    assert plan.optimizer.clip == 0.1 and plan.detection.config["profile"] == "mmdet"
 
 
 def test_text_encoder_has_rate_0_in_the_papers_recipe():

@@ -12,7 +12,7 @@ from denseclip.segment.attention import DenseEncoder
 from denseclip.segment.settings import Compat
 from denseclip.text import ClassEmbeddings
 from denseclip.train.losses import segmentation_sums
-from denseclip.train.pseudo_labels import Evidence, Labeller, LabelRule, Phases
+from denseclip.train.pseudo_labels import Evidence, Labeler, LabelRule, Phases
 from fixtures_support import cases
 from models_support import load_official, tensor
 
@@ -31,7 +31,7 @@ class Given(Backbone):
 
 
 class Case:
-    """A student with a case's weights, its teacher's evidence, and labeller."""
+    """A student with a case's weights, its teacher's evidence, and labeler."""
 
     def __init__(self, path) -> None:
         self.stored = np.load(path)
@@ -46,9 +46,7 @@ class Case:
         if background:
             self.student.bg_embeddings.data = tensor(self.stored, "bg_raw")
         candidates = tuple(self.stored["unlabeled"].tolist())
-        self.labeller = Labeller(
-            Phases((1, 1), (2, None)), LabelRule(candidates), LabelRule(candidates, False)
-        )
+        self.labeler = Labeler(Phases((1, 1), (2, None)), LabelRule(candidates), LabelRule(candidates, False))
 
     def teacher(self):
         arch = {"type": "rn", "layers": [1, 1, 1, 1], "width": 16, "out": self.stored["text"].shape[1]}
@@ -65,7 +63,7 @@ def test_official_step(path, phase):
     student = case.student
     features = student.features(case.x)
     logits = student.classify(features)
-    labels = case.labeller.labels(
+    labels = case.labeler.labels(
         PHASES[phase],
         case.gt,
         teacher=case.teacher,
@@ -120,24 +118,24 @@ def evidence(best):
     return Evidence(torch.eye(3)[best].view(1, 3, 1, 1).expand(1, 3, 2, 2), words)
 
 
-def test_each_phase_asks_only_its_own_labeller():
+def test_each_phase_asks_only_its_own_labeler():
     def never():
         raise AssertionError("asked for nothing")
 
-    labeller = Labeller(Phases((1, 2), (3, 4)), LabelRule((1, 2)), LabelRule((1, 2), normalise=False))
+    labeler = Labeler(Phases((1, 2), (3, 4)), LabelRule((1, 2)), LabelRule((1, 2), normalize=False))
     gt = torch.tensor([[[-1, 0], [255, -1]]], dtype=torch.int16)
-    guided = labeller.labels(2, gt, teacher=lambda: evidence(1), student=never)
-    own = labeller.labels(3, gt, teacher=never, student=lambda: evidence(2))
-    nobody = labeller.labels(5, gt, teacher=never, student=never)
+    guided = labeler.labels(2, gt, teacher=lambda: evidence(1), student=never)
+    own = labeler.labels(3, gt, teacher=never, student=lambda: evidence(2))
+    nobody = labeler.labels(5, gt, teacher=never, student=never)
     assert guided.tolist() == [[[1, 0], [255, 1]]]
     assert own.tolist() == [[[2, 0], [255, 2]]]
     assert nobody.tolist() == [[[255, 0], [255, 255]]] and nobody.dtype == torch.int64
-    shown = labeller.labels(1, gt.clamp(min=0), teacher=never, student=never)
+    shown = labeler.labels(1, gt.clamp(min=0), teacher=never, student=never)
     assert shown.tolist() == [[[0, 0], [255, 0]]]
 
 
 def test_hidden_classes_must_not_be_shown():
-    labeller = Labeller(Phases(), LabelRule((1, 2)), LabelRule((1, 2)))
+    labeler = Labeler(Phases(), LabelRule((1, 2)), LabelRule((1, 2)))
     gt = torch.tensor([[[-1, 1]]])
     with pytest.raises(AssertionError, match="hidden classes are in the labels"):
-        labeller.labels(1, gt, teacher=lambda: evidence(1), student=lambda: evidence(1))
+        labeler.labels(1, gt, teacher=lambda: evidence(1), student=lambda: evidence(1))

@@ -81,8 +81,8 @@ def test_phases_follow_the_global_step(tmp_path):
 
 def test_another_recipe_is_refused(trained):
     folder, _, _ = trained
-    with pytest.raises(UserError, match=r"another optimiser\.lr"):
-        train(small(optimiser={"lr": 0.5}), folder)
+    with pytest.raises(UserError, match=r"another optimizer\.lr"):
+        train(small(optimizer={"lr": 0.5}), folder)
     assert train(small(workers=1, save_every=1), folder).steps == 0, "what changes no result is free"
 
 
@@ -94,14 +94,14 @@ def test_torn_checkpoints(tmp_path, content):
 
 
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
-    with pytest.raises(UserError, match=r"not a number.*optimiser\.lr"):
-        train(small(optimiser={"lr": 1e30}), tmp_path)
+    with pytest.raises(UserError, match=r"not a number.*optimizer\.lr"):
+        train(small(optimizer={"lr": 1e30}), tmp_path)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_gradients_can_be_clipped_in_every_precision(precision):
     """Fabric refuses to where the optimizer itself takes the scale of fp16 off."""
-    part = small(optimiser={"name": "adamw", "clip": 0.1}).optimiser
+    part = small(optimizer={"name": "adamw", "clip": 0.1}).optimizer
     weight = torch.nn.Parameter(torch.ones(2))
     task = SimpleNamespace(parameter_groups=lambda: [{"params": [weight]}])
     made = make_optimizer(task, part, Precision(precision))
@@ -109,7 +109,7 @@ def test_gradients_can_be_clipped_in_every_precision(precision):
 
 
 def test_groups_have_their_own_base_rate():
-    recipe = small(optimiser={"lr": 0.01, "min_lr": 1e-4, "warmup": 2})
+    recipe = small(optimizer={"lr": 0.01, "min_lr": 1e-4, "warmup": 2})
     assert learning_rate(recipe, 3, 0.1) == poly_lr(2, 4, 0.001, min_lr=1e-4, warmup=2)
 
 

@@ -82,21 +82,21 @@ def published(file):
     pipe, schedule = train["pipeline"], config["lr_config"]
     found = {
         "batch": GPUS[file.split("/")[0]] * config["samples_per_gpu"],
-        "optimiser.name": optimizer["type"].lower(),
-        "optimiser.lr": optimizer["lr"],
-        "optimiser.weight_decay": optimizer["weight_decay"],
-        "optimiser.warmup": schedule.get("warmup_iters", 0),
+        "optimizer.name": optimizer["type"].lower(),
+        "optimizer.lr": optimizer["lr"],
+        "optimizer.weight_decay": optimizer["weight_decay"],
+        "optimizer.warmup": schedule.get("warmup_iters", 0),
         "mean": [round(v, 3) for v in pipe["Normalize"]["mean"]],
         "std": [round(v, 3) for v in pipe["Normalize"]["std"]],
         "resize": scale(pipe["Resize"]["img_scale"]),
         "flip": pipe["RandomFlip"].get("prob", pipe["RandomFlip"].get("flip_ratio")),
-        "colours": "PhotoMetricDistortion" in pipe,
+        "colors": "PhotoMetricDistortion" in pipe,
         "evaluation.flip": test["pipeline"]["test"]["flip"],
         "evaluation.resize": scale(test["pipeline"]["test"]["img_scale"]),
         "evaluation.metric": config["evaluation"]["metric"],
     }
     if "warmup_ratio" in schedule:
-        found["optimiser.warmup_ratio"] = schedule["warmup_ratio"]
+        found["optimizer.warmup_ratio"] = schedule["warmup_ratio"]
     if not file.startswith("detection"):
         found |= {
             "steps": config["runner"]["max_iters"],
@@ -104,8 +104,8 @@ def published(file):
             "augment.crop": tuple(pipe["RandomCrop"]["crop_size"]),
             "augment.cat_max_ratio": pipe["RandomCrop"]["cat_max_ratio"],
             "augment.padded": tuple(pipe["Pad"]["size"]),
-            "optimiser.power": schedule["power"],
-            "optimiser.min_lr": schedule["min_lr"],
+            "optimizer.power": schedule["power"],
+            "optimizer.min_lr": schedule["min_lr"],
             "evaluation.slide": None,
         }
         if model["test_cfg"]["mode"] == "slide":
@@ -113,7 +113,7 @@ def published(file):
                 f"{model['test_cfg']['crop_size'][0]}/{model['test_cfg']['stride'][0]}"
             )
     if file.startswith("configs"):
-        return found | _published_student(model, train) | {"optimiser.momentum": optimizer["momentum"]}
+        return found | _published_student(model, train) | {"optimizer.momentum": optimizer["momentum"]}
     custom = optimizer["paramwise_cfg"]["custom_keys"]
     found |= {f"rate of {k}": v["lr_mult"] for k, v in custom.items() if "lr_mult" in v}
     found |= {f"decay of {k}": v["decay_mult"] for k, v in custom.items() if "decay_mult" in v}
@@ -131,7 +131,7 @@ def _published_student(model, train):
         "student.output_stride": 4 * 2 ** sum(s == 2 for s in model["backbone"]["strides"]),
         "student.pretrained": model["pretrained"].startswith("open-mmlab://resnet"),
         "student.background": head["cls_bg"],
-        "student.normalise": head["norm_feat"],
+        "student.normalize": head["norm_feat"],
         "teacher.model": clip_of(head["clip_cfg"]),
         "teacher.refine": str(Refinement.parse(refine or None)),
         "labels.average": "official",
@@ -175,8 +175,8 @@ def _published_guided(file, config):
     epoch = -(-COCO_LEARNED // 16)
     return found | {
         "steps": 12 * epoch,
-        "optimiser.drops": tuple(epochs * epoch for epochs in config["lr_config"]["step"]),
-        "optimiser.clip": config["optimizer_config"]["grad_clip"]["max_norm"],
+        "optimizer.drops": tuple(epochs * epoch for epochs in config["lr_config"]["step"]),
+        "optimizer.clip": config["optimizer_config"]["grad_clip"]["max_norm"],
         "detection.kind": "maskrcnn" if "roi_head" in model else "retinanet",
         "detection.crop": None,
         "detection.norm_eval": backbone["norm_eval"],
@@ -186,7 +186,7 @@ def _published_guided(file, config):
 def resolved(name):
     """The same options of a recipe."""
     recipe = read_recipe(name)
-    data, optimiser = recipe.data, recipe.optimiser
+    data, optimizer = recipe.data, recipe.optimizer
     part = recipe.detection if recipe.system == "detection" else recipe.augment
     spec = None if data.train == "coco" or data.classes else dataset_spec(data.train)
     usual = str(spec.resize) if spec else "2048x512"  # of pictures without a data set: the default of a spec
@@ -196,14 +196,14 @@ def resolved(name):
         mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
     found = {
         **{key: getattr(recipe, key) for key in ("batch", "steps")},
-        **{f"optimiser.{key}": value for key, value in optimiser.model_dump().items()},
+        **{f"optimizer.{key}": value for key, value in optimizer.model_dump().items()},
         **{f"augment.{key}": value for key, value in recipe.augment.model_dump().items()},
         "augment.padded": recipe.augment.crop,
         "mean": [round(v * 255, 3) for v in mean],
         "std": [round(v * 255, 3) for v in std],
         "resize": part.resize or usual,
         "flip": part.flip,
-        "colours": part.colours,
+        "colors": part.colors,
         "data.train": "words" if data.classes else data.train,
         "evaluation.resize": evaluated,
         "evaluation.slide": recipe.evaluation.slide,

@@ -1,4 +1,4 @@
-"""Labels for unlabelled pixels: the official results in both orders, prompts, confidence, phases of a rule."""
+"""Labels for unlabeled pixels: the official results in both orders, prompts, confidence, phases of a rule."""
 
 import json
 from itertools import product
@@ -34,7 +34,7 @@ def official_cases():
 def rule_of(meta, v1):
     return LabelRule(
         tuple(meta["unl"]),
-        normalise=meta["norm"],
+        normalize=meta["norm"],
         refine=Refinement(meta["pd"], meta["ks"], "positions") if meta["clip"] else Refinement(),
         order="v1" if v1 else "official",
         confidence=meta["conf"],
@@ -85,7 +85,7 @@ def by_hand(gt, evidence, candidates, *, v1):
 @pytest.mark.parametrize(
     ("order", "candidates"), list(product(["official", "v1"], [(2, 3), (3, 2), (0, 1, 2, 3)]))
 )
-def test_only_unlabelled_pixels_change_and_only_to_candidates(scene, order, candidates):
+def test_only_unlabeled_pixels_change_and_only_to_candidates(scene, order, candidates):
     gt, evidence = scene
     if order == "v1":  # one prompt a class, as that code has: the norm comes after the best prompt is taken
         evidence = Evidence(evidence.features, embeddings(evidence.words.matrix[:4]))
@@ -113,7 +113,7 @@ def test_selected_classes_keep_their_prompts(scene):
     assert torch.equal(some.matrix, words.matrix[[4, 5, 1, 2]])
 
 
-def test_confidence_leaves_labelled_pixels_alone(scene):
+def test_confidence_leaves_labeled_pixels_alone(scene):
     gt, evidence = scene
     sure = assign_labels(gt, evidence, LabelRule((0, 1, 2, 3)))
     some = assign_labels(gt, evidence, LabelRule((0, 1, 2, 3), confidence=0.9, temperature=10.0))
@@ -141,7 +141,7 @@ def test_confidence_after_smoothing_is_a_share(scene):
     assert 0 < left < 1
 
 
-def test_nothing_unlabelled(scene):
+def test_nothing_unlabeled(scene):
     gt, evidence = scene
     gt = gt.clamp(min=0)
     assert torch.equal(assign_labels(gt, evidence, LabelRule((2,))), gt)

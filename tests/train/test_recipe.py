@@ -80,9 +80,9 @@ def test_published_settings():
         (1, 1999),
         (2000, None),
     )
-    assert (voc.optimiser.lr, voc.optimiser.weight_decay, voc.optimiser.min_lr) == (0.01, 5e-4, 1e-4)
+    assert (voc.optimizer.lr, voc.optimizer.weight_decay, voc.optimizer.min_lr) == (0.01, 5e-4, 1e-4)
     assert (voc.augment.crop, voc.augment.ratio, voc.augment.cat_max_ratio) == ((512, 512), (0.5, 2.0), 0.75)
-    assert (context.optimiser.lr, context.optimiser.weight_decay) == (0.004, 1e-4)
+    assert (context.optimizer.lr, context.optimizer.weight_decay) == (0.004, 1e-4)
     assert context.student.background and context.student.head == "deeplabv3plus"
     assert read_recipe("voc20-adapted").labels.guided is None
 
@@ -90,8 +90,8 @@ def test_published_settings():
 def test_denseclip_recipes():
     """denseclip section 4.1."""
     rn50, vit = read_recipe("ade20k-denseclip-rn50"), read_recipe("ade20k-denseclip-vitb16")
-    assert (rn50.batch, rn50.steps, rn50.optimiser.name, rn50.optimiser.lr) == (32, 80_000, "adamw", 1e-4)
-    assert (rn50.optimiser.min_lr, rn50.optimiser.warmup, rn50.optimiser.warmup_ratio) == (1e-6, 1500, 1e-6)
+    assert (rn50.batch, rn50.steps, rn50.optimizer.name, rn50.optimizer.lr) == (32, 80_000, "adamw", 1e-4)
+    assert (rn50.optimizer.min_lr, rn50.optimizer.warmup, rn50.optimizer.warmup_ratio) == (1e-6, 1500, 1e-6)
     assert (vit.augment.crop, vit.augment.resize, vit.evaluation.slide) == ((640, 640), "2048x640", "640/426")
     for name in recipe_names():
         recipe = read_recipe(name)

@@ -9,16 +9,16 @@ import torch
 from denseclip.clip import ImageStats
 from denseclip.data.datasets import Sample, SegmentationDataset
 from denseclip.data.published import dataset_spec
-from denseclip.data.transforms import Augmentation, ResizeRule, disturb_colours, pad
+from denseclip.data.transforms import Augmentation, ResizeRule, disturb_colors, pad
 from denseclip.errors import UserError
-from denseclip.train.batches import Batch, Share, TrainingBatches, load_batches, normalised
+from denseclip.train.batches import Batch, Share, TrainingBatches, load_batches, normalized
 
-PLAIN = Augmentation(ResizeRule("none"), (1.0, 1.0), (16, 16), 1.0, 0.0, colours=False)
+PLAIN = Augmentation(ResizeRule("none"), (1.0, 1.0), (16, 16), 1.0, 0.0, colors=False)
 
 
 @dataclass(frozen=True)
 class Numbered:
-    """An image of one grey level, with classes 0..2 in stripes and a stripe that is ignored."""
+    """An image of one gray level, with classes 0..2 in stripes and a stripe that is ignored."""
 
     number: int
     broken: bool = False
@@ -88,11 +88,11 @@ def test_bad_images_give_way_or_stop():
         batches(dataset(2, broken=(0, 1)), skip_bad=True).batch(0)
 
 
-def test_padding_is_zero_after_normalisation():
-    large = Augmentation(ResizeRule("none"), (1.0, 1.0), (32, 28), 1.0, 0.0, colours=False)
+def test_padding_is_zero_after_normalization():
+    large = Augmentation(ResizeRule("none"), (1.0, 1.0), (32, 28), 1.0, 0.0, colors=False)
     batch = batches(dataset(), augmentation=large).batch(0)
     assert batch.extent.tolist() == [[24, 24]] * 4 and (batch.labels[:, 24:] == 255).all()
-    x = normalised(batch, ImageStats((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)))
+    x = normalized(batch, ImageStats((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)))
     assert (x[:, :, 24:] == 0).all() and (x[..., 24:] == 0).all()
     expected = (batch.images[0, 0, 0, 0] / 255 - 0.5) / 0.25
     torch.testing.assert_close(x[0, 0, 0, 0], expected)
@@ -101,7 +101,7 @@ def test_padding_is_zero_after_normalisation():
 def test_geometry_says_where_a_view_came_from():
     ramp = np.arange(40 * 60).reshape(40, 60)
     image = np.stack([ramp // 256, ramp % 256, ramp * 0], -1).astype(np.uint8)
-    cut = Augmentation(ResizeRule("none"), (1.0, 1.0), (16, 24), 1.0, 0.5, colours=False)
+    cut = Augmentation(ResizeRule("none"), (1.0, 1.0), (16, 24), 1.0, 0.5, colors=False)
     for seed in range(8):
         view = cut(image, ramp, 255, np.random.default_rng(seed))
         part = ramp[view.top : view.top + 16, view.left : view.left + 24]
@@ -120,20 +120,20 @@ def test_crops_with_one_dominant_label_are_redrawn():
     image = np.zeros((64, 64, 3), np.uint8)
     mixed = dict.fromkeys((0.75, 1.0), 0)
     for ratio in mixed:
-        cut = Augmentation(ResizeRule("none"), (1.0, 1.0), (16, 16), ratio, 0.0, colours=False)
+        cut = Augmentation(ResizeRule("none"), (1.0, 1.0), (16, 16), ratio, 0.0, colors=False)
         views = [cut(image, labels, 255, np.random.default_rng(seed)) for seed in range(60)]
         mixed[ratio] = sum(0.25 <= (view.labels == 1).mean() <= 0.75 for view in views)
     assert mixed[0.75] > 2 * mixed[1.0] > 0
 
 
-def test_colours_stay_in_range_and_differ():
+def test_colors_stay_in_range_and_differ():
     image = np.random.default_rng(0).integers(0, 256, (12, 12, 3), np.uint8)
-    made = [disturb_colours(image, np.random.default_rng(seed)) for seed in range(30)]
+    made = [disturb_colors(image, np.random.default_rng(seed)) for seed in range(30)]
     assert all(one.dtype == np.uint8 and one.shape == image.shape for one in made)
     assert sum(np.array_equal(one, image) for one in made) < 10
-    grey = np.full((4, 4, 3), 90, np.uint8)  # hue and saturation cannot change grey
+    gray = np.full((4, 4, 3), 90, np.uint8)  # hue and saturation cannot change gray
     for seed in range(20):
-        assert (np.ptp(disturb_colours(grey, np.random.default_rng(seed)), axis=2) == 0).all()
+        assert (np.ptp(disturb_colors(gray, np.random.default_rng(seed)), axis=2) == 0).all()
 
 
 def test_pad_keeps_what_is_there():

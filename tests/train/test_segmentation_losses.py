@@ -31,7 +31,7 @@ def test_official_average_is_over_all_pixels(batch):
     torch.testing.assert_close(ours, theirs)
 
 
-def test_valid_average_is_over_labelled_pixels(batch):
+def test_valid_average_is_over_labeled_pixels(batch):
     logits, labels = batch
     loss = segmentation_sums(logits, labels).mean("valid")
     expected = plain(logits, labels)[0][labels != 255].mean()
@@ -53,7 +53,7 @@ def test_parts_of_a_batch_add_up(batch):
     labels[0, :20] = 255
     whole = segmentation_sums(logits, labels)
     parts = [segmentation_sums(logits[i : i + 1], labels[i : i + 1]) for i in range(3)]
-    total = sum(part.loss for part in parts) / sum(part.labelled for part in parts)
+    total = sum(part.loss for part in parts) / sum(part.labeled for part in parts)
     torch.testing.assert_close(total, whole.mean("valid"))
 
 
@@ -82,7 +82,7 @@ def test_without_gradient(batch):
     torch.testing.assert_close(loss, plain(logits, labels)[0].mean())
 
 
-@pytest.mark.parametrize("where", ["not ignored", "unlabelled"])
+@pytest.mark.parametrize("where", ["not ignored", "unlabeled"])
 def test_distillation_has_a_gradient(where):
     random = torch.Generator().manual_seed(1)
     student = torch.randn(2, 100, 4, 5, generator=random, dtype=torch.float64).requires_grad_()

@@ -23,7 +23,7 @@ def test_cut_scores_are_those_of_the_resized_map(mirrored):
 def test_kept_labels_are_the_teachers():
     """A crop that is the whole picture gets the same labels with and without the cache."""
     recipe = small(
-        teacher={"cache": True}, augment={"crop": [64, 64], "ratio": [1, 1], "flip": 0, "colours": False}
+        teacher={"cache": True}, augment={"crop": [64, 64], "ratio": [1, 1], "flip": 0, "colors": False}
     )
     dataset = open_training_data(recipe.data, None)
     teacher = Teacher(recipe.teacher, dataset, torch.device("cpu"))
@@ -60,7 +60,7 @@ def test_watch_and_verdict():
     assert verdict(good | {"agreement": 0.49}, good | {"agreement": 0.45}) is None
     guided = watch(
         believed, believed // 2, hidden, 4, (0, 1)
-    )  # some labelled classes are seen where there are none
+    )  # some labeled classes are seen where there are none
     trained = watch(believed // 2, believed // 2, hidden, 4, (0, 1))
     assert verdict(guided, trained) is None and guided["classes"] == trained["classes"] == pytest.approx(2)
     unknown = watch(believed, torch.full_like(believed, 255), hidden, 4, range(4))

@@ -83,10 +83,10 @@ class TinyRecipe:
 
 
 # From one thing that fills the picture, which is soon learned, to several small ones.
-ALONE = SceneRecipe(count=(1, 1), scale=(0.55, 1.0), common=0.9, colours=0.25)
-NEAR = SceneRecipe(count=(1, 4), scale=(0.3, 0.95), common=0.9, colours=0.25)
+ALONE = SceneRecipe(count=(1, 1), scale=(0.55, 1.0), common=0.9, colors=0.25)
+NEAR = SceneRecipe(count=(1, 4), scale=(0.3, 0.95), common=0.9, colors=0.25)
 # Scenes as they are at test time, of which a window shows little more than one thing: a caption of few words.
-WIDE = SceneRecipe(count=(3, 6), scale=(0.16, 0.6), common=0.9, colours=0.25)
+WIDE = SceneRecipe(count=(3, 6), scale=(0.16, 0.6), common=0.9, colors=0.25)
 
 # Common words that tiny-rn mostly missed in a sample of training windows after 7,550 steps, by their captions.
 LATE = tuple(

@@ -11,8 +11,8 @@ from torchvision.transforms.v2.functional import normalize
 from denseclip.clip.clip import OPENAI_STATS, Clip
 from denseclip.clip.model import ResNet, build_towers
 from denseclip.clip.tokenizer import tokenizer_for
-from denseclip.data.stickers import COLOURS, TEXTURES, sprite_names
-from denseclip.data.stickers.sprites import RECOLOURABLE
+from denseclip.data.stickers import COLORS, TEXTURES, sprite_names
+from denseclip.data.stickers.sprites import RECOLORABLE
 from denseclip.segment.attention import dense_block
 from denseclip.segment.settings import DenseOptions
 from tools.train_tiny.batches import WHOLE, WORDS, Batch, phrase
@@ -119,7 +119,7 @@ def learn_words(trainee: Trainee, recipe: TinyRecipe, batch: int = 160) -> float
     Pictures cannot part words that look alike to them, nor learn what words that are alike ask of them, so a
     text tower that starts with its words apart saves most of the time that training from pictures would need.
     """
-    colored = (f"{color} {name}" for color in COLOURS for name in sorted(RECOLOURABLE))
+    colored = (f"{color} {name}" for color in COLORS for name in sorted(RECOLORABLE))
     words = np.array([*sprite_names(), *colored, *TEXTURES])
     rng = np.random.default_rng(recipe.seed)
     optimizer = torch.optim.AdamW(trainee.model.text.parameters(), lr=recipe.lr)

@@ -36,7 +36,7 @@ def say(text: str, style: str = "") -> None:
 
 
 def told(what: str, line: str, style: str = "red") -> None:
-    """Print a line that begins with a coloured word, such as "skipped"."""
+    """Print a line that begins with a colored word, such as "skipped"."""
     console.print(Text.assemble((what, style), " ", line), soft_wrap=True)
 
 

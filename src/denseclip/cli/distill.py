@@ -13,7 +13,7 @@ Out = Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")]
 Teacher = Annotated[
     str, typer.Option("--model", "-m", help="The CLIP that teaches: tiny-rn, RN50, ViT-B-16, a path, ...")
 ]
-Steps = Annotated[int | None, typer.Option(min=1, help="Optimiser steps; default by machine.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Optimizer steps; default by machine.")]
 FromScratch = Annotated[
     bool, typer.Option("--from-scratch", help="A student without ImageNet weights, which need a hub.")
 ]

@@ -15,7 +15,7 @@ from denseclip.errors import UserError
 
 if TYPE_CHECKING:
     from denseclip.label.engines import Engine
-    from denseclip.label.labelled import Labeller
+    from denseclip.label.labelled import Labeler
     from denseclip.label.summary import Summary
 
 Source = Annotated[
@@ -135,20 +135,20 @@ def label(
         raise UserError("--devices goes with this machine; with --engine ray give --workers")
     chosen = o.ModelOptions(model, classes, settings, places[0] if places else device, precision)
     load = _loader(chosen, given)
-    labeller = load()
-    load = _with_precision_of(labeller, load)
-    how = _engine(engine, load, labeller, address, workers, places)
+    labeler = load()
+    load = _with_precision_of(labeler, load)
+    how = _engine(engine, load, labeler, address, workers, places)
     with o.picture_progress() as progress:
-        task = progress.add_task("labelling", total=None, visible=False)
+        task = progress.add_task("labeling", total=None, visible=False)
 
         def report(done: int, skipped: int, total: int) -> None:
             if progress.tasks[task].total is None:  # what an earlier run has done does not count as speed
                 progress.reset(task, total=total, completed=done, visible=True)
-            named = f"labelling ({skipped} skipped)" if skipped else "labelling"
+            named = f"labeling ({skipped} skipped)" if skipped else "labeling"
             progress.update(task, completed=done, description=named)
 
         summary = run_job(
-            labeller, items, out, options, how, overwrite=overwrite, unread=unread, progress=report
+            labeler, items, out, options, how, overwrite=overwrite, unread=unread, progress=report
         )
     _show(summary, out)
     if summary.skipped:
@@ -156,7 +156,7 @@ def label(
     return summary
 
 
-def _loader(options: o.ModelOptions, given: dict[str, Any]) -> "partial[Labeller]":
+def _loader(options: o.ModelOptions, given: dict[str, Any]) -> "partial[Labeler]":
     """What makes the model, here or in a worker. given: which of the options the user wrote."""
     from denseclip.models.checkpoint import DETECTORS, trained_kind
 
@@ -170,32 +170,32 @@ def _loader(options: o.ModelOptions, given: dict[str, Any]) -> "partial[Labeller
     return partial(_of_things, options.model, resize, options.device, threshold)
 
 
-def _with_precision_of(labeller: "Labeller", load: "partial[Labeller]") -> "partial[Labeller]":
+def _with_precision_of(labeler: "Labeler", load: "partial[Labeler]") -> "partial[Labeler]":
     """What makes the same model in a worker, whatever "auto" would be on its machine."""
-    from denseclip.label.words import WordLabeller
+    from denseclip.label.words import WordLabeler
 
-    if not isinstance(labeller, WordLabeller) or labeller.segmenter.precision is None:
+    if not isinstance(labeler, WordLabeler) or labeler.segmenter.precision is None:
         return load
-    return partial(_of_words, replace(load.args[0], precision=labeller.segmenter.precision.name))
+    return partial(_of_words, replace(load.args[0], precision=labeler.segmenter.precision.name))
 
 
-def _of_words(options: o.ModelOptions) -> "Labeller":
-    from denseclip.label.words import WordLabeller
+def _of_words(options: o.ModelOptions) -> "Labeler":
+    from denseclip.label.words import WordLabeler
 
-    return WordLabeller(options.load())
+    return WordLabeler(options.load())
 
 
-def _of_things(model: str, resize: str | None, device: str, threshold: float | None) -> "Labeller":
+def _of_things(model: str, resize: str | None, device: str, threshold: float | None) -> "Labeler":
     from denseclip.cli.detect import load
     from denseclip.data.things import need_pycocotools
-    from denseclip.label.things import SCORE, ThingLabeller
+    from denseclip.label.things import SCORE, ThingLabeler
 
     need_pycocotools()
     with o.status(f"loading {model}"):
-        return ThingLabeller(load(model, resize, device), SCORE if threshold is None else threshold)
+        return ThingLabeler(load(model, resize, device), SCORE if threshold is None else threshold)
 
 
-def _on(load: "partial[Labeller]", device: str) -> "Labeller":
+def _on(load: "partial[Labeler]", device: str) -> "Labeler":
     """What `load` makes, on another device."""
     if load.func is _of_words:
         return _of_words(replace(load.args[0], device=device))
@@ -205,8 +205,8 @@ def _on(load: "partial[Labeller]", device: str) -> "Labeller":
 
 def _engine(
     name: str,
-    load: "partial[Labeller]",
-    labeller: "Labeller",
+    load: "partial[Labeler]",
+    labeler: "Labeler",
     address: str | None,
     workers: int | None,
     devices: tuple[str, ...],
@@ -218,12 +218,12 @@ def _engine(
     if devices:
         return DevicesEngine(partial(_on, load), devices)
     if name == "local":
-        return LocalEngine(labeller)
+        return LocalEngine(labeler)
     return RayEngine(load, address, workers, torch.get_num_threads())
 
 
 def _show(summary: "Summary", out: Path) -> None:
-    many = f"{summary.labelled} picture{'s' * (summary.labelled != 1)}, {summary.regions} regions, in {out}"
+    many = f"{summary.labeled} picture{'s' * (summary.labeled != 1)}, {summary.regions} regions, in {out}"
     table = Table(title=many)
     for heading in ("class", "area", "pictures", "confidence"):
         table.add_column(heading, justify="left" if heading == "class" else "right")
@@ -232,7 +232,7 @@ def _show(summary: "Summary", out: Path) -> None:
         table.add_row(
             row["class"], f"{row['share']:.1%}", str(row["pictures"]), f"{row['confidence'] or 0:.2f}"
         )
-    if summary.labelled:
+    if summary.labeled:
         o.console.print(table)
         if len(rows) > 20:
             o.say(f"{len(rows) - 20} more classes are in {out / 'summary.json'}.")

@@ -60,7 +60,7 @@ Refine = Annotated[
     ),
 ]
 KsNorm = Annotated[
-    str, typer.Option("--ks-norm", help="Keys normalised over channels (paper) or positions (official).")
+    str, typer.Option("--ks-norm", help="Keys normalized over channels (paper) or positions (official).")
 ]
 BackgroundWords = Annotated[
     str | None,

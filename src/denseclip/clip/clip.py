@@ -111,7 +111,7 @@ class Clip(nn.Module):
 
     @torch.no_grad()
     def encode_text(self, sentences: Sequence[str]) -> Tensor:
-        """Sentences -> (N, D), not normalised. All in one batch: the caller chunks."""
+        """Sentences -> (N, D), not normalized. All in one batch: the caller chunks."""
         assert not isinstance(sentences, str), "pass a list of sentences"
         tokens = self.tokenizer(sentences)  # (N, L)
         if self.text.causal and self.text.pool != "last" and len(tokens):
@@ -120,7 +120,7 @@ class Clip(nn.Module):
 
     @torch.no_grad()
     def encode_image(self, images: Tensor) -> Tensor:
-        """Plain CLIP: images (B, 3, S, S), S = `image_size`, `stats` applied -> (B, D), not normalised."""
+        """Plain CLIP: images (B, 3, S, S), S = `image_size`, `stats` applied -> (B, D), not normalized."""
         assert images.shape[-2:] == (self.image_size, self.image_size), tuple(images.shape)
         return self.visual(images.to(self.device, self.dtype))
 

@@ -144,7 +144,7 @@ def complete(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], source
     if whole:
         kind = str(full[whole[0]].dtype).removeprefix("torch.")
         raise UserError(
-            f"{source}: {_listed('quantised weights', whole)} ({kind}); pass them in float32, float16 or bfloat16"
+            f"{source}: {_listed('quantized weights', whole)} ({kind}); pass them in float32, float16 or bfloat16"
         )
     floats = {n: t.to(torch.float32).contiguous() if t.is_floating_point() else t for n, t in full.items()}
     broken = sorted(name for name, tensor in floats.items() if not torch.isfinite(tensor).all())

@@ -190,7 +190,7 @@ class ResNet(nn.Module):
         return self.attnpool
 
     def maps(self, images: Tensor, stages: int = 4) -> list[Tensor]:
-        """Images (B, 3, H, W), normalised, sides of at least 32 -> the maps of the first `stages` stages."""
+        """Images (B, 3, H, W), normalized, sides of at least 32 -> the maps of the first `stages` stages."""
         x = images
         for i in "123":
             x = F.relu(self.get_submodule(f"bn{i}")(self.get_submodule(f"conv{i}")(x)))
@@ -202,7 +202,7 @@ class ResNet(nn.Module):
         return found
 
     def last_map(self, images: Tensor, stride: int = 32) -> Tensor:
-        """Images (B, 3, H, W), normalised -> layer4 (B, 32 width, H / stride, W / stride), after its ReLU.
+        """Images (B, 3, H, W), normalized -> layer4 (B, 32 width, H / stride, W / stride), after its ReLU.
 
         stride: 32 as trained, or 16: layer4 keeps its input's resolution and its later 3x3 convolutions are
         dilated, so that the same weights are evaluated twice as densely (DeepLab, Chen et al., section 3.1).
@@ -219,7 +219,7 @@ class ResNet(nn.Module):
         return x
 
     def forward(self, images: Tensor) -> Tensor:
-        """Plain CLIP: images (B, 3, S, S) of the native size -> (B, D), not normalised."""
+        """Plain CLIP: images (B, 3, S, S) of the native size -> (B, D), not normalized."""
         return self.pool(self.maps(images)[-1])[0]
 
     def folded(self) -> "ResNet":
@@ -283,7 +283,7 @@ class VisionTransformer(nn.Module):
             self.proj = _normal(width, embed_dim, std=width**-0.5)
 
     def embed(self, images: Tensor, table: Callable[[Grid], Tensor] | None = None) -> tuple[Tensor, Grid]:
-        """Images (B, 3, H, W), normalised, of any size -> tokens (B, 1 + hw, W) before the first block, and (h, w).
+        """Images (B, 3, H, W), normalized, of any size -> tokens (B, 1 + hw, W) before the first block, and (h, w).
 
         What goes beyond whole patches on the right and below is not seen. table: the position table (1 + hw, W) for a
         grid; by default the native one resized bicubically.
@@ -307,7 +307,7 @@ class VisionTransformer(nn.Module):
         return self.project(x[:, 1:].mean(1)) if self.norm_after_pool else self.project(x)[:, 1:].mean(1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W), normalised -> (B, D), not normalised."""
+        """Images (B, 3, H, W), normalized -> (B, D), not normalized."""
         return self.pooled(self.transformer(self.embed(images)[0]))
 
     def variant(self, *, quick_gelu: bool, eps: float | None) -> "VisionTransformer":
@@ -381,7 +381,7 @@ class TextTransformer(nn.Module):
         return marks.argmax(dim=-1)
 
     def forward(self, tokens: Tensor, contexts: Tensor | None = None) -> Tensor:
-        """Tokens (K, L) -> (K, D), not normalised; with contexts (B, N, W) -> (B, K, D).
+        """Tokens (K, L) -> (K, D), not normalized; with contexts (B, N, W) -> (B, K, D).
 
         [start] [contexts] [name, end, padding] (DenseCLIP, section 3.2). Where tokens see only those before, the
         padding after the last sentence's end may be cut off beforehand.

@@ -39,7 +39,7 @@ def corrupt(image: Array, kind: str, level: int, *, seed: int, official: bool = 
     """Corrupt an RGB picture before any resizing.
 
     image: (H, W, 3) uint8 RGB; level: 1..5; seed: see `corruption_seed`.
-    official: corrupt the channels in BGR order as the published runs did, which changes the colours of
+    official: corrupt the channels in BGR order as the published runs did, which changes the colors of
     spatter and the chroma of JPEG and which random number meets which channel; otherwise in RGB order.
     Returns (H, W, 3) uint8 RGB. Raises UserError for an unknown kind or level.
     """

@@ -1,4 +1,4 @@
-"""Labelled images, one after the other, from any data set."""
+"""Labeled images, one after the other, from any data set."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from denseclip.errors import UserError
 
 @dataclass(frozen=True)
 class Sample:
-    """One labelled image.
+    """One labeled image.
 
     image: (H, W, 3) uint8 RGB. mask: (H, W) class indices with the data set's `ignore_index` where nothing is
     counted, uint8 (int32 with more than 255 classes).
@@ -27,7 +27,7 @@ class Sample:
 
 
 class SampleSource(Protocol):
-    """Where one labelled image comes from; nothing is read yet."""
+    """Where one labeled image comes from; nothing is read yet."""
 
     @property
     def image_id(self) -> str:
@@ -43,7 +43,7 @@ class SampleSource(Protocol):
 
 @dataclass(frozen=True)
 class Entry:
-    """A labelled image in files."""
+    """A labeled image in files."""
 
     image_id: str
     image: Path

@@ -1,4 +1,4 @@
-"""A folder of pictures without any annotation, as a data set whose pixels are all unlabelled."""
+"""A folder of pictures without any annotation, as a data set whose pixels are all unlabeled."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy as np
 
 from denseclip.data.datasets import Sample, SegmentationDataset
 from denseclip.data.images import SUFFIXES, read_image, unread_in, unread_line, walk
-from denseclip.data.specs import DatasetSpec, colours
+from denseclip.data.specs import DatasetSpec, colors
 from denseclip.errors import UserError
 from denseclip.outputs import is_output
 
@@ -50,7 +50,7 @@ def open_folder(
         folder.resolve().name,
         classes=tuple(classes),
         prompts=tuple(tuple(words) for words in prompts),
-        palette=colours(len(classes) + 1)[1:],
+        palette=colors(len(classes) + 1)[1:],
         label_ids=tuple(range(len(classes))),
         void_ids=(),
     )

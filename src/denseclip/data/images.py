@@ -105,7 +105,7 @@ _pillow_limit = Lock()
 def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Read a picture, a path, its bytes or a binary file, as (H, W, 3) uint8 RGB.
 
-    It is turned upright by its EXIF orientation. Grayscale, palette and CMYK become RGB (colour profiles are
+    It is turned upright by its EXIF orientation. Grayscale, palette and CMYK become RGB (color profiles are
     not applied); 16 bits are scaled to 8, floats of 0..1 to 0..255; what is transparent shows white paper; of
     an animation the first frame is taken.
 

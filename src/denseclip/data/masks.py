@@ -45,7 +45,7 @@ class MaskFile:
 def read_ids(path: Path) -> NDArray[Any]:
     """Ids of a gray, indexed or 16-bit mask file, (H, W) integer, upright by its own EXIF orientation.
 
-    Raises UserError if it cannot be read or holds colours; FileNotFoundError if it does not exist.
+    Raises UserError if it cannot be read or holds colors; FileNotFoundError if it does not exist.
     """
     try:
         with Image.open(path) as image:
@@ -59,7 +59,7 @@ def read_ids(path: Path) -> NDArray[Any]:
         raise UserError(f"mask {path} is a JPEG, which blurs ids: save masks as PNG")
     if image.mode not in _WHOLE_NUMBERS:
         raise UserError(
-            f"mask {path} holds colours ({image.mode}), not one id per pixel: save it as gray or indexed PNG"
+            f"mask {path} holds colors ({image.mode}), not one id per pixel: save it as gray or indexed PNG"
         )
     ids = upright(np.asarray(image), image)
     return ids.astype(np.uint8) if ids.dtype == bool else ids

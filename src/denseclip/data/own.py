@@ -12,7 +12,7 @@ from denseclip.data.images import SUFFIXES as IMAGE_SUFFIXES
 from denseclip.data.images import walk
 from denseclip.data.masks import SUFFIXES as MASK_SUFFIXES
 from denseclip.data.masks import MaskFile, refuse_binary
-from denseclip.data.specs import DatasetSpec, colours
+from denseclip.data.specs import DatasetSpec, colors
 from denseclip.data.texts import first_doubled, read_json, read_lines
 from denseclip.errors import UserError
 
@@ -107,7 +107,7 @@ class OwnData:
         if doubled is not None:
             raise UserError(f"class {doubled!r} is declared twice: give every id its own name")
         background = names.index(self.background) if self.background else None
-        palette = colours(len(names) + 1)
+        palette = colors(len(names) + 1)
         return DatasetSpec(
             self.name,
             classes=tuple(names),

@@ -139,7 +139,7 @@ def _spec(name: str, fields: dict[str, Any], *, zero_is_void: bool = False) -> D
 
 
 def _coco_object() -> DatasetSpec:
-    """The 80 things of COCO; everything else, unlabelled or not, is background and is counted."""
+    """The 80 things of COCO; everything else, unlabeled or not, is background and is counted."""
     stuff = dataset_facts("coco-stuff")
     return DatasetSpec(
         "coco-object",

@@ -11,7 +11,7 @@ from denseclip.data.stickers import SceneRecipe
 from denseclip.data.transforms import ResizeRule
 
 IGNORE = 255
-UNLABELLED = -1
+UNLABELED = -1
 
 
 def ignore_index(classes: int) -> int:
@@ -25,17 +25,17 @@ def training_labels(
     """Hide the labels that the model must find by itself.
 
     raw: (H, W) integer ids. reduce_zero: 0 becomes 255 (ignored) and every other id moves down by one, 255
-    stays 255. suppress: labels, counted after that shift, that become -1 = unlabelled.
-    Returns (H, W) int16: -1 unlabelled, 255 ignored, otherwise the class.
+    stays 255. suppress: labels, counted after that shift, that become -1 = unlabeled.
+    Returns (H, W) int16: -1 unlabeled, 255 ignored, otherwise the class.
     """
     labels = raw.astype(np.int16)  # a copy
     if reduce_zero:
         labels = np.where((labels == 0) | (labels == IGNORE), IGNORE, labels - 1).astype(np.int16)
-    labels[np.isin(labels, list(suppress))] = UNLABELLED
+    labels[np.isin(labels, list(suppress))] = UNLABELED
     return labels
 
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 _USUAL_RESIZE = ResizeRule("long-short", (2048, 512))
 
 
@@ -70,7 +70,7 @@ class DatasetSpec:
     name: str
     classes: tuple[str, ...]
     prompts: tuple[tuple[str, ...], ...]
-    palette: tuple[Colour, ...]
+    palette: tuple[Color, ...]
     label_ids: tuple[int, ...]
     void_ids: tuple[int, ...] = (255,)
     background: int | None = None
@@ -98,8 +98,8 @@ class DatasetSpec:
         return ignore_index(len(self.classes))
 
 
-def colours(count: int) -> tuple[Colour, ...]:
-    """The first `count` colours of PASCAL VOC, black first, for classes that come without any."""
+def colors(count: int) -> tuple[Color, ...]:
+    """The first `count` colors of PASCAL VOC, black first, for classes that come without any."""
 
     def channel(index: int, shift: int) -> int:
         return sum((index >> (3 * bit + shift) & 1) << (7 - bit) for bit in range(8))

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from denseclip.data.datasets import Sample, SegmentationDataset
-from denseclip.data.specs import DatasetSpec, Split, colours
+from denseclip.data.specs import DatasetSpec, Split, colors
 from denseclip.data.stickers import TEXTURES, Scene, SceneRecipe, render, sprite_names
 from denseclip.data.transforms import ResizeRule
 from denseclip.errors import UserError
@@ -57,7 +57,7 @@ def sticker_specs() -> tuple[DatasetSpec, ...]:
 
 def _spec(name: str, classes: tuple[str, ...], unseen: tuple[str, ...], scenes: SceneRecipe) -> DatasetSpec:
     background = 0 if classes[0] == "background" else None
-    palette = colours(len(classes) + 1)
+    palette = colors(len(classes) + 1)
     return DatasetSpec(
         name,
         classes=classes,
@@ -97,7 +97,7 @@ class StickerEntry:
         return render(self.split, self.index, self.recipe, self.side)
 
     def read(self, spec: DatasetSpec) -> Sample:
-        """What is no class of `spec` is background, or not counted if there is none; colours do not matter."""
+        """What is no class of `spec` is background, or not counted if there is none; colors do not matter."""
         scene = self.scene()
         rest = spec.ignore_index if spec.background is None else spec.background
         classes = [spec.classes.index(name) if name in spec.classes else rest for name in scene.names]

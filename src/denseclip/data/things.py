@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from denseclip.data.transforms import Image, ResizeRule, Size, disturb_colours
+from denseclip.data.transforms import Image, ResizeRule, Size, disturb_colors
 from denseclip.errors import UserError
 
 Runs = dict[str, Any]  # COCO's compressed run lengths: {"size": [H, W], "counts": bytes}
@@ -202,7 +202,7 @@ class BoxAugmentation:
     """What happens to a training image, in this order.
 
     resize: the size at ratio 1. ratio: smallest and largest factor on it. crop: (height, width) of a random window,
-    None for none; images smaller than it stay as they are. flip: probability of mirroring. colours: brightness,
+    None for none; images smaller than it stay as they are. flip: probability of mirroring. colors: brightness,
     contrast, saturation and hue are disturbed. masks: whether masks go with the boxes.
     """
 
@@ -210,7 +210,7 @@ class BoxAugmentation:
     ratio: tuple[float, float] = (1.0, 1.0)
     crop: Size | None = None
     flip: float = 0.5
-    colours: bool = False
+    colors: bool = False
     masks: bool = False
 
     def __call__(self, sample: ThingsSample, rng: np.random.Generator) -> BoxView:
@@ -222,7 +222,7 @@ class BoxAugmentation:
             view = cropped(view, self._window(view.image.shape[:2], self.crop, rng))
         if rng.random() < self.flip:
             view = mirrored(view)
-        image = disturb_colours(view.image, rng) if self.colours else view.image
+        image = disturb_colors(view.image, rng) if self.colors else view.image
         return BoxView(np.ascontiguousarray(image), view.boxes, view.labels, view.masks)
 
     def _target(self, size: Size, rng: np.random.Generator) -> Size:

@@ -77,7 +77,7 @@ def resize_image(image: NDArray[Any], rule: ResizeRule) -> NDArray[Any]:
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
-def normalise(
+def normalize(
     image: NDArray[Any], mean: tuple[float, float, float], std: tuple[float, float, float]
 ) -> Tensor:
     """(H, W, 3) uint8 RGB -> float32 (3, H, W): (pixel / 255 - mean) / std, with `mean`, `std` for 0..1."""
@@ -85,9 +85,9 @@ def normalise(
     pixels = (
         torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1).float()
     )  # (3, H, W)
-    centre = torch.tensor(mean)[:, None, None] * 255
+    center = torch.tensor(mean)[:, None, None] * 255
     scale = torch.tensor(std)[:, None, None] * 255
-    return ((pixels - centre) / scale).contiguous()
+    return ((pixels - center) / scale).contiguous()
 
 
 Image = NDArray[np.uint8]
@@ -119,7 +119,7 @@ class Augmentation:
 
     resize: the size at ratio 1. ratio: smallest and largest factor on it. crop: (height, width) of the network's
     input. cat_max_ratio: a crop is redrawn, up to 10 times, while one label covers this share of it or more.
-    flip: probability of mirroring. colours: brightness, contrast, saturation and hue are disturbed.
+    flip: probability of mirroring. colors: brightness, contrast, saturation and hue are disturbed.
     """
 
     resize: ResizeRule
@@ -127,7 +127,7 @@ class Augmentation:
     crop: Size = (512, 512)
     cat_max_ratio: float = 0.75
     flip: float = 0.5
-    colours: bool = True
+    colors: bool = True
 
     def __call__(self, image: Image, labels: Labels, ignore: int, rng: np.random.Generator) -> View:
         """(H, W, 3) uint8 RGB and (H, W) labels -> a view at most `crop` large, not padded; see `pad`."""
@@ -138,8 +138,8 @@ class Augmentation:
         mirrored = bool(rng.random() < self.flip)
         if mirrored:
             image, labels = image[:, ::-1], labels[:, ::-1]
-        if self.colours:
-            image = disturb_colours(image, rng)
+        if self.colors:
+            image = disturb_colors(image, rng)
         made = np.ascontiguousarray(image), np.ascontiguousarray(labels)
         return View(*made, frame, rows.start, columns.start, mirrored)
 
@@ -195,7 +195,7 @@ def pad(image: Image, labels: Labels, size: Size, ignore: int) -> tuple[Image, L
     )
 
 
-def disturb_colours(image: Image, rng: np.random.Generator) -> Image:
+def disturb_colors(image: Image, rng: np.random.Generator) -> Image:
     """Photometric distortion: each with probability 1/2, contrast before or after saturation and hue.
 
     Brightness +-32, contrast and saturation x 0.5 to 1.5, hue +-18 of 180. (H, W, 3) uint8 RGB, a new array.

@@ -20,10 +20,10 @@ LARGEST = log(1000 / 16)  # logarithm of how much larger than its anchor a box m
 
 
 class ExportedRetinaNet(nn.Module):
-    """Pixels to boxes: normalisation, network and decoding in one graph, without the choice among them.
+    """Pixels to boxes: normalization, network and decoding in one graph, without the choice among them.
 
     Input (B, 3, H, W) float32 RGB, 0..255, sides multiples of 32 from 64 on (what is left is padded, best with the
-    mean colour). Output: boxes (B, A, 4), x0, y0, x1, y1 in its pixels, and scores (B, A, K) in 0..1. To be kept are
+    mean color). Output: boxes (B, A, 4), x0, y0, x1, y1 in its pixels, and scores (B, A, K) in 0..1. To be kept are
     scores above 0.05, class by class those that non-maximum suppression at 0.5 leaves.
     """
 
@@ -58,9 +58,9 @@ class ExportedRetinaNet(nn.Module):
     def _boxes(self, anchors: Tensor, deltas: Tensor) -> Tensor:
         """Anchors (A, 4), moved by deltas (B, A, 4)."""
         sides = anchors[:, 2:] - anchors[:, :2]  # (A, 2)
-        centres = anchors[:, :2] + sides / 2 + deltas[..., :2] * sides  # (B, A, 2)
+        centers = anchors[:, :2] + sides / 2 + deltas[..., :2] * sides  # (B, A, 2)
         half = sides / 2 * deltas[..., 2:].clamp(max=LARGEST).exp()
-        return torch.cat([centres - half, centres + half], dim=2)
+        return torch.cat([centers - half, centers + half], dim=2)
 
 
 def export_detector(detector: TrainedDetector, path: Path, *, kind: ExportFormat = "onnx") -> None:

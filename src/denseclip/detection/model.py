@@ -94,12 +94,12 @@ class Detector(LanguageGuided):
             norm.requires_grad_(False)
 
     def run(self, images: Tensor) -> DetectorOutput:
-        """Images (B, 3, H, W), normalised -> the pyramid and all that it comes from."""
+        """Images (B, 3, H, W), normalized -> the pyramid and all that it comes from."""
         guidance = self.guide(images)
         return DetectorOutput(guidance, self.neck(guidance.maps))
 
     def forward(self, images: Tensor, sizes: Tensor | None = None) -> list[Detections]:
-        """Images (B, 3, H, W), normalised and padded -> what is in each, best first.
+        """Images (B, 3, H, W), normalized and padded -> what is in each, best first.
 
         sizes: (B, 2) rows and columns that are not padding; None: all are.
         """

@@ -17,7 +17,7 @@ from denseclip import outputs
 from denseclip.clip import ImageStats
 from denseclip.clip.clip import OPENAI_STATS
 from denseclip.data.things import Runs, decode, encode
-from denseclip.data.transforms import ResizeRule, normalise, resize_image
+from denseclip.data.transforms import ResizeRule, normalize, resize_image
 from denseclip.detection.config import Detections, DetectorConfig
 from denseclip.detection.model import Detector, build_detector
 from denseclip.detection.official import load_official_detector
@@ -44,7 +44,7 @@ def draw_things(
     """A picture (H, W, 3) uint8 RGB with boxes (N, 4), x0, y0, x1, y1 in its pixels, of classes (N,).
 
     scores: written behind the names. masks: painted; the first of the things, which is the best, lies on top.
-    Each class has its colour. Returns (H, W, 3) uint8.
+    Each class has its color. Returns (H, W, 3) uint8.
     """
     palette = class_colors(classes)
     painted = image.copy()
@@ -58,11 +58,11 @@ def draw_things(
     line = max(1, round(max(image.shape[:2]) / 300))
     font = ImageFont.load_default(max(10, round(max(image.shape[:2]) / 45)))
     for i in order:
-        colour = tuple(int(part) for part in palette[labels[i]])
+        color = tuple(int(part) for part in palette[labels[i]])
         box = [float(side) for side in boxes[i]]
-        draw.rectangle(box, outline=colour, width=line)
+        draw.rectangle(box, outline=color, width=line)
         text = classes[labels[i]] + ("" if scores is None else f" {scores[i]:.2f}")
-        _tag(draw, (box[0], box[1]), canvas.width, text, colour, font)
+        _tag(draw, (box[0], box[1]), canvas.width, text, color, font)
     return np.asarray(canvas)
 
 
@@ -71,16 +71,16 @@ def _tag(
     corner: tuple[float, float],
     width: int,
     text: str,
-    colour: tuple[int, ...],
+    color: tuple[int, ...],
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
 ) -> None:
-    """A name on its colour, above the corner; at an edge of the picture, `width` across, below or further left."""
+    """A name on its color, above the corner; at an edge of the picture, `width` across, below or further left."""
     left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
     across, down = right - left + 4, bottom - top + 4
     x, y = max(0.0, min(corner[0], width - 1 - across)), corner[1] - down
     y = corner[1] if y < 0 else y
-    draw.rectangle((x, y, x + across, y + down), fill=colour)
-    dark = sum(colour) > 380
+    draw.rectangle((x, y, x + across, y + down), fill=color)
+    dark = sum(color) > 380
     draw.text((x + 2 - left, y + 2 - top), text, fill="black" if dark else "white", font=font)
 
 
@@ -165,7 +165,7 @@ PAPER_RESIZE = "1333x800"
 
 
 def detector_contents(model: Detector, stats: ImageStats, resize: str) -> dict[str, Any]:
-    """What a checkpoint needs beside the weights. stats: how its pictures are normalised; resize: and resized."""
+    """What a checkpoint needs beside the weights. stats: how its pictures are normalized; resize: and resized."""
     return {
         "config": model.config.to_dict(),
         "detector": model.detector.to_dict(),
@@ -233,7 +233,7 @@ class TrainedDetector:
         """What is in a picture (H, W, 3) uint8 RGB, in its own pixels, best first."""
         small = resize_image(image, self.resize)
         h, w = small.shape[:2]
-        pixels = normalise(small, self.stats.mean, self.stats.std)  # (3, h, w)
+        pixels = normalize(small, self.stats.mean, self.stats.std)  # (3, h, w)
         pixels = F.pad(pixels, (0, -w % CELL, 0, -h % CELL))[None].to(next(self.model.parameters()))
         (found,) = self.model(pixels, torch.tensor([[h, w]]))
         return self._at_full_size(image, found, image.shape[0] / h, image.shape[1] / w)
@@ -260,7 +260,7 @@ class TrainedDetector:
 def paste(mask: Tensor, box: Tensor, size: tuple[int, int]) -> Runs:
     """Probabilities (28, 28) within a box of a picture of `size` (H, W) -> its mask there.
 
-    Every pixel whose centre is in the box looks the probability up bilinearly, as mmdetection does it.
+    Every pixel whose center is in the box looks the probability up bilinearly, as mmdetection does it.
     """
     x0, y0, x1, y1 = box.tolist()
     left, top = max(0, int(np.floor(x0))), max(0, int(np.floor(y0)))

@@ -59,8 +59,8 @@ class Anchors(AnchorGenerator):
         device, stride = feature_map.device, self.strides[level]
         rows, columns = (torch.arange(side, device=device) * stride for side in feature_map.shape[-2:])
         y, x = (axis.flatten() for axis in torch.meshgrid(rows, columns, indexing="ij"))  # (h w)
-        centres = torch.stack([x, y, x, y], dim=1)[:, None].float()  # (h w, 1, 4)
-        return (centres + self.cell_anchors[level].to(device, torch.float32)).flatten(0, 1)
+        centers = torch.stack([x, y, x, y], dim=1)[:, None].float()  # (h w, 1, 4)
+        return (centers + self.cell_anchors[level].to(device, torch.float32)).flatten(0, 1)
 
 
 def retina_anchors(*, rounded: bool) -> Anchors:

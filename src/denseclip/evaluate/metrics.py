@@ -193,7 +193,7 @@ def contrast(
 
     per_images: `ConfusionMatrix.per_image` of every model, (images, K, 3), of the same images in the same order.
     weights: one per model: [1, -1] for a difference, [1] for the figure itself. of: see `figure`; mIoU if None.
-    The interval runs from the 2.5th to the 97.5th percentile (Efron's percentile interval). A class that is labelled
+    The interval runs from the 2.5th to the 97.5th percentile (Efron's percentile interval). A class that is labeled
     in the images, but in none of those drawn, is left out of the draw's mean: it would count as zero wherever it is
     predicted, and drag the interval below the figure.
     """
@@ -203,13 +203,13 @@ def contrast(
     of = of or figure("mIoU", per_images[0].shape[1])
     areas = np.stack([x.double().numpy() for x in per_images], 1)  # (images, models, K, 3)
     images = len(areas)
-    labelled = areas[..., -1:].sum(0) > 0  # (models, K, 1)
+    labeled = areas[..., -1:].sum(0) > 0  # (models, K, 1)
     flat, factors = areas.reshape(images, -1), np.asarray(weights, np.float64)
     rng = np.random.default_rng(seed)
     sampled = []
     for start in range(0, n, 256):  # a chunk keeps the draws of 256 x images in memory
         draws = rng.multinomial(images, np.full(images, 1 / images), size=min(256, n - start))
         totals = (draws.astype(np.float64) @ flat).reshape(-1, *areas.shape[1:])
-        sampled.append(of(np.where(labelled & (totals[..., -1:] == 0), 0.0, totals)) @ factors)
+        sampled.append(of(np.where(labeled & (totals[..., -1:] == 0), 0.0, totals)) @ factors)
     low, high = np.nanpercentile(np.concatenate(sampled), [2.5, 97.5])
     return Difference(float(of(areas.sum(0)[None])[0] @ factors), float(low), float(high))

@@ -66,7 +66,7 @@ def save_figure(figure: "Figure", path: Path) -> None:
         figure.savefig(temporary, dpi=120, metadata={"Software": None})
 
 
-LABELLED = 200  # classes whose names can still be read
+LABELED = 200  # classes whose names can still be read
 
 
 def draw_confusion(result: Result, path: Path) -> None:
@@ -100,7 +100,7 @@ def draw_confusion(result: Result, path: Path) -> None:
 
 
 def _name(axes: "Axes", names: list[str]) -> None:
-    if len(names) > LABELLED:
+    if len(names) > LABELED:
         axes.set_xticks([])
         axes.set_yticks([])
         return

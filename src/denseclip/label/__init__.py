@@ -1,4 +1,4 @@
-"""Labelling jobs: a mountain of pictures becomes a data set."""
+"""Labeling jobs: a mountain of pictures becomes a data set."""
 
 import sys
 

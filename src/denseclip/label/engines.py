@@ -1,4 +1,4 @@
-"""Where the pictures of a job are labelled: here, or on a Ray cluster."""
+"""Where the pictures of a job are labeled: here, or on a Ray cluster."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from denseclip.errors import UserError
-from denseclip.label.labelled import Labeller
+from denseclip.label.labelled import Labeler
 from denseclip.label.sources import Item
 from denseclip.label.stages import Outcome, Plan, Stages, Task, outcome
 from denseclip.segment.devices import Spread
@@ -23,18 +23,18 @@ Engine = Callable[[Plan, Iterable[Task]], Generator[Outcome, None, None]]
 class LocalEngine:
     """This machine."""
 
-    labeller: Labeller
+    labeler: Labeler
 
     def __call__(self, plan: Plan, tasks: Iterable[Task]) -> Generator[Outcome, None, None]:
         """The outcomes, in order."""
-        return Stages(self.labeller, plan).run(tasks)
+        return Stages(self.labeler, plan).run(tasks)
 
 
 @dataclass(frozen=True)
 class DevicesEngine:
     """Several devices of this machine, a process each. load: makes the model for a device; can be pickled."""
 
-    load: Callable[[str], Labeller]
+    load: Callable[[str], Labeler]
     devices: Sequence[str]
 
     def __call__(self, plan: Plan, tasks: Iterable[Task]) -> Generator[Outcome, None, None]:
@@ -43,7 +43,7 @@ class DevicesEngine:
             yield from (outcome(*result) for result in results)
 
 
-def _stages_on(load: Callable[[str], Labeller], plan: Plan, device: str) -> Any:  # noqa: ANN401
+def _stages_on(load: Callable[[str], Labeler], plan: Plan, device: str) -> Any:  # noqa: ANN401
     return Stages(load(device), plan).engine
 
 
@@ -59,7 +59,7 @@ class RayEngine:
     workers must reach the job's folder and the pictures under the same paths.
     """
 
-    load: Callable[[], Labeller]
+    load: Callable[[], Labeler]
     address: str | None = None
     workers: int | None = None
     threads: int = 1
@@ -105,7 +105,7 @@ class RayEngine:
 class _Worker:
     """In a Ray actor: a model that labels one picture at a time."""
 
-    def __init__(self, load: Callable[[], Labeller], plan: Plan, threads: int) -> None:
+    def __init__(self, load: Callable[[], Labeler], plan: Plan, threads: int) -> None:
         torch.set_num_threads(threads)
         self._stages = Stages(load(), plan)
 

@@ -1,4 +1,4 @@
-"""A labelling job: a folder, a journal, and how it goes on where it was stopped."""
+"""A labeling job: a folder, a journal, and how it goes on where it was stopped."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from denseclip.label.engines import Engine
 from denseclip.label.formats import make_writers
 from denseclip.label.formats.base import Entry, Target
 from denseclip.label.journal import SKIPPED, Journal
-from denseclip.label.labelled import Labeller, Rules
+from denseclip.label.labelled import Labeler, Rules
 from denseclip.label.sources import Item
 from denseclip.label.stages import Plan, Task
 from denseclip.label.summary import Summary, write_sheet, write_summary
@@ -26,7 +26,7 @@ from denseclip.segment.paint import spread
 OTHERS = ("contact-sheet.jpg", "summary.json", "pictures.csv")
 SYNC_SECONDS = 5.0
 
-Progress = Callable[[int, int, int], None]  # labelled or skipped, of these skipped, total
+Progress = Callable[[int, int, int], None]  # labeled or skipped, of these skipped, total
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class JobOptions:
 
 
 def run_job(
-    labeller: Labeller,
+    labeler: Labeler,
     items: Sequence[Item],
     out: Path,
     options: JobOptions,
@@ -59,14 +59,14 @@ def run_job(
 
     Raises UserError if the folder holds something else, or cannot be written.
     """
-    labels, told = labeller.labels, {"unread": unread, "machine": labeller.machine}
-    target = Target(out, labels, options.rules, labeller.name, options.link_images, options.image_prefix)
+    labels, told = labeler.labels, {"unread": unread, "machine": labeler.machine}
+    target = Target(out, labels, options.rules, labeler.name, options.link_images, options.image_prefix)
     plan = Plan(target, options.formats, options.overlays, frozenset(spread(len(items))))
     writers = make_writers(
         options.formats, target
     )  # refuses what a format cannot hold, before anything is written
     try:
-        with OutputFolder(out, "label", identity(labeller, items, options), overwrite=overwrite) as output:
+        with OutputFolder(out, "label", identity(labeler, items, options), overwrite=overwrite) as output:
             if not output.begun and not overwrite and any(path.name != HOME for path in out.iterdir()):
                 raise UserError(
                     f"{out} holds other files; give another --out, or --overwrite to write among them"
@@ -77,14 +77,14 @@ def run_job(
             output.refuse_foreign(path for path in map(out.joinpath, names) if path.is_file())
             whole = output.finished
             with Journal(out / HOME / "journal.jsonl", len(items)) as journal:
-                if whole and journal.labelled == len(items):
+                if whole and journal.labeled == len(items):
                     if progress:
                         progress(len(items), 0, len(items))
                     return Summary.of(labels, journal.records, **told)
-                before = journal.labelled
+                before = journal.labeled
                 output.begin()
                 _label(engine, plan, journal, items, progress)
-                if not whole or journal.labelled > before:
+                if not whole or journal.labeled > before:
                     _finish(plan, journal, items, **told)
                 journal.tidy()
                 output.finish()
@@ -94,15 +94,15 @@ def run_job(
         raise UserError(f"cannot write to {out} ({reason}); mend it and run the same command again") from None
 
 
-def identity(labeller: Labeller, items: Sequence[Item], options: JobOptions) -> dict[str, Any]:
+def identity(labeler: Labeler, items: Sequence[Item], options: JobOptions) -> dict[str, Any]:
     """Everything that the results depend on, as JSON holds it."""
     digest = hashlib.sha256()
     for item in items:
         digest.update(json.dumps([item.name, item.file, item.number]).encode())
     made_with = {
         "pictures": f"{len(items)}, {digest.hexdigest()[:16]}",
-        "classes": labeller.labels.classes,
-        **labeller.identity(),
+        "classes": labeler.labels.classes,
+        **labeler.identity(),
         **asdict(options),
         "versions": {name: version(name) for name in ("denseclip", "torch")},
     }
@@ -114,7 +114,7 @@ def _label(
 ) -> None:
     """Label what has no labels yet."""
     total, skipped, synced = len(journal), 0, time.monotonic()
-    done = journal.labelled
+    done = journal.labeled
     report = progress or (lambda done, skipped, total: None)
     report(done, skipped, total)
     tasks = (Task(position, item) for position, item in enumerate(items) if not journal.has_labels(position))

@@ -27,7 +27,7 @@ class Journal:
         self.path = path
         self._file = path.open("a+b")
         self._begins = np.full(total, -1, np.int64)
-        self._labelled = np.zeros(total, bool)
+        self._labeled = np.zeros(total, bool)
         self._end = self._scan()
         self._file.truncate(self._end)
 
@@ -42,13 +42,13 @@ class Journal:
         return len(self._begins)
 
     @property
-    def labelled(self) -> int:
+    def labeled(self) -> int:
         """How many pictures have labels."""
-        return int(self._labelled.sum())
+        return int(self._labeled.sum())
 
     def has_labels(self, position: int) -> bool:
         """Whether a picture is done; one that was skipped is not."""
-        return bool(self._labelled[position])
+        return bool(self._labeled[position])
 
     def append(self, position: int, record: Record) -> None:
         """Add the record of a picture; when this returns a killed process cannot lose it."""
@@ -92,8 +92,8 @@ class Journal:
             end += len(line)
         return end
 
-    def _note(self, position: int, begin: int, labelled: bool) -> None:
-        self._begins[position], self._labelled[position] = begin, labelled
+    def _note(self, position: int, begin: int, labeled: bool) -> None:
+        self._begins[position], self._labeled[position] = begin, labeled
 
 
 def _line(record: Record) -> bytes:

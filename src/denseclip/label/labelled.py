@@ -78,7 +78,7 @@ class Labels:
 
 
 @dataclass(frozen=True)
-class Labelled:
+class Labeled:
     """A picture of H x W pixels with its labels.
 
     position: its number in the job. image: (H, W, 3) uint8 RGB. mask: (H, W) uint8 or int32: class, or void.
@@ -108,7 +108,7 @@ class Labelled:
         return self.mask.shape[0], self.mask.shape[1]
 
 
-class Labeller(Protocol):
+class Labeler(Protocol):
     """A model that labels pictures: of words, or of things."""
 
     @property
@@ -133,5 +133,5 @@ class Labeller(Protocol):
     def encode(self, images: list[NDArray[np.uint8]], rules: Rules) -> list[Any]:
         """What the network makes of pictures (H, W, 3) uint8 RGB, all of one shape."""
 
-    def label(self, encoded: Any, item: Item, position: int, rules: Rules) -> Labelled:  # noqa: ANN401
+    def label(self, encoded: Any, item: Item, position: int, rules: Rules) -> Labeled:  # noqa: ANN401
         """Turn that into labels, and apply the rules. Called in any thread."""

@@ -12,7 +12,7 @@ from denseclip.errors import UserError
 from denseclip.label.formats import make_writers
 from denseclip.label.formats.base import Target, below, save
 from denseclip.label.journal import SKIPPED, Record
-from denseclip.label.labelled import Labelled, Labeller
+from denseclip.label.labelled import Labeled, Labeler
 from denseclip.label.sources import Item, printable
 from denseclip.label.summary import measure, tile, write_overlay
 from denseclip.segment.engine import Engine
@@ -57,11 +57,11 @@ class Plan:
 class Stages:
     """The engine of a job, whose items are tasks and whose results are records."""
 
-    def __init__(self, labeller: Labeller, plan: Plan) -> None:
-        self.labeller, self.plan = labeller, plan
-        encode = partial(labeller.encode, rules=plan.target.rules)
+    def __init__(self, labeler: Labeler, plan: Plan) -> None:
+        self.labeler, self.plan = labeler, plan
+        encode = partial(labeler.encode, rules=plan.target.rules)
         self.writers = make_writers(plan.formats, plan.target)
-        self.engine = Engine(lambda task: task.item.read(), encode, self._label, labeller.batch)
+        self.engine = Engine(lambda task: task.item.read(), encode, self._label, labeler.batch)
 
     def run(self, tasks: Iterable[Task]) -> Generator[Outcome, None, None]:
         """The outcomes, in order."""
@@ -74,7 +74,7 @@ class Stages:
 
     def _label(self, task: Task, encoded: Any) -> Record:  # noqa: ANN401
         target = self.plan.target
-        picture = self.labeller.label(encoded, task.item, task.position, target.rules)
+        picture = self.labeler.label(encoded, task.item, task.position, target.rules)
         payload = {writer.name: writer.write(picture) for writer in self.writers}
         if target.rules.confidence == "pixels":
             _save_confidence(picture, target)
@@ -86,7 +86,7 @@ class Stages:
         return {**record, "payload": {name: value for name, value in payload.items() if value is not None}}
 
 
-def _save_confidence(picture: Labelled, target: Target) -> None:
+def _save_confidence(picture: Labeled, target: Target) -> None:
     from PIL import Image
 
     levels = np.rint(picture.confidence.clip(0, 1) * FULL).astype(np.uint16)

@@ -16,14 +16,14 @@ from PIL import Image
 from denseclip.io import write_text
 from denseclip.label.formats.base import below, save, write_lines
 from denseclip.label.journal import SKIPPED, Record
-from denseclip.label.labelled import Labelled, Labels
+from denseclip.label.labelled import Labeled, Labels
 from denseclip.segment import paint
 
 LEAST = 100  # pictures listed as the least confident, and as skipped
 Records = Callable[[], Iterator[tuple[int, Record]]]
 
 
-def measure(picture: Labelled) -> Record:
+def measure(picture: Labeled) -> Record:
     """What the summary needs to know of a picture.
 
     pixels: {class: pixels}, void as "void". sure: {class: sum of confidence}. confidence: mean over the picture.
@@ -44,7 +44,7 @@ class Summary:
     """Totals over a job. pixels, pictures, sure: by class id or "void"; least: (confidence, file), rising."""
 
     labels: Labels
-    labelled: int = 0
+    labeled: int = 0
     skipped: int = 0
     regions: int = 0
     pixels: dict[str, int] = field(default_factory=dict)
@@ -72,7 +72,7 @@ class Summary:
             if self.skipped <= LEAST:
                 self.reasons.append((record["file"], record[SKIPPED]))
             return
-        self.labelled += 1
+        self.labeled += 1
         self.regions += record["regions"]
         for name, count in record["pixels"].items():
             self.pixels[name] = self.pixels.get(name, 0) + count
@@ -104,7 +104,7 @@ class Summary:
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
         return {
-            "labelled": self.labelled,
+            "labeled": self.labeled,
             "skipped": self.skipped,
             "regions": self.regions,
             "confidence": self.confidence,
@@ -145,13 +145,13 @@ def _row(*values: object) -> str:
 OVERLAY_SIDE = 1600
 
 
-def write_overlay(picture: Labelled, out: Path) -> None:
+def write_overlay(picture: Labeled, out: Path) -> None:
     """overlays/NAME.jpg: the picture under its labels, with a legend, not larger than `OVERLAY_SIDE`."""
     image = picture.result.smaller(OVERLAY_SIDE).overlay()
     save(image, below(out / "overlays", picture.item.name, ".jpg"), quality=88)
 
 
-def tile(picture: Labelled) -> str:
+def tile(picture: Labeled) -> str:
     """A small overlay, as text."""
     image = picture.result.smaller(paint.SIDE).overlay(legend=False, names=False)
     buffer = io.BytesIO()

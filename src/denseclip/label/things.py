@@ -1,4 +1,4 @@
-"""Pictures labelled by a detector: each thing is a region of its own, what is around them is background."""
+"""Pictures labeled by a detector: each thing is a region of its own, what is around them is background."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from denseclip.clip.device import processor
 from denseclip.errors import UserError
-from denseclip.label.labelled import Labelled, Labels, Rules
+from denseclip.label.labelled import Labeled, Labels, Rules
 from denseclip.label.sources import Item
 from denseclip.segment.regions import Regions, stack_regions
 from denseclip.segment.result import Segmentation
@@ -23,8 +23,8 @@ SCORE = 0.5
 
 
 @dataclass(frozen=True)
-class ThingLabeller:
-    """A `Labeller` whose model is a detector. Things whose score is `threshold` or more are labelled.
+class ThingLabeler:
+    """A `Labeler` whose model is a detector. Things whose score is `threshold` or more are labeled.
 
     A pixel's confidence is the score of the best thing there; where that is below the threshold, and the pixel
     background, 1 - score. Without masks, regions are the boxes, in whole pixels.
@@ -41,21 +41,21 @@ class ThingLabeller:
 
     @property
     def name(self) -> str:
-        """See `Labeller`."""
+        """See `Labeler`."""
         return f"denseclip {self.detector.name}"
 
     @property
     def labels(self) -> Labels:
-        """See `Labeller`."""
+        """See `Labeler`."""
         return Labels((BACKGROUND, *self.detector.classes), self.detector.masks)
 
     @property
     def machine(self) -> str:
-        """See `Labeller`."""
+        """See `Labeler`."""
         return f"fp32, {processor(self.detector.device)}"
 
     def identity(self) -> dict[str, Any]:
-        """See `Labeller`."""
+        """See `Labeler`."""
         detector = self.detector
         return {
             "model": f"{self.name}, {detector.fingerprint[:16]}, {detector.device.type}",
@@ -66,11 +66,11 @@ class ThingLabeller:
     batch = 1
 
     def encode(self, images: list[NDArray[np.uint8]], rules: Rules) -> "list[Detected]":
-        """See `Labeller`."""
+        """See `Labeler`."""
         return [self.detector.detect(image) for image in images]
 
-    def label(self, encoded: "Detected", item: Item, position: int, rules: Rules) -> Labelled:
-        """See `Labeller`. What is too small is taken out before the best is painted on top."""
+    def label(self, encoded: "Detected", item: Item, position: int, rules: Rules) -> Labeled:
+        """See `Labeler`. What is too small is taken out before the best is painted on top."""
         labels, (regions, scores) = self.labels, things_in(encoded)
         large = regions.area >= rules.min_area
         regions, scores = regions.only(large), scores[large]
@@ -83,7 +83,7 @@ class ThingLabeller:
             mask[confidence < rules.void_below] = labels.void
         mask = mask.astype(np.uint8 if labels.void == 255 else np.int32)
         kept = scores >= max(self.threshold, rules.void_below or 0)
-        return Labelled(
+        return Labeled(
             item,
             position,
             labels,
@@ -97,7 +97,7 @@ class ThingLabeller:
 
 
 def things_in(found: "Detected") -> tuple[Regions, NDArray[np.float32]]:
-    """A region for each thing that has pixels, labelled from 1 on, and its score; the best first."""
+    """A region for each thing that has pixels, labeled from 1 on, and its score; the best first."""
     height, width = found.image.shape[:2]
     masks = _rectangles(found) if found.runs is None else (found.mask(i) for i in range(len(found)))
     regions = stack_regions(masks, height, width)

@@ -1,4 +1,4 @@
-"""Pictures labelled by words: every pixel gets one, what touches is a region."""
+"""Pictures labeled by words: every pixel gets one, what touches is a region."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from denseclip.label.labelled import Labelled, Labels, Rules
+from denseclip.label.labelled import Labeled, Labels, Rules
 from denseclip.label.sources import Item
 from denseclip.segment.engine import default_batch
 from denseclip.segment.regions import find_regions
@@ -18,28 +18,28 @@ from denseclip.segment.segmenter import Segmenter
 
 
 @dataclass(frozen=True)
-class WordLabeller:
-    """A `Labeller` whose model is a Segmenter with words."""
+class WordLabeler:
+    """A `Labeler` whose model is a Segmenter with words."""
 
     segmenter: Segmenter
 
     @property
     def name(self) -> str:
-        """See `Labeller`."""
+        """See `Labeler`."""
         return f"denseclip {self.segmenter.clip.name}"
 
     @property
     def labels(self) -> Labels:
-        """See `Labeller`."""
+        """See `Labeler`."""
         return Labels(self.segmenter.classes)
 
     @property
     def machine(self) -> str:
-        """See `Labeller`."""
+        """See `Labeler`."""
         return self.segmenter.machine
 
     def identity(self) -> dict[str, Any]:
-        """See `Labeller`."""
+        """See `Labeler`."""
         model, settings, ontology = self.segmenter.clip, self.segmenter.settings, self.segmenter._ontology
         assert ontology is not None
         return {
@@ -52,15 +52,15 @@ class WordLabeller:
 
     @property
     def batch(self) -> int:
-        """See `Labeller`."""
+        """See `Labeler`."""
         return default_batch(self.segmenter.clip.device)
 
     def encode(self, images: list[NDArray[np.uint8]], rules: Rules) -> list[Callable[[], Segmentation]]:
-        """See `Labeller`."""
+        """See `Labeler`."""
         return self.segmenter.begin(images, confidence=rules.exact)
 
-    def label(self, encoded: Callable[[], Segmentation], item: Item, position: int, rules: Rules) -> Labelled:
-        """See `Labeller`. Raises UserError where the Segmenter does."""
+    def label(self, encoded: Callable[[], Segmentation], item: Item, position: int, rules: Rules) -> Labeled:
+        """See `Labeler`. Raises UserError where the Segmenter does."""
         labels, result = self.labels, encoded()
         confidence = result.confidence if rules.exact else coarse_confidence(self.segmenter, result)
         assert confidence is not None
@@ -75,14 +75,14 @@ class WordLabeller:
             mask = np.where(taken_out, mask.dtype.type(rest), mask)
             regions = regions.only(~small)
         kept = replace(result, mask=mask, void=labels.void)
-        return Labelled(item, position, labels, result.image, mask, confidence, regions, kept)
+        return Labeled(item, position, labels, result.image, mask, confidence, regions, kept)
 
 
 @torch.inference_mode()
 def coarse_confidence(segmenter: Segmenter, result: Segmentation) -> NDArray[np.float32]:
     """The winner's soft-max probability at the network's resolution, spread to (H, W) float32.
 
-    Under key smoothing, whose scores are sums over neighbours, the winner's share.
+    Under key smoothing, whose scores are sums over neighbors, the winner's share.
     """
     scores = result.scores.float()  # (K, h, w)
     if segmenter.settings.refine.ks:

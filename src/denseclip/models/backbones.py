@@ -26,7 +26,7 @@ class Backbone(nn.Module):
     reductions: tuple[int, ...]
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Images (B, 3, H, W), normalised -> maps (B, channels[i], H / reductions[i], W / reductions[i])."""
+        """Images (B, 3, H, W), normalized -> maps (B, channels[i], H / reductions[i], W / reductions[i])."""
         raise NotImplementedError
 
 

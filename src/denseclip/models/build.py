@@ -108,7 +108,7 @@ OFFICIAL_RULES: tuple[tuple[str, float, float], ...] = (
 
 @dataclass(frozen=True)
 class Treatment:
-    """How a parameter learns. rate, decay: factors on the optimiser's values. key: the official rule that fits."""
+    """How a parameter learns. rate, decay: factors on the optimizer's values. key: the official rule that fits."""
 
     rate: float
     decay: float

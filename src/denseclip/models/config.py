@@ -37,7 +37,7 @@ class DenseClipConfig:
     - only names with "norm" escape weight decay, which 18 tensors have; ours: all vectors escape;
     - new layers inside the backbone (the ViT's pyramid) learn at a tenth of the rate, because of their names.
 
-    Batch norms are plain ones and trained, in the backbone too; the training loop synchronises them where there
+    Batch norms are plain ones and trained, in the backbone too; the training loop synchronizes them where there
     are several processes (the official code always does, and so fails with one).
     """
 

@@ -48,7 +48,7 @@ class Words(nn.Module):
         self._kept: tuple[Any, Tensor] | None = None
 
     def embeddings(self, encoder: TextTransformer, contexts: Tensor) -> Tensor:
-        """(B, K, D) from contexts (B, N, W), not normalised."""
+        """(B, K, D) from contexts (B, N, W), not normalized."""
         if self.training or torch.is_grad_enabled():
             return encoder(self.tokens, contexts)
         state = (_autocast(contexts.device.type), *map(_state, (contexts, *encoder.parameters())))
@@ -88,7 +88,7 @@ class Guidance:
     """What words make of a batch of pictures.
 
     maps: four feature maps, the score map joined to one of them. scores: cosines (B, K, h, w) of every cell and
-    word. text: embeddings of the words for these pictures (B, K, D), before normalisation. Both None without
+    word. text: embeddings of the words for these pictures (B, K, D), before normalization. Both None without
     language.
     """
 
@@ -173,7 +173,7 @@ class LanguageGuided(nn.Module):
         return Words(names, tokens[:, :length].to(like)).train(self.training)
 
     def guide(self, images: Tensor) -> Guidance:
-        """Images (B, 3, H, W), normalised as for the CLIP -> maps for the neck, score map, embeddings."""
+        """Images (B, 3, H, W), normalized as for the CLIP -> maps for the neck, score map, embeddings."""
         return self.guided(self.backbone(images))
 
     def guided(self, encoded: Encoded) -> Guidance:
@@ -251,11 +251,11 @@ class DenseClipSegmenter(LanguageGuided):
         self.decode_head = SemanticFpnHead(config.fpn_channels, len(classes), dropout=config.head_dropout)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W), normalised -> logits (B, K, h, w) at about stride 4."""
+        """Images (B, 3, H, W), normalized -> logits (B, K, h, w) at about stride 4."""
         return self.run(images).logits
 
     def run(self, images: Tensor) -> DenseClipOutput:
-        """Images (B, 3, H, W), normalised -> logits and all that they come from."""
+        """Images (B, 3, H, W), normalized -> logits and all that they come from."""
         guidance = self.guide(images)
         pyramid = self.neck(guidance.maps)
         return DenseClipOutput(guidance, pyramid, self.decode_head(pyramid))
@@ -303,7 +303,7 @@ class FixedWords(nn.Module):
         self.register_buffer("kept", kept)  # (1, K, D)
 
     def embeddings(self, encoder: TextTransformer, contexts: Tensor) -> Tensor:
-        """(1, K, D), not normalised."""
+        """(1, K, D), not normalized."""
         del encoder, contexts
         return self.kept
 

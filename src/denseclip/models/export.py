@@ -21,7 +21,7 @@ EXAMPLE = (2, 3, 192, 256)  # two pictures: a batch of one would be taken for a 
 
 
 class Exported(nn.Module):
-    """Pixels to masks: normalisation, network and upsampling in one graph.
+    """Pixels to masks: normalization, network and upsampling in one graph.
 
     Input (B, 3, H, W) float32 RGB, 0..255, or as image files give them, (B, H, W, 3) uint8. Output (B, K, H, W)
     float32 scores, or with `argmax` (B, H, W) int64 class ids.
@@ -48,7 +48,7 @@ class Exported(nn.Module):
 
 
 class TrainingFree(nn.Module):
-    """A CLIP made dense with its words as constants: normalised images (B, 3, H, W) -> scores (B, K, h, w).
+    """A CLIP made dense with its words as constants: normalized images (B, 3, H, W) -> scores (B, K, h, w).
 
     Raises UserError for settings that are more than one network input and its scores.
     """

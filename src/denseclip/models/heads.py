@@ -113,7 +113,7 @@ class DepthwiseSeparableASPPHead(Head):
     """DeepLabV3+ (Chen et al., 2018): ASPP with an image-level branch, refined at the finest map's size.
 
     inputs, fine_inputs: channels of the last map and of the fine one. fine: which map is the fine one.
-    dilations: the first is the 1x1 branch. In training a batch of one picture cannot be normalised in the
+    dilations: the first is the 1x1 branch. In training a batch of one picture cannot be normalized in the
     image-level branch: torch refuses it.
     """
 
@@ -156,7 +156,7 @@ class DepthwiseSeparableASPPHead(Head):
 class PSPHead(Head):
     """PSPNet (Zhao et al., 2017): means over regions of several sizes beside the map itself.
 
-    In training a batch of one picture cannot be normalised in the branch of one region: torch refuses it.
+    In training a batch of one picture cannot be normalized in the branch of one region: torch refuses it.
     """
 
     def __init__(self, inputs: int, channels: int, regions: Sequence[int] = (1, 2, 3, 6)) -> None:

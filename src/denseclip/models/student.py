@@ -24,7 +24,7 @@ class StudentConfig:
 
     dim: length of the text vectors. backbone: a name of `build_backbone`; or "resnet" (ResNetV1c) or "clip"
     (CLIP's image tower) of this `shape`. head: "aspp_v2", "deeplabv3plus" or "psp". output_stride: 8, 16 or 32.
-    background: a learnable vector for class 0. normalise: divide features by their norm, so that scores are
+    background: a learnable vector for class 0. normalize: divide features by their norm, so that scores are
     cosines. temperature: logits are scores times this. classifier: "text", the text vectors themselves, or
     "mapped", a learned function of them (the fine-tuning baseline of MaskCLIP, section 3.2).
 
@@ -36,7 +36,7 @@ class StudentConfig:
     head: str = "aspp_v2"
     output_stride: int = 8
     background: bool = False
-    normalise: bool = False
+    normalize: bool = False
     temperature: float = 1.0
     classifier: Classifier = "text"
     shape: ResNetShape | None = None
@@ -130,9 +130,9 @@ class Student(nn.Module):
         return ClassEmbeddings(matrix, owner, self.classes)
 
     def features(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W), normalised -> features (B, D, h, w), of norm 1 with `normalise`."""
+        """Images (B, 3, H, W), normalized -> features (B, D, h, w), of norm 1 with `normalize`."""
         features = self.decode_module(self.backbone(images))
-        return F.normalize(features, dim=1) if self.config.normalise else features
+        return F.normalize(features, dim=1) if self.config.normalize else features
 
     def classify(self, features: Tensor) -> Tensor:
         """Features (B, D, h, w) -> logits (B, K, h, w) of `classes`."""
@@ -144,7 +144,7 @@ class Student(nn.Module):
         return scores * self.config.temperature
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W), normalised -> logits (B, K, h, w) of `classes`, not upsampled."""
+        """Images (B, 3, H, W), normalized -> logits (B, K, h, w) of `classes`, not upsampled."""
         return self.classify(self.features(images))
 
     def _rows(self) -> Tensor:

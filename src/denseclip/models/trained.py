@@ -113,13 +113,13 @@ class TrainedStudent:
 
     @property
     def stats(self) -> ImageStats:
-        """How pixels are normalised."""
+        """How pixels are normalized."""
         return StudentEncoder.stats
 
     def network(
         self, ontology: ClassPrompts | None, templates: Sequence[str]
     ) -> tuple[nn.Module, tuple[str, ...]]:
-        """A network from normalised images (B, 3, H, W) to logits (B, K, h, w), and its K class names.
+        """A network from normalized images (B, 3, H, W) to logits (B, K, h, w), and its K class names.
 
         ontology: other words than its own.
         """
@@ -190,7 +190,7 @@ class StudentEncoder:
         self.stride = 1  # any size: nothing is rounded to whole cells
 
     def encode(self, images: Tensor, *, keys: bool = False) -> DenseFeatures:
-        """Images (B, 3, H, W), normalised by `stats` -> features (B, D, h, w), not normalised unless trained so."""
+        """Images (B, 3, H, W), normalized by `stats` -> features (B, D, h, w), not normalized unless trained so."""
         assert not keys
         weights = self.student.matrix
         return DenseFeatures(self.student.features(images.to(weights)).float())
@@ -201,7 +201,7 @@ class StudentEncoder:
 
 
 def contents_of(model: DenseClipSegmenter, stats: ImageStats) -> dict[str, Any]:
-    """What a checkpoint needs beside the weights. stats: how its pictures were normalised."""
+    """What a checkpoint needs beside the weights. stats: how its pictures were normalized."""
     return {
         "config": model.config.to_dict(),
         "shapes": model.shapes.to_dict(),
@@ -286,7 +286,7 @@ class TrainedDenseClip:
     def network(
         self, ontology: ClassPrompts | None, templates: Sequence[str]
     ) -> tuple[nn.Module, tuple[str, ...]]:
-        """Normalised images (B, 3, H, W) to logits (B, K, h, w) as one module, and its K class names."""
+        """Normalized images (B, 3, H, W) to logits (B, K, h, w) as one module, and its K class names."""
         del templates
         if ontology is None:
             return baked(self.model), self.model.classes
@@ -314,7 +314,7 @@ class DenseClipEncoder:
         self.stride = shape.patch << (3 - model.backbone.score_level) if isinstance(shape, VitShape) else 32
 
     def encode(self, images: Tensor, *, keys: bool = False) -> DenseFeatures:
-        """Images (B, 3, H, W), normalised -> features for `scores`."""
+        """Images (B, 3, H, W), normalized -> features for `scores`."""
         assert not keys
         encoded = self.model.backbone(images.to(self.model.decode_head.conv_seg.weight))
         guidance = self.model.guided(encoded)

@@ -1,7 +1,7 @@
 """Do the papers' claims hold in the figures at hand?
 
 Among rows without training, the 95 % interval of a difference over resampled images has to pass the threshold. Among
-trained ones the least favourable seeds are compared: the worst of what should be higher with the best of what should
+trained ones the least favorable seeds are compared: the worst of what should be higher with the best of what should
 be lower; with several seeds that difference has to pass, where a row has a single one, its interval has to.
 Thresholds stand in the table's file, with their reasons; nothing is chosen after the figures are known.
 """
@@ -159,8 +159,8 @@ class Side:
 class Sum:
     """A weighted sum of rows, in points.
 
-    worst: with the least favourable run of each, and its interval: 95 % over images where they were counted one by
-    one, else from the least to the most favourable seeds. mean: of the means over seeds.
+    worst: with the least favorable run of each, and its interval: 95 % over images where they were counted one by
+    one, else from the least to the most favorable seeds. mean: of the means over seeds.
     """
 
     sides: Sequence[Side]
@@ -170,7 +170,7 @@ class Sum:
 
     @classmethod
     def of(cls, sides: Sequence[Side], weights: Sequence[float], *, paired: bool = False) -> "Sum":
-        """The sum; the worst run of what counts in favour, the best of what counts against.
+        """The sum; the worst run of what counts in favor, the best of what counts against.
 
         paired: the seed whose own sum is the least, of those that all rows have.
         """
@@ -265,7 +265,7 @@ class _Question:
         return self._verdict(text, held, found, 0.0, teachers.sides, "" if apart else why)
 
     def _within(self, text: str, sides: list[Side]) -> Claim:
-        """The two rows that are furthest apart decide; negated, so that the least favourable seeds are taken."""
+        """The two rows that are furthest apart decide; negated, so that the least favorable seeds are taken."""
         sums = [Sum.of(pair, [1.0, -1.0]) for pair in permutations(sides, 2)]
         found = min(sums, key=lambda one: one.worst.value)
         (low, high), worst = found.sides, found.worst
@@ -322,7 +322,7 @@ def _not_above(found: Sum, threshold: float) -> str:
     if mean <= threshold:
         verdict = f"It is {mean:+.1f} points{' on average' if found.trained else ''}, {asked}."
     elif worst.value <= threshold:
-        least = f"{worst.value:+.1f} with the least favourable seeds"
+        least = f"{worst.value:+.1f} with the least favorable seeds"
         verdict = f"It is {mean:+.1f} points on average, but {least}, {asked}."
     else:
         by = f"{'with a single seed ' if found.trained else ''}the 95 % interval over {images} images decides"

@@ -66,7 +66,7 @@ def forecast(run: Run, pace: float, processes: int = 1, limit: int | None = None
     micro = ceil(recipe.batch / recipe.accumulate / processes)
     passes = recipe.batch / processes * (3 * macs + teacher) + recipe.accumulate * 3 * words
     training = recipe.steps * passes / pace
-    states = 4 * weights * (2 + OPTIMIZER[recipe.optimiser.name])
+    states = 4 * weights * (2 + OPTIMIZER[recipe.optimizer.name])
     return Forecast(training, images * picture / pace, states + micro * kept)
 
 

@@ -107,7 +107,7 @@ _OF_A_ROW = ("model", "details", "weights", "data", "contents", "corruption")
 _DECIDING = ("mean difference", "difference", "threshold", "published")
 _EXPLANATION = (
     "Among rows without training, the 95 % interval of a difference, from 2000 times resampled images, has to "
-    "pass the threshold. Among trained rows the least favourable seeds are compared: the worst of what should be "
+    "pass the threshold. Among trained rows the least favorable seeds are compared: the worst of what should be "
     "higher with the best of what should be lower; where one has a single seed, the interval has to pass. A fall "
     "with the level needs clean surely above the strongest level, and no level surely above the one before it. "
     "Chance is the mIoU of guessing every class equally often. Thresholds were fixed before any figure was known."

@@ -24,7 +24,7 @@ from denseclip.segment.settings import Compat, DenseOptions
 class Dense(NamedTuple):
     """What a tower says of images (B, 3, H, W).
 
-    features: (B, D, h, w), not normalised. keys: (B, hw, E) of key smoothing, if asked for. global_feature: the whole
+    features: (B, D, h, w), not normalized. keys: (B, hw, E) of key smoothing, if asked for. global_feature: the whole
     pictures' (B, D), if the options need it. tokens, attention: inputs (B, 1 + hw, W) of the last block, and middle
     blocks' attention (B, heads, 1 + hw, 1 + hw), for a second pass.
     """
@@ -46,7 +46,7 @@ def dense_vit(
     proxy: Proxy | None = None,
     raw: bool = False,
 ) -> Dense:
-    """A ViT on images (B, 3, H, W), normalised, of any size; h = ceil(H / patch), or the proxy tower's."""
+    """A ViT on images (B, 3, H, W), normalized, of any size; h = ceil(H / patch), or the proxy tower's."""
     images = images if compat.cut else _padded(images, vit.patch_size)
     table = partial(_table, vit, tenth=compat.tenth) if compat.count_rule else None
     x, grid = vit.embed(images, table)  # (B, 1 + hw, W)
@@ -96,7 +96,7 @@ def dense_block(
 
 
 def dense_resnet(resnet: ResNet, images: Tensor, options: DenseOptions, *, keys: bool) -> Dense:
-    """A ResNet on images (B, 3, H, W), normalised, sides of at least 32; h = floor(H / stride).
+    """A ResNet on images (B, 3, H, W), normalized, sides of at least 32; h = floor(H / stride).
 
     There is no position table in any of it (paper, section 3.3); `residual` and `mlp` mean nothing here.
     """
@@ -248,7 +248,7 @@ class DenseEncoder:
 
     @property
     def stats(self) -> ImageStats:
-        """How pixels in 0..1 are normalised before `encode`."""
+        """How pixels in 0..1 are normalized before `encode`."""
         return ImageStats(IMAGENET_MEAN, IMAGENET_STD) if self.compat.imagenet_stats else self.clip.stats
 
     @property
@@ -264,7 +264,7 @@ class DenseEncoder:
     def encode(
         self, images: Tensor, *, keys: bool = False, unit: bool = True, raw: bool = False
     ) -> DenseFeatures:
-        """Images (B, 3, H, W), normalised by `stats`, of any size -> dense features.
+        """Images (B, 3, H, W), normalized by `stats`, of any size -> dense features.
 
         unit: divide every position by its norm. raw: without the last norm and the projection, see `finish`.
 

@@ -67,7 +67,7 @@ class Decoded(NamedTuple):
 
     @classmethod
     def blank(cls, shape: tuple[int, ...], ask: Ask, like: Tensor) -> "Decoded":
-        """Uninitialised planes; `like` gives device and float type."""
+        """Uninitialized planes; `like` gives device and float type."""
         mask = like.new_empty(shape, dtype=ask.ids)
         return cls(mask, None if ask.confidence is None else like.new_empty(shape))
 

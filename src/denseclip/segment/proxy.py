@@ -16,7 +16,7 @@ from denseclip.clip.model import without_values
 from denseclip.clip.transformer import Block, Grid, resize_positions, to_map
 from denseclip.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from denseclip.errors import UserError
-from denseclip.segment.sc_clip import centred_softmax, similarity
+from denseclip.segment.sc_clip import centered_softmax, similarity
 
 BETA, GAMMA = 1.2, 3.0  # what counts as similar, and how sharply; the paper's for every data set
 OFFICIAL_PAD = 56  # inputs are made a multiple of it: 8 x 7 and 14 x 4, but not 16
@@ -49,7 +49,7 @@ class Dino(nn.Module):
         self.norm = nn.LayerNorm(width, 1e-6)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Grid]:
-        """Images (B, 3, H, W), normalised by ImageNet's statistics -> features (B, hw, C), and (h, w)."""
+        """Images (B, 3, H, W), normalized by ImageNet's statistics -> features (B, hw, C), and (h, w)."""
         height, width = images.shape[2:]
         x = self.proj(images)  # (B, C, h, w)
         grid = (x.shape[2], x.shape[3])
@@ -146,9 +146,9 @@ def _timm_state(name: str) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Proxy:
-    """A tower with the statistics that its pictures are normalised with.
+    """A tower with the statistics that its pictures are normalized with.
 
-    stats: of the network inputs that are handed over. beta, gamma: see `centred_softmax`.
+    stats: of the network inputs that are handed over. beta, gamma: see `centered_softmax`.
     """
 
     tower: Dino
@@ -162,7 +162,7 @@ class Proxy:
         mean, std = _planes(self.stats.mean, images), _planes(self.stats.std, images)
         images = (images * std + mean - _planes(IMAGENET_MEAN, images)) / _planes(IMAGENET_STD, images)
         features, grid = self.tower(images)
-        return centred_softmax(similarity(features), self.gamma, self.beta), grid
+        return centered_softmax(similarity(features), self.gamma, self.beta), grid
 
     def multiple(self, patch: int, *, official: bool) -> int:
         """What the sides of inputs have to be a multiple of, so that no tower leaves out pixels."""

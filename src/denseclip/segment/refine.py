@@ -54,14 +54,14 @@ def key_smoothing(
     """Let positions with similar keys vote on unsure positions.
 
     p = soft-max over classes of `temperature` x score; a position where no class reaches `threshold` gets
-    sum_j (k_i . k_j) p_j over all positions j, itself included, with normalised keys k; the others keep p.
+    sum_j (k_i . k_j) p_j over all positions j, itself included, with normalized keys k; the others keep p.
 
     Args:
         scores: (N, K, h, w) cosines, or what prompt denoising left of them.
         keys: (N, hw, E) keys of the last attention layer.
         threshold: probability in 0..1; the official 1 smooths wherever the soft-max is not exactly 1; 0 is off
             and returns the scores as they are.
-        norm: "positions", the official code, normalises each channel over all positions; "channels", the
+        norm: "positions", the official code, normalizes each channel over all positions; "channels", the
             paper's formula, each key over its channels, so that k_i . k_j is their cosine.
         temperature: of the soft-max.
 

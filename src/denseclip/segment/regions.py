@@ -130,7 +130,7 @@ def _grouped(height: int, width: int, start: Array, stop: Array, label: Array, g
 
 
 def _touching(columns: NDArray[np.integer], begins: NDArray[np.bool_]) -> Array:
-    """Pairs of runs of one class in neighbouring columns that share an edge or a corner, (M, 2)."""
+    """Pairs of runs of one class in neighboring columns that share an edge or a corner, (M, 2)."""
     run = np.cumsum(begins.ravel(), dtype=np.int32).reshape(begins.shape) - 1  # (W, H)
     height = begins.shape[1]
     pairs = []
@@ -166,8 +166,8 @@ def _connected(pairs: Array, count: int) -> Array:
 Points = NDArray[np.int64]  # (n, 2) x, y
 
 
-def through_centres(region: NDArray[np.bool_]) -> Points:
-    """A closed path through pixel centres; filled with its rim (cv2.fillPoly) it is the region (h, w).
+def through_centers(region: NDArray[np.bool_]) -> Points:
+    """A closed path through pixel centers; filled with its rim (cv2.fillPoly) it is the region (h, w).
 
     Parts that do not touch are joined by lines, which such a reader fills, too.
     """
@@ -180,7 +180,7 @@ def through_centres(region: NDArray[np.bool_]) -> Points:
 
 def along_edges(region: NDArray[np.bool_]) -> list[Points]:
     """Closed paths along pixel edges, one for each part; filled without rims (COCO's way) the region (h, w)."""
-    doubled = region.repeat(2, 0).repeat(2, 1)  # a rim of centres 2x, 2x + 1 stands for the edges x, x + 1
+    doubled = region.repeat(2, 0).repeat(2, 1)  # a rim of centers 2x, 2x + 1 stands for the edges x, x + 1
     return [_without_straights((rim + 1) // 2, 4) for rim in _parts(doubled)]
 
 

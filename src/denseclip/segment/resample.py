@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from denseclip.clip import ImageStats
-from denseclip.data.transforms import normalise
+from denseclip.data.transforms import normalize
 from denseclip.errors import UserError
 from denseclip.segment.settings import Settings, Slide
 
@@ -80,13 +80,13 @@ def resized(image: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
 
 
 def network_inputs(image: NDArray[np.uint8], cuts: list[Window], stats: ImageStats) -> list[Tensor]:
-    """The normalised inputs (3, h, w) float32 of an (H, W, 3) uint8 picture."""
+    """The normalized inputs (3, h, w) float32 of an (H, W, 3) uint8 picture."""
     frames: dict[Size, Tensor] = {}
     for frame in {cut.frame for cut in cuts}:
         pixels: NDArray[Any] = image
         if frame != image.shape[:2]:
             pixels = resized(image, frame)
-        frames[frame] = normalise(pixels, stats.mean, stats.std)
+        frames[frame] = normalize(pixels, stats.mean, stats.std)
     return [cut.cut(frames[cut.frame]) for cut in cuts]
 
 
@@ -123,7 +123,7 @@ class Ready(NamedTuple):
 def network_inputs_on(
     device: torch.device, pictures: list[Ready], cuts: list[Window], stats: ImageStats
 ) -> list[Tensor]:
-    """The inputs (B, 3, h, w) of pictures of one size, one for each cut, resized and normalised on a device.
+    """The inputs (B, 3, h, w) of pictures of one size, one for each cut, resized and normalized on a device.
 
     Pixels travel as uint8, on a GPU beside its work for the pictures before. Resized ones are those of
     `network_inputs`; other builds of OpenCV may be one level of 255 apart.
@@ -134,11 +134,11 @@ def network_inputs_on(
         for place, picture in enumerate(pictures):
             levels = torch.from_numpy(picture.image) if picture.levels is None else picture.levels
             pixels[place].copy_(levels, non_blocking=True)  # (H, W, 3)
-        centre, scale = _moments(stats, device)
+        center, scale = _moments(stats, device)
         frames: dict[Size, Tensor] = {}
         for frame in {cut.frame for cut in cuts}:
             resized = pixels if frame == pictures[0].shape[:2] else _resize_levels(pixels, frame)
-            frames[frame] = ((resized - centre) / scale).permute(0, 3, 1, 2)  # (B, 3, H', W'), channels last
+            frames[frame] = ((resized - center) / scale).permute(0, 3, 1, 2)  # (B, 3, H', W'), channels last
     if beside is not None:
         main = torch.cuda.current_stream(device)
         main.wait_stream(beside)
@@ -202,7 +202,7 @@ class Taps:
 
     @property
     def width(self) -> int:
-        """T, how many neighbouring input lines one output line may mix."""
+        """T, how many neighboring input lines one output line may mix."""
         return self.weight.shape[1]
 
     def lines(self, output: Tensor) -> tuple[Tensor, Tensor]:

@@ -46,7 +46,7 @@ def _explicit(block: Block, x: Tensor) -> tuple[Tensor, Tensor]:
 def feedback_labels(scores: Tensor, images: Tensor, patch: int, threshold: float) -> tuple[Tensor, Tensor]:
     """The word of every pixel (B, H, W) and of every patch (B, h, w), of cosines (B, P, h', w') of the first pass.
 
-    images: (B, 3, H, W), normalised. Pixels that are less sure than `threshold` get word 0, as published.
+    images: (B, 3, H, W), normalized. Pixels that are less sure than `threshold` get word 0, as published.
     """
     pixels = torch.cat(
         [_pixel_labels(one[None], image[None], threshold) for one, image in zip(scores, images, strict=True)]

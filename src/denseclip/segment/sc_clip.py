@@ -41,7 +41,7 @@ def sc_clip(blocks: Sequence[Block], x: Tensor, grid: Grid) -> tuple[Tensor, Ten
     regroup = aggregation(similarity(early[:, 1:]))
     deep = aggregation(near) @ repair(x[:, 1:], bad, grid).float()  # (B, hw, W)
     ways = (deep.to(x.dtype), x[:, :1]), (total[:, 1:], total[:, :1])
-    share = centred_softmax(near, 3.0, 1.0).to(x.dtype)  # (B, hw, hw)
+    share = centered_softmax(near, 3.0, 1.0).to(x.dtype)  # (B, hw, hw)
     parts = [_last(blocks[-1], tokens, share) + CLASS_TOKEN * whole for tokens, whole in ways]
     found = [(regroup @ part.float()).to(x.dtype) for part in parts]
     return found[0] + found[1], x
@@ -102,7 +102,7 @@ def aggregation(similar: Tensor) -> Tensor:
     return kept / (kept.sum(-1, keepdim=True) + 1e-6)
 
 
-def centred_softmax(similar: Tensor, scale: float, beta: float) -> Tensor:
+def centered_softmax(similar: Tensor, scale: float, beta: float) -> Tensor:
     """Soft-max over the rows of scale * (S - beta * mean of S); what is below zero is left out, but for the diagonal.
 
     similar: (B, N, N). Without the diagonal a row could be empty, where all positions are alike, and give NaN.

@@ -33,10 +33,10 @@ class Encoder(Protocol):
 
     @property
     def stats(self) -> ImageStats:
-        """How pixels are normalised."""
+        """How pixels are normalized."""
 
     def encode(self, images: Tensor, *, keys: bool = False) -> DenseFeatures:
-        """Images (B, 3, H, W), normalised by `stats` -> features; keys are those of key smoothing."""
+        """Images (B, 3, H, W), normalized by `stats` -> features; keys are those of key smoothing."""
 
     def scores(self, features: DenseFeatures, matrix: Tensor) -> Tensor:
         """Scores (B, P, h, w) of every position under the P rows of `matrix`, which `embed` made."""
@@ -62,12 +62,12 @@ class TrainedModel(Protocol):
 
     @property
     def stats(self) -> ImageStats:
-        """How pixels are normalised."""
+        """How pixels are normalized."""
 
     def network(
         self, ontology: ClassPrompts | None, templates: Sequence[str]
     ) -> tuple[nn.Module, tuple[str, ...]]:
-        """Normalised images (B, 3, H, W) to logits (B, K, h, w) as one module, and its K class names."""
+        """Normalized images (B, 3, H, W) to logits (B, K, h, w) as one module, and its K class names."""
 
     def encoder(self) -> Encoder:
         """Its image side."""
@@ -133,7 +133,7 @@ class Scorer:
             scores = key_smoothing(
                 scores, features.keys, refine.ks, norm=refine.ks_norm, temperature=self.temperature
             )
-            if self.settings.background.threshold is not None:  # sums over neighbours -> shares
+            if self.settings.background.threshold is not None:  # sums over neighbors -> shares
                 scores = scores / scores.abs().sum(1, keepdim=True).clamp_min(1e-12)
         return scores
 

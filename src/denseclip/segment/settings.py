@@ -20,7 +20,7 @@ class DenseOptions:
     queries and keys ("qk"), queries ("qq"), keys ("kk") or the sum of the last two ("qq+kk", rows sum to 2);
     for ViTs also "sc-clip", or "proxy", under another tower's similarities, both without residual and MLP.
     residual, mlp: keep the residual stream, the MLP (ViT only: the attention pool has neither).
-    sigma: width in patches of NACLIP's Gaussian neighbourhood, added to the attention logits; None for none.
+    sigma: width in patches of NACLIP's Gaussian neighborhood, added to the attention logits; None for none.
     cls_bias: how much of the whole picture's own scores is taken off every position (SegEarth-OV: 0.3).
     stride: of a ResNet's map in pixels: 32 as trained, or 16, the same weights evaluated twice as densely.
     rcs, sfr: ResCLIP's corrections of the attention, each (factor, share), ViT only; `feedback_threshold`: the
@@ -96,7 +96,7 @@ LATER = ("sc-clip", "proxyclip", "resclip", "naclip")  # methods whose code shar
 class Compat:
     """Deviations from CLIP's own arithmetic that the official MaskCLIP code has. Defaults: none of them.
 
-    imagenet_stats: normalise pixels with ImageNet's mean and standard deviation. exact_gelu, eps: exact GELU
+    imagenet_stats: normalize pixels with ImageNet's mean and standard deviation. exact_gelu, eps: exact GELU
     and this epsilon in the image tower whatever the weights were trained with. count_rule: resize the position
     table only when the number of tokens differs, without antialiasing. keys_projected: keys for key smoothing
     pass the output projection. free_size: do not round the picture's size to whole patches, pad with zeros, and
@@ -142,7 +142,7 @@ class Refinement:
     """Prompt denoising, key smoothing, PAMR and the guided filter; 0 switches one off.
 
     pd: classes whose best position has a lower probability are removed. ks: positions whose best class has a
-    lower probability are smoothed over similar keys, normalised over "channels" (the paper) or "positions"
+    lower probability are smoothed over similar keys, normalized over "channels" (the paper) or "positions"
     (the official code). pamr: steps in which scores at the picture's size follow its colors. guided: outlines follow
     the picture's edges, at little cost.
     """

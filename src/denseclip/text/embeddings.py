@@ -246,7 +246,7 @@ class ClassEmbeddings:
 def ensemble(per_template: Tensor) -> Tensor:
     """Text features (K, T, D) under T templates -> unit vectors (K, D).
 
-    Each is normalised, their mean is normalised again. Source: MaskCLIP, section "text embeddings".
+    Each is normalized, their mean is normalized again. Source: MaskCLIP, section "text embeddings".
     """
     return F.normalize(F.normalize(per_template, dim=-1).mean(dim=1), dim=-1)
 

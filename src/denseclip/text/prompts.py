@@ -117,10 +117,10 @@ def _unquoted(text: str, *, closed: bool) -> tuple[str, str, str]:
 
 @dataclass(frozen=True)
 class DatasetFacts:
-    """One labelled data set: index order is label order, with `background` first where it is a class.
+    """One labeled data set: index order is label order, with `background` first where it is a class.
 
     `class_set` names the words that stand for the classes (they differ from the data set's own names,
-    and never contain `background`). `palette` is RGB, 0..255, one colour a class. `unseen` are the label
+    and never contain `background`). `palette` is RGB, 0..255, one color a class. `unseen` are the label
     indices hidden in the zero-shot setting, empty where there is no such split.
     """
 

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from denseclip.clip.clip import ImageStats
 from denseclip.data.datasets import SegmentationDataset
-from denseclip.data.specs import UNLABELLED
+from denseclip.data.specs import UNLABELED
 from denseclip.data.things import BoxAugmentation, BoxView, ThingsDataset
 from denseclip.data.transforms import Augmentation, View, pad
 from denseclip.detection.config import Instances
@@ -42,7 +42,7 @@ def _one_thread(worker: int) -> None:
     torch.set_num_threads(1)
 
 
-HIDDEN = UNLABELLED
+HIDDEN = UNLABELED
 S = TypeVar("S")
 
 
@@ -98,7 +98,7 @@ class Batch:
         return [Batch(*part) for part in zip(*(tensor.split(size) for tensor in tensors), strict=True)]
 
 
-def normalised(batch: Padded, stats: ImageStats) -> Tensor:
+def normalized(batch: Padded, stats: ImageStats) -> Tensor:
     """Float32 (B, 3, S, T), channels last in memory: (pixel / 255 - mean) / std, and 0 where padded."""
     images = batch.images
     mean, std = (
@@ -113,7 +113,7 @@ def normalised(batch: Padded, stats: ImageStats) -> Tensor:
 
 @dataclass(frozen=True)
 class Share:
-    """Which part of each optimiser step's images a process works on: `rank` of `world`, in `accumulate` parts."""
+    """Which part of each optimizer step's images a process works on: `rank` of `world`, in `accumulate` parts."""
 
     batch: int
     accumulate: int = 1
@@ -128,14 +128,14 @@ class Share:
             )
 
     def positions(self, step: int, part: int) -> range:
-        """Positions, in the endless row of training images, of part `part` of optimiser step `step` (from 0)."""
+        """Positions, in the endless row of training images, of part `part` of optimizer step `step` (from 0)."""
         size = self.batch // (self.accumulate * self.world)
         first = step * self.batch + (part * self.world + self.rank) * size
         return range(first, first + size)
 
 
 class EndlessBatches(Dataset[T | UserError]):
-    """Item i is part i % accumulate of optimiser step first + i // accumulate, of a row of images without end.
+    """Item i is part i % accumulate of optimizer step first + i // accumulate, of a row of images without end.
 
     images: how many there are. skip_bad: an image that cannot be read gives way to the next one.
     """

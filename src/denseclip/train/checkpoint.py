@@ -75,7 +75,7 @@ def save(
 def resume(
     fabric: Fabric, path: Path, model: nn.Module, optimizer: Optimizer, recipe: TrainRecipe
 ) -> Progress:
-    """Load weights and optimiser of a checkpoint of the same recipe.
+    """Load weights and optimizer of a checkpoint of the same recipe.
 
     Raises UserError if it cannot be read, or belongs to another recipe.
     """

@@ -14,12 +14,12 @@ from denseclip.train.batches import DIVISOR, Batch, EndlessBatches, ThingsBatch
 from denseclip.train.recipe import TrainRecipe
 from denseclip.train.task import Task
 
-STATES = {"sgd": 1, "adamw": 2}  # tensors that the optimiser keeps for each weight
+STATES = {"sgd": 1, "adamw": 2}  # tensors that the optimizer keeps for each weight
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """parameters: trained ones. memory: bytes of weights, gradients, optimiser and what the backward pass keeps, for
+    """parameters: trained ones. memory: bytes of weights, gradients, optimizer and what the backward pass keeps, for
     a teacher add its weights. seconds: of the whole training on this machine, reading of images not counted. rate:
     images a second of that.
     """
@@ -68,7 +68,7 @@ def estimate(task: Task, recipe: TrainRecipe, device: torch.device) -> Estimate:
     micro = recipe.batch // recipe.accumulate
     return Estimate(
         parameters=count,
-        memory=everything + 4 * count * (1 + STATES[recipe.optimiser.name]) + activations * micro // 2,
+        memory=everything + 4 * count * (1 + STATES[recipe.optimizer.name]) + activations * micro // 2,
         seconds=seconds / 2 * recipe.batch * recipe.steps,
         rate=2 / seconds,
     )

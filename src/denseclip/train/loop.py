@@ -28,7 +28,7 @@ from denseclip.models.checkpoint import read_saved
 from denseclip.train import checkpoint
 from denseclip.train.batches import AnyBatch
 from denseclip.train.checkpoint import BEST, LAST, Progress
-from denseclip.train.recipe import OptimiserPart, TrainRecipe
+from denseclip.train.recipe import OptimizerPart, TrainRecipe
 from denseclip.train.task import Task, poly_lr, step_lr
 
 
@@ -57,7 +57,7 @@ class SyncNorm(nn.BatchNorm2d):
         self.running_var.lerp_(var, self.momentum)
 
 
-def synchronised(model: nn.Module, device: torch.device) -> nn.Module:
+def synchronized(model: nn.Module, device: torch.device) -> nn.Module:
     """The model with all its batch norms over processes; names and weights stay."""
     if device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(model)
@@ -165,7 +165,7 @@ Untyped: TypeAlias = Any
 
 @dataclass(frozen=True)
 class Told:
-    """What is reported after an optimiser step."""
+    """What is reported after an optimizer step."""
 
     step: int
     phase: str
@@ -231,7 +231,7 @@ def compile_blocks(task: Task) -> None:
             module.compile()
 
 
-def make_optimizer(task: Task, part: OptimiserPart, precision: Precision) -> torch.optim.Optimizer:
+def make_optimizer(task: Task, part: OptimizerPart, precision: Precision) -> torch.optim.Optimizer:
     """SGD or AdamW over the task's groups, whose "rate" is kept for the schedule.
 
     A fused AdamW takes the scale of fp16 off its gradients by itself, too late for them to be clipped.
@@ -253,11 +253,11 @@ class Loop:
         self.precision = precision
         self.parts = recipe.parts(fabric.world_size)
         if fabric.world_size > 1:
-            synchronised(task, fabric.device)
+            synchronized(task, fabric.device)
         task.to(memory_format=torch.channels_last)
         if recipe.compile:
             compile_blocks(task)
-        optimizer = make_optimizer(task, recipe.optimiser, precision)
+        optimizer = make_optimizer(task, recipe.optimizer, precision)
         self.model: Untyped
         self.optimizer: Untyped
         self.model, self.optimizer = fabric.setup(task, optimizer)
@@ -305,15 +305,15 @@ class Loop:
                     return
 
     def step(self, parts: list[AnyBatch]) -> dict[str, float]:
-        """One optimiser step over its parts; mean values of this process."""
+        """One optimizer step over its parts; mean values of this process."""
         step = self.progress.step + 1
         torch.manual_seed((self.recipe.seed * 1_000_003 + step) * 4_099 + self.fabric.global_rank)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.recipe, step, group["rate"])
         self.model.train()
         found = [self._part(part, step, last=part is parts[-1]) for part in parts]
-        if self.recipe.optimiser.clip:
-            limit = self.recipe.optimiser.clip
+        if self.recipe.optimizer.clip:
+            limit = self.recipe.optimizer.clip
             norm = self.fabric.clip_gradients(
                 self.model, self.optimizer, max_norm=limit, error_if_nonfinite=False
             )
@@ -381,13 +381,13 @@ def _finite(values: dict[str, float], step: int) -> None:
     broken = next((name for name, value in values.items() if not math.isfinite(value)), None)
     if broken:
         raise UserError(
-            f"the {broken} is not a number at step {step}; lower optimiser.lr, or set precision=fp32"
+            f"the {broken} is not a number at step {step}; lower optimizer.lr, or set precision=fp32"
         )
 
 
 def learning_rate(recipe: TrainRecipe, step: int, rate: float = 1.0) -> float:
-    """Of optimiser step `step` (from 1), for a group with a factor of its own, after a linear warm-up."""
-    part = recipe.optimiser
+    """Of optimizer step `step` (from 1), for a group with a factor of its own, after a linear warm-up."""
+    part = recipe.optimizer
     warm: dict[str, Any] = {"warmup": part.warmup, "warmup_ratio": part.warmup_ratio}
     if part.drops:
         return step_lr(step - 1, part.lr * rate, part.drops, **warm)

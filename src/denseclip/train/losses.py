@@ -11,7 +11,7 @@ from denseclip.data.specs import IGNORE
 from denseclip.errors import UserError
 
 Average = Literal["official", "valid"]
-Where = Literal["not ignored", "unlabelled"]
+Where = Literal["not ignored", "unlabeled"]
 Cut = tuple[slice, slice]  # pictures, channels
 
 CHANNELS = 64  # features upsampled together
@@ -20,23 +20,23 @@ CHANNELS = 64  # features upsampled together
 class SegmentationSums(NamedTuple):
     """Sums over the pixels of a batch, so that parts of a batch can be added up before they are averaged.
 
-    loss: cross entropy of the labelled pixels, with gradient. labelled, correct: pixels with a label, and those
+    loss: cross entropy of the labeled pixels, with gradient. labeled, correct: pixels with a label, and those
     whose best class it is. pixels: all, ignored ones too.
     """
 
     loss: Tensor
-    labelled: Tensor
+    labeled: Tensor
     correct: Tensor
     pixels: int
 
     def mean(self, average: Average = "official") -> Tensor:
-        """The loss: over all pixels ("official", so its size follows the labelled share) or the labelled ones.
+        """The loss: over all pixels ("official", so its size follows the labeled share) or the labeled ones.
 
         0 without any label. Raises UserError for another average.
         """
         if average not in get_args(Average):
             raise UserError(f"loss average {average!r} is unknown; choose official or valid")
-        return self.loss / (self.pixels if average == "official" else self.labelled.clamp(min=1))
+        return self.loss / (self.pixels if average == "official" else self.labeled.clamp(min=1))
 
     @property
     def accuracy(self) -> Tensor:
@@ -70,7 +70,7 @@ def feature_distillation(
 
     student: (B, D, h, w), with gradient; the official code detaches it, and so trains nothing by it. teacher:
     (B, D, h', w') of norm 1. gt: (B, H, W) before pseudo labels. where: pixels that are "not ignored" (not 255)
-    or "unlabelled" (-1). Returns the mean over these pixels and all channels, 0 without any.
+    or "unlabeled" (-1). Returns the mean over these pixels and all channels, 0 without any.
     """
     assert student.shape[:2] == teacher.shape[:2], (student.shape, teacher.shape)
     used = gt != IGNORE if where == "not ignored" else gt < 0  # (B, H, W)

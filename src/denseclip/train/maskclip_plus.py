@@ -27,11 +27,11 @@ from denseclip.segment.refine import key_smoothing, prompt_denoising
 from denseclip.segment.segmenter import Segmenter
 from denseclip.segment.settings import Refinement
 from denseclip.text import ClassEmbeddings, EmbeddingCache
-from denseclip.train.batches import Batch, Share, TrainingBatches, normalised
+from denseclip.train.batches import Batch, Share, TrainingBatches, normalized
 from denseclip.train.loop import watch
 from denseclip.train.losses import SegmentationSums, feature_distillation, segmentation_sums
 from denseclip.train.panels import draw_panel
-from denseclip.train.pseudo_labels import Evidence, Labeller, LabelRule, Phases, select
+from denseclip.train.pseudo_labels import Evidence, Labeler, LabelRule, Phases, select
 from denseclip.train.recipe import TeacherPart, TrainRecipe
 from denseclip.train.task import Task
 
@@ -64,7 +64,7 @@ class Teacher:
 
     @property
     def stats(self) -> ImageStats:
-        """How its pixels are normalised."""
+        """How its pixels are normalized."""
         return self.segmenter.encoder.stats
 
     @property
@@ -85,7 +85,7 @@ class Teacher:
     @torch.inference_mode()
     def features(self, batch: Batch, *, unit: bool = True) -> DenseFeatures:
         """Dense features of the crops, of norm 1 or as the tower made them."""
-        images = normalised(batch, self.stats)
+        images = normalized(batch, self.stats)
         return self.encoder.encode(images, keys=self.refine.ks > 0, unit=unit)
 
     @torch.inference_mode()
@@ -171,7 +171,7 @@ class MaskClipPlus(Task):
         labels, spec = recipe.labels, dataset.spec
         things = tuple(k for k in range(len(spec.classes)) if k != spec.background)
         self.hidden = {"all": things, "unseen": spec.unseen, "none": ()}[labels.hide]
-        self.labeller = Labeller(
+        self.labeler = Labeler(
             Phases(labels.guided, labels.self_training),
             guided=_rule(recipe, self.hidden or (0,), guided=True, temperature=teacher.temperature),
             own=_rule(recipe, self.hidden or (0,), guided=False, temperature=recipe.student.temperature),
@@ -179,11 +179,11 @@ class MaskClipPlus(Task):
 
     def phase(self, step: int) -> str:
         """Guided, self-training, or labels only."""
-        return (self.labeller.phases.at(step) if self.hidden else None) or "labels only"
+        return (self.labeler.phases.at(step) if self.hidden else None) or "labels only"
 
     def forward(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Losses of a step, and `accuracy`: percent of all pixels, see `SegmentationSums.accuracy`."""
-        features = self.model.features(normalised(batch, STATS))  # (B, D, h, w)
+        features = self.model.features(normalized(batch, STATS))  # (B, D, h, w)
         logits = self.model.classify(features)  # (B, K, h, w)
         labels = self.labels(batch, step, features.detach())
         sums = segmentation_sums(logits, labels)
@@ -202,7 +202,7 @@ class MaskClipPlus(Task):
         if self.recipe.teacher.cache and self.phase(step) == "guided":
             candidates = torch.tensor(self.hidden, device=batch.labels.device)
             return torch.where(batch.labels < 0, self.teacher.kept_labels(batch, candidates), batch.labels)
-        return self.labeller.labels(
+        return self.labeler.labels(
             step,
             batch.labels,
             teacher=lambda: self._teachers_evidence(batch),
@@ -218,7 +218,7 @@ class MaskClipPlus(Task):
         """Image, labels that are trained on, prediction: a row for each of the first pictures."""
         self.eval()
         some = batch.first(PANEL)
-        features = self.model.features(normalised(some, STATS))
+        features = self.model.features(normalized(some, STATS))
         predicted = self._predicted(features, some)
         return draw_panel(some, self.labels(some, step, features), predicted, self.dataset.spec)
 
@@ -231,7 +231,7 @@ class MaskClipPlus(Task):
         batch, believed = self._aside
         predicted = torch.cat(
             [
-                self._predicted(self.model.features(normalised(part, STATS)), part)
+                self._predicted(self.model.features(normalized(part, STATS)), part)
                 for part in batch.split(PANEL)
             ]
         )
@@ -259,9 +259,9 @@ class MaskClipPlus(Task):
         """The loss; over processes, "valid" divides by the labels of all of them."""
         if self.recipe.labels.average == "official" or not dist.is_initialized():
             return sums.mean(self.recipe.labels.average)
-        labelled = sums.labelled.clone()
-        dist.all_reduce(labelled)
-        return sums.loss * dist.get_world_size() / labelled.clamp(min=1)
+        labeled = sums.labeled.clone()
+        dist.all_reduce(labeled)
+        return sums.loss * dist.get_world_size() / labeled.clamp(min=1)
 
     def _predicted(self, features: Tensor, batch: Batch) -> Tensor:
         """Best class of every pixel, (B, S, T) int64."""
@@ -276,7 +276,7 @@ class MaskClipPlus(Task):
         """Views of training images that are always the same, and what is believed of them."""
         recipe = self.recipe
         plain = recipe.augment.build(self.dataset.spec.resize)
-        still = Augmentation(plain.resize, (1.0, 1.0), plain.crop, 1.0, 0.0, colours=False)
+        still = Augmentation(plain.resize, (1.0, 1.0), plain.crop, 1.0, 0.0, colors=False)
         count = min(ASIDE, len(self.dataset))
         made = TrainingBatches(
             self.dataset,
@@ -290,7 +290,7 @@ class MaskClipPlus(Task):
             skip_bad=recipe.data.classes is not None,
         )
         batch = made.batch(0).to(self.model.device)
-        guided = Labeller(Phases((1, None)), self.labeller.guided, self.labeller.own)
+        guided = Labeler(Phases((1, None)), self.labeler.guided, self.labeler.own)
         labels = []
         for part in batch.split(PANEL):
             evidence = self._teachers_evidence(part)
@@ -325,7 +325,7 @@ def build_maskclip_plus(
         head=part.head,
         output_stride=part.output_stride,
         background=part.background,
-        normalise=part.normalise,
+        normalize=part.normalize,
         temperature=part.temperature,
         classifier=part.classifier,
     )
@@ -347,12 +347,12 @@ def _rule(recipe: TrainRecipe, hidden: tuple[int, ...], *, guided: bool, tempera
     labels, teacher = recipe.labels, recipe.teacher
     return LabelRule(
         candidates=hidden,
-        normalise=guided or recipe.student.normalise,
+        normalize=guided or recipe.student.normalize,
         refine=Refinement.parse(teacher.refine, teacher.ks_norm) if guided else Refinement(),
         order=labels.order,
         confidence=labels.confidence,
         temperature=temperature,
-        official=teacher.official and not labels.confidence,  # the quirk would unlabel labelled pixels too
+        official=teacher.official and not labels.confidence,  # the quirk would unlabel labeled pixels too
     )
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from denseclip.data.specs import IGNORE, UNLABELLED
+from denseclip.data.specs import IGNORE, UNLABELED
 from denseclip.errors import UserError
 from denseclip.segment.decode import Confidence, decode
 from denseclip.segment.refine import key_smoothing, prompt_denoising
@@ -20,7 +20,7 @@ Order = Literal["official", "v1"]
 
 @dataclass(frozen=True)
 class Evidence:
-    """What pixels are labelled by: features (B, D, h, w), words of the same space, keys (B, hw, E) for smoothing."""
+    """What pixels are labeled by: features (B, D, h, w), words of the same space, keys (B, hw, E) for smoothing."""
 
     features: Tensor
     words: ClassEmbeddings
@@ -29,21 +29,21 @@ class Evidence:
 
 @dataclass(frozen=True)
 class LabelRule:
-    """How unlabelled pixels get their label.
+    """How unlabeled pixels get their label.
 
-    candidates: class ids to choose from; among equals the first wins. normalise: divide features by their norm
+    candidates: class ids to choose from; among equals the first wins. normalize: divide features by their norm
     first (a teacher's always, a student's if it was built so). refine: prompt denoising and key smoothing, over
-    the candidates alone. order: "official" normalises, matches, upsamples; "v1", of the first code, upsamples,
-    normalises, matches, and needs the features as the encoder made them. confidence: a probability in 0..1 below
-    which a pixel stays unlabelled; 0 labels all. temperature: of the soft-max over scores in refinement and
+    the candidates alone. order: "official" normalizes, matches, upsamples; "v1", of the first code, upsamples,
+    normalizes, matches, and needs the features as the encoder made them. confidence: a probability in 0..1 below
+    which a pixel stays unlabeled; 0 labels all. temperature: of the soft-max over scores in refinement and
     confidence. official: the official quirks: prompt denoising may remove every candidate, and `confidence` is
-    compared with the plain score, at all pixels, so that labelled and ignored ones lose their label too.
+    compared with the plain score, at all pixels, so that labeled and ignored ones lose their label too.
 
     Raises UserError for no candidates, ids that collide with the ignored one, and v1 with anything it never had.
     """
 
     candidates: tuple[int, ...]
-    normalise: bool = True
+    normalize: bool = True
     refine: Refinement = field(default_factory=Refinement)
     order: Order = "official"
     confidence: float = 0.0
@@ -67,7 +67,7 @@ class LabelRule:
 def assign_labels(gt: Tensor, evidence: Evidence, rule: LabelRule) -> Tensor:
     """Label the pixels that are -1.
 
-    gt: (B, H, W) integers: a class, -1 unlabelled, 255 ignored. Full-size scores of all classes are never held.
+    gt: (B, H, W) integers: a class, -1 unlabeled, 255 ignored. Full-size scores of all classes are never held.
     Returns a new (B, H, W) tensor of the same type; -1 remains where `rule.confidence` is not reached.
     """
     assert gt.dim() == 3 and len(gt) == len(evidence.features), (gt.shape, evidence.features.shape)
@@ -86,7 +86,7 @@ def assign_labels(gt: Tensor, evidence: Evidence, rule: LabelRule) -> Tensor:
     new = torch.where(old < 0, candidates[decoded.mask.long()], old)
     if decoded.confidence is not None:
         unsure = decoded.confidence < rule.confidence
-        new[unsure if rule.official else unsure & (old < 0)] = UNLABELLED
+        new[unsure if rule.official else unsure & (old < 0)] = UNLABELED
     labels[concerned] = new
     return labels
 
@@ -102,7 +102,7 @@ def _scores(evidence: Evidence, rule: LabelRule, pictures: Tensor) -> Tensor:
     """Refined scores (N, candidates, h, w) at map resolution."""
     features = evidence.features[pictures].float()  # (N, D, h, w)
     if (
-        rule.normalise and rule.order == "official"
+        rule.normalize and rule.order == "official"
     ):  # in v1 a pixel's norm comes later, when it changes no winner
         features = features / features.norm(dim=1, keepdim=True).clamp_min(1e-12)
     words = select(evidence.words, rule.candidates)
@@ -117,7 +117,7 @@ def _scores(evidence: Evidence, rule: LabelRule, pictures: Tensor) -> Tensor:
         scores = key_smoothing(
             scores, keys, rule.refine.ks, norm=rule.refine.ks_norm, temperature=rule.temperature
         )
-        if rule.confidence and not rule.official:  # sums over neighbours -> shares
+        if rule.confidence and not rule.official:  # sums over neighbors -> shares
             scores = scores / scores.abs().sum(1, keepdim=True).clamp_min(1e-12)
     return scores
 
@@ -165,7 +165,7 @@ class Phases:
 
 
 @dataclass(frozen=True)
-class Labeller:
+class Labeler:
     """The labels of every step: the teacher's under `guided`, the student's under `own`."""
 
     phases: Phases

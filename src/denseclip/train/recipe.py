@@ -30,7 +30,7 @@ CLIP_START = "clip:"
 """A student's backbone that starts from a CLIP by name."""
 
 Phase = Annotated[tuple[int, int | None] | None, BeforeValidator(_to_the_end)]
-"""First and last optimiser step (from 1) of a phase; [n] for from n to the end, "none" for no such phase."""
+"""First and last optimizer step (from 1) of a phase; [n] for from n to the end, "none" for no such phase."""
 
 
 class Part(BaseModel):
@@ -63,12 +63,12 @@ class AugmentPart(Part):
     crop: tuple[int, int] = (512, 512)
     cat_max_ratio: float = Field(0.75, gt=0, le=1)
     flip: float = Field(0.5, ge=0, le=1)
-    colours: bool = True
+    colors: bool = True
 
     def build(self, usual: ResizeRule) -> Augmentation:
         """The augmentation, with a data set's rule where the recipe has none."""
         rule = usual if self.resize is None else ResizeRule.parse(self.resize)
-        return Augmentation(rule, self.ratio, self.crop, self.cat_max_ratio, self.flip, self.colours)
+        return Augmentation(rule, self.ratio, self.crop, self.cat_max_ratio, self.flip, self.colors)
 
 
 class StudentPart(Part):
@@ -84,7 +84,7 @@ class StudentPart(Part):
     output_stride: Literal[8, 16, 32] = 8
     pretrained: bool = True
     background: bool = False
-    normalise: bool = False
+    normalize: bool = False
     temperature: float = Field(1.0, gt=0)
     classifier: Literal["text", "mapped"] = "text"
 
@@ -156,7 +156,7 @@ class DetectionPart(Part):
     """A detector around the network of `denseclip`.
 
     config: the fields of `denseclip.detection.config.DetectorConfig`, such as kind = "maskrcnn" or profile = "mmdet".
-    resize, ratio, crop, flip, colours: see `BoxAugmentation`; crop None: whole pictures, padded to the largest of
+    resize, ratio, crop, flip, colors: see `BoxAugmentation`; crop None: whole pictures, padded to the largest of
     their batch.
     """
 
@@ -165,12 +165,12 @@ class DetectionPart(Part):
     ratio: tuple[float, float] = (1.0, 1.0)
     crop: tuple[int, int] | None = None
     flip: float = Field(0.5, ge=0, le=1)
-    colours: bool = False
+    colors: bool = False
 
     def build(self, *, masks: bool) -> BoxAugmentation:
         """The augmentation; masks: whether masks go with the boxes."""
         rule = ResizeRule.parse(self.resize)
-        return BoxAugmentation(rule, self.ratio, self.crop, self.flip, self.colours, masks)
+        return BoxAugmentation(rule, self.ratio, self.crop, self.flip, self.colors, masks)
 
 
 class EvaluationPart(Part):
@@ -182,7 +182,7 @@ class EvaluationPart(Part):
     flip: bool = False
 
 
-class OptimiserPart(Part):
+class OptimizerPart(Part):
     """SGD or AdamW; after a linear warm-up of `warmup` steps from `warmup_ratio` the rate falls by the poly schedule
     from lr to min_lr, or to a tenth after each of the steps in `drops`. clip: largest norm of all gradients.
     """
@@ -203,7 +203,7 @@ class TrainRecipe(Part):
     """One training. student, teacher and labels are parts of "maskclip+", denseclip is one of "denseclip"; of
     "detection", which has its own augmentation, are denseclip and detection.
 
-    published: table, row and figure that it stands for, for the reader. batch: images an optimiser step, over all
+    published: table, row and figure that it stands for, for the reader. batch: images an optimizer step, over all
     processes and `accumulate` parts. workers: processes that read and augment. compile: the blocks of the network
     that learns, by torch.compile: half a minute at the start, a faster step on a GPU. save_every, panel_every,
     probe_every: in steps; 0 for never.
@@ -219,7 +219,7 @@ class TrainRecipe(Part):
     labels: LabelsPart = LabelsPart()
     denseclip: DenseClipPart = DenseClipPart()
     detection: DetectionPart = DetectionPart()
-    optimiser: OptimiserPart = OptimiserPart()
+    optimizer: OptimizerPart = OptimizerPart()
     evaluation: EvaluationPart = EvaluationPart()
     steps: int = Field(20_000, ge=1)
     batch: int = Field(16, ge=1)

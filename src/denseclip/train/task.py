@@ -28,7 +28,7 @@ def poly_lr(
     (section d.3); DenseCLIP has min_lr 1e-6 and warmup 1500 (section 4.1) and calls this once a parameter group,
     with the group's own `base`.
 
-    iteration: optimiser steps already made, so 0 for the first.
+    iteration: optimizer steps already made, so 0 for the first.
     """
     left = max(0.0, 1 - iteration / max_iterations)
     return ((base - min_lr) * left**power + min_lr) * _warm(iteration, warmup, warmup_ratio)
@@ -45,7 +45,7 @@ def step_lr(
 ) -> float:
     """`base`, times `factor` for each of `drops` (in iterations) that lies behind; denseclip section 5.
 
-    The same warm-up as `poly_lr`. iteration: optimiser steps already made.
+    The same warm-up as `poly_lr`. iteration: optimizer steps already made.
     """
     passed = sum(iteration >= drop for drop in drops)
     return base * factor**passed * _warm(iteration, warmup, warmup_ratio)
@@ -70,11 +70,11 @@ class Task(nn.Module, ABC, Generic[B]):
 
     @abstractmethod
     def forward(self, batch: B, step: int) -> dict[str, Tensor]:
-        """Scalars of optimiser step `step` (from 1); "loss" is the one to be minimised."""
+        """Scalars of optimizer step `step` (from 1); "loss" is the one to be minimized."""
 
     @abstractmethod
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Groups for the optimiser; "rate" is a factor on the learning rate, "weight_decay" may differ."""
+        """Groups for the optimizer; "rate" is a factor on the learning rate, "weight_decay" may differ."""
 
     def phase(self, step: int) -> str:
         """What happens in this step, for the progress line."""

@@ -28,7 +28,7 @@ from denseclip.train.batches import (
     ThingsBatch,
     ThingsBatches,
     TrainingBatches,
-    normalised,
+    normalized,
 )
 from denseclip.train.maskclip_plus import build_maskclip_plus
 from denseclip.train.panels import draw_panel
@@ -44,13 +44,13 @@ class GuidedTask(Task[B], Generic[B]):
     model: LanguageGuided
 
     def __init__(self, model: LanguageGuided, stats: ImageStats, recipe: TrainRecipe) -> None:
-        """stats: how pixels are normalised."""
+        """stats: how pixels are normalized."""
         super().__init__()
         self.model, self.stats, self.recipe = model, stats, recipe
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """See `param_groups`."""
-        part = self.recipe.optimiser
+        part = self.recipe.optimizer
         groups = param_groups(self.model, lr=part.lr, weight_decay=part.weight_decay)
         return [{k: v for k, v in group.items() if k != "names"} for group in groups]
 
@@ -77,7 +77,7 @@ class DenseClipTask(GuidedTask[Batch]):
     def forward(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """The cross entropy of the head ("decode"), that of the score map ("aux"), and their sum."""
         del step
-        return with_sum(self.model.loss(normalised(batch, self.stats), batch.labels))
+        return with_sum(self.model.loss(normalized(batch, self.stats), batch.labels))
 
     @torch.no_grad()
     def panel(self, batch: Batch, step: int) -> NDArray[np.uint8] | None:
@@ -86,7 +86,7 @@ class DenseClipTask(GuidedTask[Batch]):
         self.eval()
         some = batch.first(PANEL)
         size = (some.labels.shape[1], some.labels.shape[2])
-        logits = self.model(normalised(some, self.stats)).float()
+        logits = self.model(normalized(some, self.stats)).float()
         predicted = F.interpolate(logits, size, mode="bilinear").argmax(1)
         return draw_panel(some, some.labels, predicted, self.dataset.spec)
 
@@ -126,7 +126,7 @@ class DetectionTask(GuidedTask[ThingsBatch]):
     def forward(self, batch: ThingsBatch, step: int) -> dict[str, Tensor]:
         """The losses of the head, of the score map ("scores"), and their sum."""
         del step
-        return with_sum(self.model.loss(normalised(batch, self.stats), batch.extent, batch.instances))
+        return with_sum(self.model.loss(normalized(batch, self.stats), batch.extent, batch.instances))
 
     @torch.no_grad()
     def panel(self, batch: ThingsBatch, step: int) -> NDArray[np.uint8] | None:
@@ -134,7 +134,7 @@ class DetectionTask(GuidedTask[ThingsBatch]):
         del step
         self.eval()
         some = batch.first(PANEL)
-        found = self.model(normalised(some, self.stats), some.extent)
+        found = self.model(normalized(some, self.stats), some.extent)
         columns = []
         for image, truth, one in zip(some.images, some.instances, found, strict=True):
             picture, sure = image.permute(1, 2, 0).cpu().numpy(), one.scores > SHOWN  # (S, T, 3)
@@ -185,7 +185,7 @@ def build_task(recipe: TrainRecipe, dataset: TrainingData, device: torch.device)
 def make_batches(
     recipe: TrainRecipe, dataset: TrainingData, task: Task, share: Share, first: int
 ) -> EndlessBatches[Any]:
-    """The batches of a training from optimiser step `first` (from 0) on."""
+    """The batches of a training from optimizer step `first` (from 0) on."""
     if isinstance(dataset, ThingsDataset):
         masks = task.get_submodule("model.head").mask
         return ThingsBatches(

@@ -8,7 +8,7 @@ from small_denseclip import CLASSES, RESNET, VIT, images, small, tokenize
 
 import denseclip
 from denseclip.clip.clip import OPENAI_STATS
-from denseclip.data.transforms import normalise
+from denseclip.data.transforms import normalize
 from denseclip.errors import UserError
 from denseclip.models.build import build_denseclip
 from denseclip.models.config import DenseClipConfig
@@ -95,7 +95,7 @@ def test_a_published_file_behind_a_segmenter(tmp_path, language):
     assert len(segmenter.classes) == 150
     image = np.random.default_rng(0).integers(0, 255, (64, 96, 3), np.uint8)
     with torch.no_grad():
-        logits = ours(normalise(image, OPENAI_STATS.mean, OPENAI_STATS.std)[None])
+        logits = ours(normalize(image, OPENAI_STATS.mean, OPENAI_STATS.std)[None])
     expected = F.interpolate(logits, (64, 96), mode="bilinear")[0].argmax(0).numpy()
     assert (segmenter.segment(image).mask == expected).mean() > 0.999
     if language:

@@ -9,7 +9,7 @@ from small_denseclip import CLASSES, from_clip
 
 from clip_support import tiny_clip
 from denseclip.clip import ImageStats
-from denseclip.data.transforms import normalise
+from denseclip.data.transforms import normalize
 from denseclip.errors import UserError
 from denseclip.loading import make_settings
 from denseclip.models.trained import TrainedDenseClip, contents_of
@@ -71,7 +71,7 @@ def official_multi_scale(model, image, short, ratios, rule):
         factor = min(box[0] / max(height, width), box[1] / min(height, width))
         size = int(height * factor + 0.5), int(width * factor + 0.5)
         pixels = cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
-        frame = normalise(pixels, STATS.mean, STATS.std)[None]
+        frame = normalize(pixels, STATS.mean, STATS.std)[None]
         for mirrored in (False, True):
             view = frame.flip(-1) if mirrored else frame
             sums, count = torch.zeros(1, len(CLASSES), *size), torch.zeros(size)

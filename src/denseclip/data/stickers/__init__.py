@@ -1,11 +1,11 @@
 """Sticker scenes: pictures composed on the fly from sprites and textures, with masks, boxes and captions."""
 
 from denseclip.data.stickers.scenes import Scene, SceneRecipe, Thing, describe, render, short_captions, window
-from denseclip.data.stickers.sprites import COLOURS, sprite_names
+from denseclip.data.stickers.sprites import COLORS, sprite_names
 from denseclip.data.stickers.textures import TEXTURES
 
 __all__ = [
-    "COLOURS",
+    "COLORS",
     "TEXTURES",
     "Scene",
     "SceneRecipe",

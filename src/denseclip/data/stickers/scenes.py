@@ -7,7 +7,7 @@ from functools import cache
 import cv2
 import numpy as np
 
-from denseclip.data.stickers.sprites import COLOURS, RECOLOURABLE, SIDE, pyramid, sprite_names
+from denseclip.data.stickers.sprites import COLORS, RECOLORABLE, SIDE, pyramid, sprite_names
 from denseclip.data.stickers.textures import TEXTURES, patch
 
 
@@ -16,7 +16,7 @@ class SceneRecipe:
     """What a family of scenes looks like. Sizes are fractions of the picture's side.
 
     `things` and `stuff` restrict the words; empty means all sprites (a common one with probability
-    `common`) and all textures. `colours` is how often a recolourable sprite gets a colour word.
+    `common`) and all textures. `colors` is how often a recolorable sprite gets a color word.
     """
 
     things: tuple[str, ...] = ()
@@ -24,7 +24,7 @@ class SceneRecipe:
     count: tuple[int, int] = (2, 6)
     scale: tuple[float, float] = (0.16, 0.6)
     common: float = 0.75
-    colours: float = 0.4
+    colors: float = 0.4
     tilt: float = 25.0
 
 
@@ -33,14 +33,14 @@ class Thing:
     """One sprite: box (x0, y0, x1, y1) of its visible pixels, end exclusive; visible share in 0..1."""
 
     name: str
-    colour: str | None
+    color: str | None
     box: tuple[int, int, int, int]
     visible: float
 
     @property
     def phrase(self) -> str:
-        """Name with its colour word, such as "red car"."""
-        return f"{self.colour} {self.name}" if self.colour else self.name
+        """Name with its color word, such as "red car"."""
+        return f"{self.color} {self.name}" if self.color else self.name
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def window(scene: Scene, top: int, left: int, side: int) -> Scene:
     instances = scene.instances[spot]
     before = np.bincount(scene.instances.ravel(), minlength=256)
     drawn = [
-        (t.name, t.colour, round(before[i + 1] / max(t.visible, 1e-6))) for i, t in enumerate(scene.things)
+        (t.name, t.color, round(before[i + 1] / max(t.visible, 1e-6))) for i, t in enumerate(scene.things)
     ]
     behind = np.bincount(scene.labels[spot][instances == 0], minlength=256)
     return Scene(
@@ -141,32 +141,32 @@ def _background(
 def _choose(rng: np.random.Generator, recipe: SceneRecipe) -> tuple[str, str | None]:
     pool = recipe.things or sprite_names(common=bool(rng.random() < recipe.common))
     name = pool[int(rng.integers(len(pool)))]
-    colour = list(COLOURS)[int(rng.integers(len(COLOURS)))]
-    return name, colour if name in RECOLOURABLE and rng.random() < recipe.colours else None
+    color = list(COLORS)[int(rng.integers(len(COLORS)))]
+    return name, color if name in RECOLORABLE and rng.random() < recipe.colors else None
 
 
 def _draw(
     rng: np.random.Generator, recipe: SceneRecipe, image: np.ndarray, instances: np.ndarray, number: int
 ) -> tuple[str, str | None, int]:
-    """Paste one sprite in place; returns its name, colour and the pixels that it covers."""
+    """Paste one sprite in place; returns its name, color and the pixels that it covers."""
     side = image.shape[0]
-    name, colour = _choose(rng, recipe)
+    name, color = _choose(rng, recipe)
     low, high = np.log(recipe.scale)
     size = float(np.exp(rng.uniform(low, high))) * side
     reach = 0.5 * size / side * 0.7  # a sprite may leave the picture by a little
-    centre = (rng.uniform(reach, 1 - reach, 2) if reach < 0.5 else np.full(2, 0.5)) * side
+    center = (rng.uniform(reach, 1 - reach, 2) if reach < 0.5 else np.full(2, 0.5)) * side
     angle = float(np.clip(rng.normal(0, recipe.tilt / 2), -recipe.tilt, recipe.tilt))
     mirror = -1.0 if rng.random() < 0.5 else 1.0
     gain = np.array([*np.exp(rng.normal(0, 0.04, 3) + rng.normal(0, 0.12)), 1.0], np.float32)
-    levels = pyramid(name, colour)
+    levels = pyramid(name, color)
     source = levels[int(np.clip(np.floor(np.log2(SIDE / size + 1e-9)), 0, len(levels) - 1))]
     scale = size / source.shape[0]
     cos, sin = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
     half = int(np.ceil(size * (cos + abs(sin)) / 2)) + 1
-    x0, y0 = max(0, int(centre[0]) - half), max(0, int(centre[1]) - half)
-    x1, y1 = min(side, int(centre[0]) + half), min(side, int(centre[1]) + half)
+    x0, y0 = max(0, int(center[0]) - half), max(0, int(center[1]) - half)
+    x1, y1 = min(side, int(center[0]) + half), min(side, int(center[1]) + half)
     turn = np.array([[cos * mirror, -sin], [sin * mirror, cos]]) * scale
-    shift = centre - (x0, y0) - turn @ np.full(2, source.shape[0] / 2 - 0.5)
+    shift = center - (x0, y0) - turn @ np.full(2, source.shape[0] / 2 - 0.5)
     sprite: np.ndarray = cv2.warpAffine(
         source, np.column_stack([turn, shift]), (x1 - x0, y1 - y0), flags=cv2.INTER_LINEAR
     )
@@ -177,19 +177,19 @@ def _draw(
     spot += sprite[..., :3]
     covered = alpha[..., 0] > 0.5
     instances[y0:y1, x0:x1][covered] = number
-    return name, colour, int(np.count_nonzero(covered))
+    return name, color, int(np.count_nonzero(covered))
 
 
 def _measure(drawn: list[tuple[str, str | None, int]], instances: np.ndarray) -> list[Thing]:
     things = []
-    for i, (name, colour, covered) in enumerate(drawn):
+    for i, (name, color, covered) in enumerate(drawn):
         mask = instances == i + 1
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
         if len(rows):
             box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
         else:
             box = (0, 0, 0, 0)
-        things.append(Thing(name, colour, box, np.count_nonzero(mask) / max(covered, 1)))
+        things.append(Thing(name, color, box, np.count_nonzero(mask) / max(covered, 1)))
     return things
 
 
@@ -254,6 +254,6 @@ def describe(scene: Scene, rng: np.random.Generator) -> str:
 
 
 def short_captions(scene: Scene, *, stuff: bool = True) -> list[str]:
-    """The words of each visible part, coloured things with and without colour: "red car", "car", "grass"."""
+    """The words of each visible part, colored things with and without color: "red car", "car", "grass"."""
     plain = [t.name for t in seen(scene)]
     return list(dict.fromkeys([*mentioned(scene), *plain, *(scene.stuff if stuff else ())]))

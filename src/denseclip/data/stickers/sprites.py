@@ -13,7 +13,7 @@ ATLAS = ASSETS / "sprites.webp"
 SIDE, COLUMNS = 96, 26
 
 # Hue in degrees, saturation factor, value factor; None keeps the pixel's own hue.
-COLOURS: dict[str, tuple[float | None, float, float]] = {
+COLORS: dict[str, tuple[float | None, float, float]] = {
     "red": (0, 1.0, 0.9),
     "orange": (28, 1.0, 1.0),
     "yellow": (54, 0.95, 1.05),
@@ -24,8 +24,8 @@ COLOURS: dict[str, tuple[float | None, float, float]] = {
     "black": (None, 0.0, 0.3),
     "white": (None, 0.0, 1.5),
 }
-# Things whose picture is recognised by its shape, so that any colour may be given to it.
-RECOLOURABLE = frozenset(
+# Things whose picture is recognized by its shape, so that any color may be given to it.
+RECOLORABLE = frozenset(
     """car,bus,truck,balloon,t-shirt,dress,umbrella,hat,handbag,backpack,cup,sofa,bird,fish,butterfly,bicycle,door,
     shoe,necktie,tulip,rose,helicopter,tractor,airplane,bell,key,heart,star,boot,socks,gloves,scarf,cap,coat,suv,
     kite,crayon,bucket,shorts,motorboat,train,horse,cat,dog""".replace("\n    ", "").split(",")
@@ -67,16 +67,16 @@ def _index() -> dict[str, int]:
 
 
 @cache
-def pyramid(name: str, colour: str | None = None) -> tuple[np.ndarray, ...]:
+def pyramid(name: str, color: str | None = None) -> tuple[np.ndarray, ...]:
     """A sprite at `SIDE`, `SIDE`/2 and `SIDE`/4 pixels, alpha premultiplied.
 
-    Returns float32 arrays (s, s, 4), RGBA in 0..255. Raises KeyError for an unknown name or colour.
+    Returns float32 arrays (s, s, 4), RGBA in 0..255. Raises KeyError for an unknown name or color.
     """
     i = _index()[name]
     y, x = i // COLUMNS * SIDE, i % COLUMNS * SIDE
     rgba = _atlas()[y : y + SIDE, x : x + SIDE].astype(np.float32)
-    if colour is not None:
-        rgba[..., :3] = recolour(rgba[..., :3], colour)
+    if color is not None:
+        rgba[..., :3] = recolor(rgba[..., :3], color)
     rgba[..., :3] *= rgba[..., 3:] / 255.0
     levels: list[np.ndarray] = [rgba]
     while len(levels) < 3:
@@ -84,9 +84,9 @@ def pyramid(name: str, colour: str | None = None) -> tuple[np.ndarray, ...]:
     return tuple(levels)
 
 
-def recolour(rgb: np.ndarray, colour: str) -> np.ndarray:
-    """Give the coloured pixels of (h, w, 3) float RGB in 0..255 the named hue; greys stay grey."""
-    hue, saturation, value = COLOURS[colour]
+def recolor(rgb: np.ndarray, color: str) -> np.ndarray:
+    """Give the colored pixels of (h, w, 3) float RGB in 0..255 the named hue; grays stay gray."""
+    hue, saturation, value = COLORS[color]
     hsv = cv2.cvtColor(rgb.astype(np.float32) / 255.0, cv2.COLOR_RGB2HSV)  # H in degrees, S and V in 0..1
     strength = np.clip((hsv[..., 1] - 0.15) / 0.2, 0.0, 1.0)[..., None]
     if hue is not None:

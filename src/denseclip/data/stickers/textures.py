@@ -28,7 +28,7 @@ def fractal(rng: np.random.Generator, cells: int, octaves: int = 4) -> np.ndarra
 
 
 def blend(low: tuple[int, int, int], high: tuple[int, int, int], t: np.ndarray) -> np.ndarray:
-    """Colour ramp: (h, w) in 0..1 -> (h, w, 3) float32 RGB."""
+    """Color ramp: (h, w) in 0..1 -> (h, w, 3) float32 RGB."""
     a, b = np.array(low, np.float32), np.array(high, np.float32)
     return a + (b - a) * t[..., None]
 
@@ -119,10 +119,10 @@ def _leaves(rng: np.random.Generator) -> np.ndarray:
     for _ in range(900):
         cy, cx = rng.integers(0, TILE, 2)
         shade = float(rng.random())
-        colour = (40 + 60 * shade, 90 + 100 * shade, 30 + 30 * shade)
+        color = (40 + 60 * shade, 90 + 100 * shade, 30 + 30 * shade)
         axes = (int(rng.integers(8, 14)), int(rng.integers(3, 6)))
         cv2.ellipse(
-            leaves, (int(cx), int(cy)), axes, float(rng.random() * 360), 0, 360, colour, -1, cv2.LINE_AA
+            leaves, (int(cx), int(cy)), axes, float(rng.random() * 360), 0, 360, color, -1, cv2.LINE_AA
         )
     return leaves
 

@@ -14,7 +14,7 @@ from PIL import Image
 from denseclip import outputs
 from denseclip.data.images import is_turned
 from denseclip.io import atomic_path
-from denseclip.label.labelled import Labelled, Labels, Rules
+from denseclip.label.labelled import Labeled, Labels, Rules
 from denseclip.label.remote import is_address
 from denseclip.label.sources import Item
 
@@ -39,7 +39,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Entry:
-    """One labelled picture of the journal, for what is put together at the end.
+    """One labeled picture of the journal, for what is put together at the end.
 
     position: its number in the job. payload: what the writer's `write` gave.
     """
@@ -75,7 +75,7 @@ class Writer(ABC):
         self.target = target
 
     @abstractmethod
-    def write(self, picture: Labelled) -> Any:  # noqa: ANN401
+    def write(self, picture: Labeled) -> Any:  # noqa: ANN401
         """Write the files of one picture, if it has any; what `finish` needs to know of it, as JSON can hold it.
 
         May be called again for the same picture, in any thread, in any order.
@@ -119,7 +119,7 @@ def below(folder: Path, name: str, suffix: str) -> Path:
     return folder / f"{name}{suffix}"
 
 
-def place_image(picture: Labelled, folder: Path) -> Path:
+def place_image(picture: Labeled, folder: Path) -> Path:
     """Put a picture itself into a folder under the item's name: a hard link where possible, else its bytes.
 
     One that is stored turned (EXIF) is written upright, for readers that do not turn it: as JPEG if it is one, else

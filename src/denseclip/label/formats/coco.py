@@ -7,7 +7,7 @@ from typing import Any
 
 from denseclip.errors import UserError
 from denseclip.label.formats.base import Entries, Target, Writer, listed, write_lines
-from denseclip.label.labelled import Labelled
+from denseclip.label.labelled import Labeled
 from denseclip.segment.regions import along_edges
 
 
@@ -17,10 +17,10 @@ class _Coco(Writer):
     boxes = True
 
     @abstractmethod
-    def shape(self, picture: Labelled, index: int) -> Any:  # noqa: ANN401
+    def shape(self, picture: Labeled, index: int) -> Any:  # noqa: ANN401
         """The segmentation of one region."""
 
-    def write(self, picture: Labelled) -> list[list[Any]]:
+    def write(self, picture: Labeled) -> list[list[Any]]:
         """See `Writer`."""
         regions, scored = picture.regions, self.target.rules.confidence is not None
         return [
@@ -87,7 +87,7 @@ class CocoWriter(_Coco):
         except ImportError:
             raise UserError("format coco needs pycocotools: pip install 'denseclip[coco]'") from None
 
-    def shape(self, picture: Labelled, index: int) -> str:
+    def shape(self, picture: Labeled, index: int) -> str:
         """Compressed counts."""
         from pycocotools import mask
 
@@ -102,7 +102,7 @@ class CocoPolygonsWriter(_Coco):
     name = "coco-polygons"
     outputs = ("coco-polygons.json",)
 
-    def shape(self, picture: Labelled, index: int) -> list[list[int]]:
+    def shape(self, picture: Labeled, index: int) -> list[list[int]]:
         """Polygons along pixel edges."""
         paths, corner = along_edges(picture.regions.crop(index)), picture.regions.box[index, :2]
         return [(points + corner).ravel().tolist() for points in paths]

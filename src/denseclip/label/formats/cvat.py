@@ -17,7 +17,7 @@ from denseclip.label.formats.voc import (
     object_ids,
     painted,
 )
-from denseclip.label.labelled import Labelled
+from denseclip.label.labelled import Labeled
 from denseclip.segment.palette import voc_palette
 
 EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -33,12 +33,12 @@ class CvatWriter(Writer):
         super().__init__(target)
         check_names(self.name, target.labels)
 
-    def write(self, picture: Labelled) -> list[str]:
+    def write(self, picture: Labeled) -> list[str]:
         """See `Writer`."""
         ids = class_ids(picture, BACKGROUND)
         many = len(self.target.labels.things) > MOST
-        colours = voc_palette(len(self.target.labels.things) + 1) if many else None
-        classes = painted(ids) if colours is None else Image.fromarray(colours[ids])
+        colors = voc_palette(len(self.target.labels.things) + 1) if many else None
+        classes = painted(ids) if colors is None else Image.fromarray(colors[ids])
         objects = painted(object_ids(picture, BACKGROUND))
         return [base64.b64encode(png_bytes(one)).decode("ascii") for one in (classes, objects)]
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from denseclip.io import write_text
 from denseclip.label.formats.base import Entries, Entry, Writer, listed, write_lines
-from denseclip.label.labelled import Labelled
+from denseclip.label.labelled import Labeled
 from denseclip.segment.palette import class_colors
 
 SIZES = (3, 4, 8, 16)  # bits of a run's length, of which each run names one
@@ -52,12 +52,12 @@ FROM, TO = "tag", "image"
 
 
 class LabelStudioWriter(Writer):
-    """label-studio.json, tasks to import, and label-studio.xml, the project's labelling interface."""
+    """label-studio.json, tasks to import, and label-studio.xml, the project's labeling interface."""
 
     name = "label-studio"
     outputs = ("label-studio.json", "label-studio.xml")
 
-    def write(self, picture: Labelled) -> list[list[Any]]:
+    def write(self, picture: Labeled) -> list[list[Any]]:
         """See `Writer`."""
         regions, strokes = picture.regions, []
         for i in range(len(regions)):

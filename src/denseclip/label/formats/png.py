@@ -7,17 +7,17 @@ from PIL import Image
 
 from denseclip.io import write_text
 from denseclip.label.formats.base import PNG_LEVEL, Entries, Writer, below, save
-from denseclip.label.labelled import Labelled
+from denseclip.label.labelled import Labeled
 from denseclip.segment import paint
 
 
 class PngWriter(Writer):
-    """masks/NAME.png, 8 bits with a palette (16 bits of grey from 256 classes on), and classes.json {id: name}."""
+    """masks/NAME.png, 8 bits with a palette (16 bits of gray from 256 classes on), and classes.json {id: name}."""
 
     name = "png"
     outputs = ("masks", "classes.json")
 
-    def write(self, picture: Labelled) -> None:
+    def write(self, picture: Labeled) -> None:
         """See `Writer`."""
         path = below(self.target.out / "masks", picture.item.name, ".png")
         labels = self.target.labels

@@ -20,7 +20,7 @@ from denseclip.label.formats.base import (
     save,
     write_lines,
 )
-from denseclip.label.labelled import Labelled, Labels
+from denseclip.label.labelled import Labeled, Labels
 from denseclip.segment.palette import voc_palette
 
 BACKGROUND, VOID, MOST = 0, 255, 254  # MOST: ids that a byte has besides these two
@@ -43,7 +43,7 @@ class VocWriter(Writer):
                 f"format {self.name} holds {MOST} classes, not {len(target.labels.things)}; give fewer"
             )
 
-    def write(self, picture: Labelled) -> None:
+    def write(self, picture: Labeled) -> None:
         """See `Writer`."""
         folder, name = self.target.out / "voc", picture.item.name
         for part, ids in (("Class", class_ids(picture, VOID)), ("Object", object_ids(picture, VOID))):
@@ -71,13 +71,13 @@ def check_names(form: str, labels: Labels) -> None:
         )
 
 
-def class_ids(picture: Labelled, void: int) -> NDArray[np.integer]:
+def class_ids(picture: Labeled, void: int) -> NDArray[np.integer]:
     """VOC's class of each pixel, (H, W): 0 the background, classes from 1 on, `void` where there is no label."""
     outside = picture.mask == picture.labels.void
     return np.where(outside, void, picture.labels.numbers[np.where(outside, 0, picture.mask)])
 
 
-def object_ids(picture: Labelled, void: int) -> NDArray[np.integer]:
+def object_ids(picture: Labeled, void: int) -> NDArray[np.integer]:
     """A number for each region, the largest first, (H, W); one for each class if there are more than `MOST`."""
     regions = picture.regions
     if len(regions) <= MOST:
@@ -90,7 +90,7 @@ def object_ids(picture: Labelled, void: int) -> NDArray[np.integer]:
 
 
 def painted(ids: NDArray[np.integer]) -> Image.Image:
-    """Ids up to 255 in VOC's colours."""
+    """Ids up to 255 in VOC's colors."""
     image = Image.fromarray(ids.astype(np.uint8), mode="P")
     image.putpalette(voc_palette(256).tobytes())
     return image
@@ -99,12 +99,12 @@ def painted(ids: NDArray[np.integer]) -> Image.Image:
 def labelmap(labels: Labels) -> str:
     """Lines "name:r,g,b:parts:actions", the background first."""
     names = ("background", *labels.things)
-    colours = voc_palette(len(names)).tolist()
-    lines = [f"{name}:{r},{g},{b}::\n" for name, (r, g, b) in zip(names, colours, strict=True)]
+    colors = voc_palette(len(names)).tolist()
+    lines = [f"{name}:{r},{g},{b}::\n" for name, (r, g, b) in zip(names, colors, strict=True)]
     return "# label:color_rgb:parts:actions\n" + "".join(lines)
 
 
-def _boxes(picture: Labelled, file: str) -> str:
+def _boxes(picture: Labeled, file: str) -> str:
     """The Annotations file of a picture in `file`: a box per region, corners counted from 1 and included."""
     height, width = picture.size
     root = Xml.Element("annotation")

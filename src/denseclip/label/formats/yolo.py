@@ -4,10 +4,10 @@ import json
 
 from denseclip.io import write_text
 from denseclip.label.formats.base import Entries, Writer, below, place_image, write_lines
-from denseclip.label.labelled import Labelled
-from denseclip.segment.regions import through_centres
+from denseclip.label.labelled import Labeled
+from denseclip.segment.regions import through_centers
 
-INSIDE = 0.25  # of a pixel: its centre whether a reader rounds or cuts off
+INSIDE = 0.25  # of a pixel: its center whether a reader rounds or cuts off
 
 
 class YoloWriter(Writer):
@@ -21,13 +21,13 @@ class YoloWriter(Writer):
     boxes = True
     outputs = ("yolo",)
 
-    def write(self, picture: Labelled) -> None:
+    def write(self, picture: Labeled) -> None:
         """See `Writer`."""
         folder, regions = self.target.out / "yolo", picture.regions
         height, width = picture.size
         lines = []
         for i in range(len(regions)):
-            points = (through_centres(regions.crop(i)) + regions.box[i, :2] + INSIDE) / (width, height)
+            points = (through_centers(regions.crop(i)) + regions.box[i, :2] + INSIDE) / (width, height)
             path = " ".join(f"{value:.7g}" for value in points.ravel())
             lines.append(f"{self.target.labels.numbers[regions.label[i]] - 1} {path}\n")
         write_lines(below(folder / "labels", picture.item.name, ".txt"), lines)
