@@ -37,9 +37,6 @@ DIFFERENCES: dict[tuple[str, str], str] = {
     ("context59-annofree-vit16-distill", "distillation"): (
         "the official code detaches the student's features, so that its distillation trains nothing; here it trains"
     ),
-    ("cityscapes-annofree-rn50", "test size"): (
-        "2048 x 1024 as in the configuration; training-free MaskCLIP is tested at 1024 x 512 there, too"
-    ),
 }
 """{(recipe, option): reason}."""
 
