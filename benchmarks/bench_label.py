@@ -25,7 +25,7 @@ from denseclip.data.transforms import normalize
 from denseclip.label.engines import LocalEngine
 from denseclip.label.job import JobOptions, run_job
 from denseclip.label.sources import list_items
-from denseclip.label.words import WordLabeler
+from denseclip.label.words import WordLabeller
 from denseclip.loading import load, make_settings
 from denseclip.segment.segmenter import Segmenter
 
@@ -57,7 +57,7 @@ def one_round(segmenter: Segmenter, inputs: torch.Tensor, source: Path, out: Pat
     bare = time.perf_counter() - start
     start = time.perf_counter()
     items = list_items(str(source))
-    labeler = WordLabeler(segmenter)
+    labeler = WordLabeller(segmenter)
     run_job(labeler, items, out, JobOptions(("png", "coco")), LocalEngine(labeler))
     whole = time.perf_counter() - start
     print(f"  encoder {images / bare:.2f}, labeling {images / whole:.2f} images/s", flush=True)
@@ -66,7 +66,7 @@ def one_round(segmenter: Segmenter, inputs: torch.Tensor, source: Path, out: Pat
 
 def memory_ratio(images: int = MEMORY_IMAGES, first: int = MEMORY_FROM) -> dict[str, float]:
     """{"label_memory": resident memory at the last picture / at picture `first`} of a job with tiny-rn."""
-    labeler = WordLabeler(load("tiny-rn", "ade", resize="none"))
+    labeler = WordLabeller(load("tiny-rn", "ade", resize="none"))
     seen: dict[int, float] = {}
 
     def watch(done: int, skipped: int, total: int) -> None:

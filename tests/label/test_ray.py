@@ -12,7 +12,7 @@ import label_support
 from denseclip.label.engines import RayEngine
 from denseclip.label.job import JobOptions, run_job
 from denseclip.label.sources import list_items
-from denseclip.label.words import WordLabeler
+from denseclip.label.words import WordLabeller
 from denseclip.outputs import HOME
 from label_support import ALL, Stub, label, tree, write_pictures
 
@@ -21,7 +21,7 @@ PICTURES = 60
 
 def load(folder):
     (folder / str(os.getpid())).touch()
-    return WordLabeler(Stub(seconds=0.05))
+    return WordLabeller(Stub(seconds=0.05))
 
 
 def kill_one(journal, folder, killed):
@@ -51,7 +51,7 @@ def test_a_worker_dies_and_the_bytes_are_the_same(tmp_path):
         ray.cloudpickle.register_pickle_by_value(__import__(__name__))
         items = list_items(str(source))
         summary = run_job(
-            WordLabeler(Stub()), items, tmp_path / "ray", JobOptions(ALL, overlays=True), engine
+            WordLabeller(Stub()), items, tmp_path / "ray", JobOptions(ALL, overlays=True), engine
         )
     finally:
         ray.shutdown()

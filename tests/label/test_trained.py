@@ -13,7 +13,7 @@ from denseclip.errors import UserError
 from denseclip.label.engines import LocalEngine
 from denseclip.label.job import JobOptions, run_job
 from denseclip.label.sources import list_items
-from denseclip.label.words import WordLabeler
+from denseclip.label.words import WordLabeller
 from denseclip.loading import load, make_settings
 from denseclip.models.build import build_denseclip
 from denseclip.models.config import DenseClipConfig
@@ -39,7 +39,7 @@ def test_masks_are_the_models_own(checkpoint, tmp_path, words):
     (tmp_path / "in").mkdir()
     Image.fromarray(blobs(np.random.default_rng(0), 60, 80)).save(tmp_path / "in" / "a.png")
     segmenter = load(checkpoint, words, device="cpu", precision="fp32", cache=False, resize="short:64")
-    items, out, labeler = list_items(str(tmp_path / "in")), tmp_path / "out", WordLabeler(segmenter)
+    items, out, labeler = list_items(str(tmp_path / "in")), tmp_path / "out", WordLabeller(segmenter)
     summary = run_job(labeler, items, out, JobOptions(("png", "voc")), LocalEngine(labeler))
     assert (summary.labeled, summary.skipped) == (1, 0)
     names = json.loads((out / "classes.json").read_text())

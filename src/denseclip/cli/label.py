@@ -172,17 +172,17 @@ def _loader(options: o.ModelOptions, given: dict[str, Any]) -> "partial[Labeler]
 
 def _with_precision_of(labeler: "Labeler", load: "partial[Labeler]") -> "partial[Labeler]":
     """What makes the same model in a worker, whatever "auto" would be on its machine."""
-    from denseclip.label.words import WordLabeler
+    from denseclip.label.words import WordLabeller
 
-    if not isinstance(labeler, WordLabeler) or labeler.segmenter.precision is None:
+    if not isinstance(labeler, WordLabeller) or labeler.segmenter.precision is None:
         return load
     return partial(_of_words, replace(load.args[0], precision=labeler.segmenter.precision.name))
 
 
 def _of_words(options: o.ModelOptions) -> "Labeler":
-    from denseclip.label.words import WordLabeler
+    from denseclip.label.words import WordLabeller
 
-    return WordLabeler(options.load())
+    return WordLabeller(options.load())
 
 
 def _of_things(model: str, resize: str | None, device: str, threshold: float | None) -> "Labeler":

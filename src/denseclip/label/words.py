@@ -18,7 +18,7 @@ from denseclip.segment.segmenter import Segmenter
 
 
 @dataclass(frozen=True)
-class WordLabeler:
+class WordLabeller:
     """A `Labeler` whose model is a Segmenter with words."""
 
     segmenter: Segmenter

@@ -26,7 +26,8 @@ class DenseClipConfig:
     contexts: learned vectors in front of the name. decoder_*: the context decoder. gamma: its initial factor.
     score_level: the feature map (0..3) that the score map joins; None: the one of z's own stride.
     score_logits: join s / tau (the detectors) in place of the cosine s. tau: temperature of the auxiliary loss.
-    aux_weight: weight of the auxiliary loss, 0 switches it off. drop_path: highest rate, of ViTs.
+    aux_weight: weight of the auxiliary loss, 0 switches it off. drop_path: highest rate, of ViTs. out_indices: of
+    ViTs, the blocks (from 0) whose outputs become the four maps; None: 3, 5, 7 and 11 of twelve.
     official: the quirks of the published code, for its numbers. Off, each of these mistakes is mended:
 
     - ViT: the class embedding is added a second time with the position of the class token;
@@ -60,6 +61,7 @@ class DenseClipConfig:
     tau: float = 0.07
     aux_weight: float = 0.4
     drop_path: float = 0.1
+    out_indices: tuple[int, ...] | None = None
     official: bool = False
 
     def __post_init__(self) -> None:
@@ -77,6 +79,10 @@ class DenseClipConfig:
             )
         if self.score_level not in (None, 0, 1, 2, 3):
             raise UserError(f"score_level {self.score_level} is not a feature map; give 0 to 3")
+        if self.out_indices is not None:
+            object.__setattr__(self, "out_indices", tuple(self.out_indices))  # JSON and TOML have lists
+            if len(self.out_indices) != 4 or sorted(self.out_indices) != list(self.out_indices):
+                raise UserError(f"out_indices {list(self.out_indices)} are not four rising blocks; give four")
         if not self.tau > 0:
             raise UserError(f"tau {self.tau} is not possible; give a positive temperature such as 0.07")
 

@@ -328,7 +328,12 @@ class VitEncoder(VisionTransformer, Encoder):
             layer_scale=shape.layer_scale,
             drop_path=drop_path,
         )
-        self.out_indices, self.twice = shape.out_indices, config.official
+        self.out_indices, self.twice = config.out_indices or shape.out_indices, config.official
+        if not 0 <= self.out_indices[0] <= self.out_indices[-1] < shape.layers:
+            raise UserError(
+                f"out_indices {list(self.out_indices)} do not fit a ViT of {shape.layers} blocks; "
+                f"give numbers from 0 to {shape.layers - 1}"
+            )
         self.channels = (shape.width,) * 4
         self.score_level = _level_of_patches(shape.patch)
         self.fpn1, self.fpn2, self.fpn3, self.fpn4 = (

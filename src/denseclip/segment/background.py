@@ -8,7 +8,9 @@ from denseclip.segment.settings import USUAL_BACKGROUND
 from denseclip.text import BACKGROUND, ClassEmbeddings
 
 POOL_TEMPLATES = ("a photo of a {}.",)  # one sentence a word: 85 of them would take minutes with a large CLIP
-HEAD_START = 2.5  # logits that the user's words are ahead of the pool: chosen on 36 scenes of the training split
+HEAD_START = (
+    2.5  # logits that the user's words are ahead of the pool: chosen on 36 scenes of the training split
+)
 NEAR = 4.0  # standard deviations that a word of the pool lies closer to a word of the user than the others do
 
 

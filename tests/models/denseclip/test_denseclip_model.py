@@ -214,3 +214,16 @@ def test_timm_backbones_that_cannot_be_used():
 def test_tokens_are_trimmed_to_the_longest_name():
     assert small().words.tokens.shape == (3, 7)
     assert tokenize(CLASSES).shape == (3, 40)
+
+
+def test_a_vit_gives_the_maps_of_the_blocks_that_are_asked_for():
+    usual, other = small(VIT), small(VIT, out_indices=[0, 0, 1, 3])
+    other.load_state_dict(usual.state_dict())
+    with torch.no_grad():
+        one, two = usual.backbone(images()).maps, other.backbone(images()).maps
+    assert torch.equal(one[0], two[0]) and torch.equal(one[3], two[3])
+    assert not torch.equal(one[1], two[1]) and not torch.equal(one[2], two[2])
+    assert DenseClipConfig.from_dict(other.config.to_dict()).out_indices == (0, 0, 1, 3)
+    for wrong in ([3, 5, 7, 11], [0, 1, 2], [3, 2, 1, 0]):
+        with pytest.raises(UserError, match="out_indices"):
+            small(VIT, out_indices=wrong)
