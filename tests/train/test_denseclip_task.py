@@ -121,7 +121,7 @@ def test_it_is_evaluated_at_several_scales(own, capsys):
 @pytest.mark.parametrize(
     ("classes", "changes", "message"),
     [
-        (CLASSES, ["optimizer.lr=1"], "unknown key optimizer"),
+        (CLASSES, ["optimiser.lr=1"], "unknown key optimiser"),
         (CLASSES, ["data.train=nowhere/data.json"], "nowhere/data.json"),
         (CLASSES, ["denseclip.config.prompt=pre"], "no setting 'prompt'"),
         (CLASSES, ["denseclip.clip=tiny-nothing"], "tiny-nothing"),
