@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from denseclip.errors import UserError
-from denseclip.models.checkpoint import read_saved
+from denseclip.models.checkpoint import read_saved, restore
+from denseclip.models.official import load_exactly
 
 
 def half_of_a_checkpoint() -> bytes:
@@ -44,3 +45,24 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "load", refuse)
     with pytest.raises(UserError, match=r"file\.pt cannot be read \(Permission denied\); check it$"):
         read_saved(tmp_path / "file.pt")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda weight: (weight * 100).to(torch.int8), "is of int8, perhaps quantized"),
+        (lambda weight: torch.full_like(weight, float("nan")), "holds NaN or infinite values"),
+        (lambda weight: torch.full_like(weight, float("inf")), "holds NaN or infinite values"),
+    ],
+)
+def test_weights_that_torch_would_take_without_a_word_are_refused(spoil, message):
+    """By the loader of our own checkpoints and by that of the official models, detectors among them."""
+    network = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
+    state = dict(network.state_dict())
+    restore(network, {"model": {f"model.{name}": tensor for name, tensor in state.items()}}, "a.pt")
+    load_exactly(network, state, "a.pth")
+    state["0.weight"] = spoil(state["0.weight"])
+    with pytest.raises(UserError, match=f"a.pt: 0.weight {message}"):
+        restore(network, {"model": {f"model.{name}": tensor for name, tensor in state.items()}}, "a.pt")
+    with pytest.raises(UserError, match=f"a.pth: 0.weight {message}"):
+        load_exactly(network, state, "a.pth")

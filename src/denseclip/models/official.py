@@ -14,6 +14,7 @@ from denseclip.clip.tokenizer import Tokenize
 from denseclip.errors import UserError
 from denseclip.models.backbones import RESNETS, ResNetShape
 from denseclip.models.build import build_denseclip
+from denseclip.models.checkpoint import check_values
 from denseclip.models.config import DenseClipConfig
 from denseclip.models.denseclip import DenseClipSegmenter
 from denseclip.models.encoders import Heads, Shapes, infer_shapes
@@ -126,6 +127,7 @@ def _check_weights(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]
             raise UserError(f"{path}: {name} has shape {has}, the network of the other weights needs {needs}")
         if not torch.isfinite(tensor).all():
             raise UserError(f"{path}: NaN or infinite values in {name}; fetch the file again")
+    check_values(expected, weights, str(path))
 
 
 def _listed(label: str, names: Sequence[str]) -> str:
@@ -196,6 +198,7 @@ def load_exactly(model: torch.nn.Module, state: Mapping[str, Tensor], source: st
                 f"{source}: {name} has shape {tuple(tensor.shape)}, the model needs {tuple(own[name].shape)}; "
                 "it is of another model"
             )
+    check_values(own, given, source)
     model.load_state_dict(given, strict=True)
 
 
