@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from denseclip.data.published import dataset_spec
+from denseclip.data.sticker_sets import open_stickers
 from denseclip.label.engines import LocalEngine
 from denseclip.label.job import JobOptions, run_job
 from denseclip.label.sources import list_items
@@ -127,3 +129,11 @@ def killed_job(source, out, lines, after, *, seconds=0.01):
 
 def _lines(path):
     return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def write_scenes(folder, count, *, side=96):
+    """Sticker scenes as 0.png, 1.png, ..."""
+    scenes = open_stickers(dataset_spec("stickers20"), "val", side=side)
+    for index in range(count):
+        Image.fromarray(scenes[index].image).save(folder / f"{index}.png")
+    return folder

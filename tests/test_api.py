@@ -8,25 +8,19 @@ import sys
 import numpy as np
 import pytest
 import typer
-from PIL import Image
 
 import denseclip
 from denseclip import api
 from denseclip.cli.main import app
-from denseclip.data.published import dataset_spec
-from denseclip.data.sticker_sets import open_stickers
 from denseclip.errors import UserError
+from label_support import write_scenes
 
 COMMANDS = ("label", "distill", "train", "evaluate", "detect", "export")
 
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pictures")
-    scenes = open_stickers(dataset_spec("stickers20"), "val", side=96)
-    for index in range(2):
-        Image.fromarray(scenes[index].image).save(folder / f"{index}.png")
-    return folder
+    return write_scenes(tmp_path_factory.mktemp("pictures"), 2)
 
 
 @pytest.mark.parametrize("name", COMMANDS)

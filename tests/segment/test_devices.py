@@ -9,14 +9,12 @@ from functools import partial
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from cli_support import run
-from denseclip.data.published import dataset_spec
-from denseclip.data.sticker_sets import open_stickers
 from denseclip.errors import UserError
 from denseclip.segment.devices import Spread, parse_devices
 from denseclip.segment.engine import Engine
+from label_support import write_scenes
 
 
 def read(item):
@@ -78,10 +76,7 @@ def test_devices_are_named():
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pictures")
-    scenes = open_stickers(dataset_spec("stickers20"), "val", side=96)
-    for index in range(5):
-        Image.fromarray(scenes[index].image).save(folder / f"{index}.png")
+    folder = write_scenes(tmp_path_factory.mktemp("pictures"), 5)
     (folder / "torn.png").write_bytes((folder / "0.png").read_bytes()[:200])
     return folder
 

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from denseclip.cli import detection
 from denseclip.cli import options as o
+from denseclip.cli.doctor import recipes
 
 if TYPE_CHECKING:
     from denseclip.train.loop import Told
@@ -48,11 +49,10 @@ def train(
     `denseclip segment PICTURES --model runs/RECIPE/last.pt`.
     """
     from denseclip.train.differences import of_recipe
-    from denseclip.train.recipe import read_recipe, recipe_names
+    from denseclip.train.recipe import read_recipe
 
     if recipe == "list":
-        for name in recipe_names():
-            o.say(f"{name}: {read_recipe(name).title}")
+        recipes()
         return None
     chosen = read_recipe(recipe, changes or ())
     if dry_run:

@@ -175,16 +175,6 @@ def _axis(n_in: int, n_out: int, via: int | None, device: torch.device) -> _Axis
     )
 
 
-class Planes(NamedTuple):
-    """mask: (N, H, W) uint8 or int32. confidence: (N, H, W) float32 or None. broken: (1,) int32, 1 where a score
-    is not finite; it is on the device, as nothing here waits for it.
-    """
-
-    mask: Tensor
-    confidence: Tensor | None
-    broken: Tensor
-
-
 def decode_cells(
     scores: Tensor,
     size: Size,
@@ -195,8 +185,11 @@ def decode_cells(
     threshold: float | None,
     void: int,
     ids: torch.dtype,
-) -> Planes | None:
+) -> tuple[Tensor, Tensor | None, Tensor] | None:
     """What `decode.decode` says of scores (N, K, h, w) float32; None for resizes that mix too many lines.
+
+    Returns the fields of `decode.Decoded`: mask (N, H, W) uint8 or int32, confidence (N, H, W) float32 or None, and
+    broken (1,) int32, 1 where a score is not finite; it is on the device, as nothing here waits for it.
 
     Fastest where the classes lie next to each other in memory.
     """
@@ -230,4 +223,4 @@ def decode_cells(
         BLOCK=min(CLASSES, triton.next_power_of_2(classes)),
         num_warps=max(1, min(8, pixels // 256)),
     )
-    return Planes(mask, found, broken)
+    return mask, found, broken

@@ -191,9 +191,9 @@ class Segmenter(nn.Module):
         """
         return self.encode_batch([picture])[0]
 
-    def encode_batch(self, pictures: Sequence[Picture]) -> list[Encoded]:
+    def encode_batch(self, pictures: Sequence[Picture | Ready]) -> list[Encoded]:
         """Encode several pictures; network inputs of the same size share batches."""
-        given = [self.ready(picture) for picture in pictures]
+        given = [one if isinstance(one, Ready) else self.ready(one) for one in pictures]
         made_by = (self.clip.fingerprint, self.settings.query())
         encoded = []
         for _, group in groupby(given, key=lambda one: one.shape):
@@ -281,8 +281,7 @@ class Segmenter(nn.Module):
         On a CPU the pictures are encoded here and decoded by the calls, which may come from other threads.
         """
         if not works_alone(self.clip.device):
-            images = [one.image if isinstance(one, Ready) else one for one in pictures]
-            return [partial(self.segment, one, confidence=confidence) for one in self.encode_batch(images)]
+            return [partial(self.segment, one, confidence=confidence) for one in self.encode_batch(pictures)]
         given = [
             one if isinstance(one, Ready) else Ready.on(self.clip.device, as_rgb(one)) for one in pictures
         ]
@@ -292,16 +291,17 @@ class Segmenter(nn.Module):
             cuts, features = self._features(same)
             decoding = Decoding(self._scorer, same[0].size, cuts, features, [one.image for one in same])
             if decoding.one_by_one:
-                calls += [partial(self._followed, decoding.only(at), confidence) for at in range(len(same))]
+                for index, one in enumerate(same):
+                    alone = decoding.only(index)
+                    calls.append(
+                        partial(self._arrived, one.image, alone, 0, partial(alone.decoded, confidence))
+                    )
                 continue
             arrival = decoding.decoded(confidence, wait=False).to_host()
             calls += [
                 partial(self._arrived, one.image, decoding, index, arrival) for index, one in enumerate(same)
             ]
         return calls
-
-    def _followed(self, decoding: Decoding, confidence: bool) -> Segmentation:
-        return self._result(decoding.images[0], decoding, 0, decoding.decoded(confidence))
 
     def _arrived(
         self,
