@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from clip_support import put_in_hub_cache, write_embedded
-from denseclip.clip import convert, pretrained
+from denseclip.clip import pretrained
 from denseclip.clip.pretrained import catalog
 
 
@@ -19,7 +19,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(pretrained, "OPENAI_CACHE", tmp_path / "plain")
-    monkeypatch.setattr(convert, "ASSETS", tmp_path / "assets")
+    monkeypatch.setattr("denseclip.clip.config.ASSETS", tmp_path / "assets")
     monkeypatch.delattr(pretrained, "_hub_answers")
     (tmp_path / "assets").mkdir()
     return tmp_path

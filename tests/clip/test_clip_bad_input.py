@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from clip_support import ARCHITECTURES, openai_state, whole_config
-from denseclip.clip import convert, load_clip, pretrained
+from denseclip.clip import load_clip, pretrained
 from denseclip.errors import UserError
 
 Arguments = tuple[str | Path, dict[str, Any]]
@@ -194,7 +194,7 @@ TABLE: dict[str, tuple[Callable[[Path], str | Path | Arguments], str]] = {
     ),
     "wrong shape": (
         lambda tmp: pt(tmp, changed(visual__ln_pre__bias=torch.zeros(63))),
-        r".*clip\.pt: visual\.ln_pre\.bias has shape \(63,\), the model needs \(64,\); pass the config .*",
+        r".*clip\.pt: visual\.ln_pre\.bias has shape \(63,\), the model needs \(64,\); pass a complete .*",
     ),
     "no layer of CLIP": (
         lambda tmp: pt(tmp, changed(visual__conv1__weight=torch.zeros(64, 3))),
@@ -281,7 +281,7 @@ def test_message(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("open_clip.pretrained.download_pretrained_from_url", no_route)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(pretrained, "OPENAI_CACHE", tmp_path / "plain")
-    monkeypatch.setattr(convert, "ASSETS", tmp_path / "assets")
+    monkeypatch.setattr("denseclip.clip.config.ASSETS", tmp_path / "assets")
     make, message = TABLE[case]
     made = make(tmp_path)
     source, options = made if isinstance(made, tuple) else (made, {})

@@ -19,7 +19,7 @@ from clip_support import (
     write_embedded,
     write_openai_checkpoint,
 )
-from denseclip.clip import Clip, ResNet, VisionTransformer, convert, load_clip
+from denseclip.clip import Clip, ResNet, VisionTransformer, load_clip
 from fixtures_support import maskclip_weights
 
 KINDS = ["rn", "vit"]
@@ -152,7 +152,7 @@ def test_config_of_the_caller_wins_over_the_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["tiny-rn", "tiny-vit"])
 def test_embedded_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     kind = name.removeprefix("tiny-")
-    monkeypatch.setattr(convert, "ASSETS", tmp_path)
+    monkeypatch.setattr("denseclip.clip.config.ASSETS", tmp_path)
     write_embedded(tmp_path / name, kind)
     clip = load_clip(name)
     half = {n: t.half() if t.is_floating_point() else t for n, t in state_of(kind).items()}

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from denseclip.clip.convert import from_timm
 from denseclip.errors import UserError
 from denseclip.models import backbones
-from denseclip.models.backbones import RESNETS, ResNet, build_backbone, from_timm_names
+from denseclip.models.backbones import RESNETS, ResNet, build_backbone
 
 
 @pytest.mark.parametrize(
@@ -47,9 +48,9 @@ def test_imagenet_weights_land_where_timm_has_them(monkeypatch):
 def test_every_timm_weight_is_used_or_known():
     """A name that the map does not know reaches the strict loading, which refuses it."""
     state = {"layer1.0.odd.weight": torch.zeros(1), "fc.weight": torch.zeros(1)}
-    assert set(from_timm_names(state)) == {"layer1.0.odd.weight"}
+    assert set(from_timm(state)) == {"layer1.0.odd.weight"}
     with pytest.raises(RuntimeError, match=r"layer1\.0\.odd\.weight"):
-        ResNet(RESNETS["resnet50"]).load_state_dict(from_timm_names(state))
+        ResNet(RESNETS["resnet50"]).load_state_dict(from_timm(state))
 
 
 def test_missing_hub_is_one_line(monkeypatch):

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from denseclip.clip.checkpoint import load_weights
 from denseclip.errors import UserError
 from denseclip.models.checkpoint import read_saved, restore
-from denseclip.models.official import load_exactly
 
 
 def half_of_a_checkpoint() -> bytes:
@@ -50,9 +50,9 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda weight: (weight * 100).to(torch.int8), "is of int8, perhaps quantized"),
-        (lambda weight: torch.full_like(weight, float("nan")), "holds NaN or infinite values"),
-        (lambda weight: torch.full_like(weight, float("inf")), "holds NaN or infinite values"),
+        (lambda weight: (weight * 100).to(torch.int8), r"quantized weights 0.weight \(int8\)"),
+        (lambda weight: torch.full_like(weight, float("nan")), "NaN or infinite values in 0.weight"),
+        (lambda weight: torch.full_like(weight, float("inf")), "NaN or infinite values in 0.weight"),
     ],
 )
 def test_weights_that_torch_would_take_without_a_word_are_refused(spoil, message):
@@ -60,9 +60,9 @@ def test_weights_that_torch_would_take_without_a_word_are_refused(spoil, message
     network = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
     state = dict(network.state_dict())
     restore(network, {"model": {f"model.{name}": tensor for name, tensor in state.items()}}, "a.pt")
-    load_exactly(network, state, "a.pth")
+    load_weights(network, state, "a.pth", "take another")
     state["0.weight"] = spoil(state["0.weight"])
-    with pytest.raises(UserError, match=f"a.pt: 0.weight {message}"):
+    with pytest.raises(UserError, match=f"a.pt: {message}"):
         restore(network, {"model": {f"model.{name}": tensor for name, tensor in state.items()}}, "a.pt")
-    with pytest.raises(UserError, match=f"a.pth: 0.weight {message}"):
-        load_exactly(network, state, "a.pth")
+    with pytest.raises(UserError, match=f"a.pth: {message}"):
+        load_weights(network, state, "a.pth", "take another")

@@ -161,7 +161,7 @@ def test_counts_belong_to_weights_and_code(make, models, cache, monkeypatch):
 
 
 def test_an_embedded_model_that_is_not_there_leaves_its_rows_out(table, models, tmp_path, monkeypatch):
-    monkeypatch.setattr("denseclip.clip.convert.ASSETS", tmp_path)
+    monkeypatch.setattr("denseclip.clip.config.ASSETS", tmp_path)
     report = reproduce(table, model={"RN50": models["RN50"]}, limit=1, out=tmp_path / "out")
     assert {row["clip"] for row in report["rows"]} == {"tiny-rn"}
     assert report["notes"][0] == "tiny-vit is not in this installation; its rows are left out."

@@ -1,4 +1,4 @@
-"""Reading a file of weights: what it is, what is wrong with it, its tensors. Never executes a pickle."""
+"""Reading a file of weights, which never executes a pickle, and the one strict loader that puts weights to work."""
 
 import argparse
 import json
@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from denseclip.errors import UserError
 
@@ -207,3 +207,52 @@ def _tensors(path: Path, content: object) -> dict[str, Tensor]:
             "save the state dict alone: torch.save(model.state_dict(), ...)"
         )
     return {str(name): tensor.detach() for name, tensor in content.items()}
+
+
+def load_weights(
+    module: nn.Module, state: Mapping[str, Tensor], source: str, cure: str, *, new: tuple[str, ...] = ()
+) -> None:
+    """Load weights that account for all of the module's, see `complete`; what begins with `new` keeps its values."""
+    own = module.state_dict()
+    kept = {name: tensor for name, tensor in own.items() if name.startswith(new)}
+    module.load_state_dict(complete({**kept, **state}, own, source, cure))
+
+
+def complete(
+    state: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str, cure: str
+) -> dict[str, Tensor]:
+    """`state` in float32, after checking that it has exactly the names and shapes of `expected`, all finite.
+
+    The counters of batch norms, which no inference reads, may be missing. source, cure: what the one-line errors
+    begin and end with.
+    """
+    counters = {n: torch.zeros((), dtype=torch.long) for n in expected if n.endswith("num_batches_tracked")}
+    full = {**counters, **state}
+    missing, strange = sorted(expected.keys() - full.keys()), sorted(full.keys() - expected.keys())
+    if missing or strange:
+        wrong = [
+            _listed(what, names) for what, names in (("missing", missing), ("unknown", strange)) if names
+        ]
+        raise UserError(f"{source}: {' and '.join(wrong)}; {cure}")
+    for name, tensor in full.items():
+        if tensor.shape != expected[name].shape:
+            has, needs = tuple(tensor.shape), tuple(expected[name].shape)
+            raise UserError(f"{source}: {name} has shape {has}, the model needs {needs}; {cure}")
+    whole = [n for n, t in full.items() if expected[n].is_floating_point() and not t.is_floating_point()]
+    if whole:
+        kind = str(full[whole[0]].dtype).removeprefix("torch.")
+        raise UserError(
+            f"{source}: {_listed('quantized weights', whole)} ({kind}); pass them in float32, float16 or bfloat16"
+        )
+    floats = {n: t.to(torch.float32).contiguous() if t.is_floating_point() else t for n, t in full.items()}
+    broken = [name for name, tensor in floats.items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise UserError(
+            f"{source}: {_listed('NaN or infinite values in', broken)}; these weights are damaged"
+        )
+    return floats
+
+
+def _listed(label: str, names: list[str]) -> str:
+    more = f", ... ({len(names)} in all)" if len(names) > 3 else ""
+    return f"{label} {', '.join(names[:3])}{more}"

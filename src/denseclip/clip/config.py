@@ -1,12 +1,17 @@
-"""Model configurations in open_clip's form: checked, completed, or read off the weights."""
+"""Model configurations in open_clip's form: checked, completed, read off weights or from files beside them."""
 
+import json
 from collections.abc import Mapping
 from copy import deepcopy
+from dataclasses import dataclass
 from math import isqrt
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from denseclip.clip.checkpoint import INDEX
+from denseclip.clip.clip import ImageStats
 from denseclip.errors import UserError
 
 Config = dict[str, Any]
@@ -186,3 +191,156 @@ def _heads_divide(vision: Config, text: Config, source: str) -> None:
             f"{source}: {heads} text heads do not divide its width {text.get('width', 512)}; "
             "pass config={'text_cfg': {'heads': ...}}"
         )
+
+
+ASSETS = Path(__file__).parent.parent / "assets"
+OPEN_CLIP_WEIGHTS = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+)
+PLAIN_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".ckpt")
+ACTIVATIONS = {"quick_gelu": True, "gelu": False}
+# transformers writes only what differs from these
+HF_COMMON = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "num_hidden_layers": 12}
+HF_VISION = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, **HF_COMMON}
+HF_VISION |= {"image_size": 224, "patch_size": 32}
+HF_TEXT = {"hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8, **HF_COMMON}
+HF_TEXT |= {"max_position_embeddings": 77, "vocab_size": 49408, "eos_token_id": 49407}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What configuration files say: a model configuration in open_clip's form, and image statistics."""
+
+    config: Config | None = None
+    stats: ImageStats | None = None
+
+
+def embedded_folder(name: str) -> Path:
+    """The folder of an embedded CLIP; UserError when this installation has none."""
+    folder = ASSETS / name
+    if not (folder / "model.safetensors").is_file():
+        raise UserError(
+            f"{name}: its weights are not in this installation; "
+            f"install it again, or train them with `python -m tools.train_tiny {name} --run runs/{name}` in a "
+            "checkout and copy them in"
+        )
+    return folder
+
+
+def weights_in(folder: Path) -> Path:
+    """The file of weights in an open_clip or transformers folder, an index of several, or the only one there is."""
+    names = (*OPEN_CLIP_WEIGHTS, *PLAIN_WEIGHTS)
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    indices = sorted(folder.glob(f"*{INDEX}"), key=lambda path: (".safetensors." not in path.name, path.name))
+    others = [path for path in sorted(folder.iterdir()) if path.suffix in WEIGHT_SUFFIXES and path.is_file()]
+    if indices or len(others) == 1:
+        return (indices or others)[0]
+    raise UserError(f"{folder}: a folder without weights; it must hold one of {', '.join(names)}")
+
+
+def settings_beside(weights: Path, *, hugging_face: bool) -> Settings:
+    """Read the configuration files beside `weights`, which have transformers' names if `hugging_face`."""
+    plain = _read_json(weights.parent / "config.json")
+    if hugging_face:
+        return (
+            Settings(_from_transformers(plain, weights), _transformers_stats(weights.parent))
+            if plain
+            else Settings()
+        )
+    settings = _read_json(weights.parent / "open_clip_config.json") or (plain if "model_cfg" in plain else {})
+    if not settings:
+        return Settings()
+    if not isinstance(settings.get("model_cfg"), dict):
+        raise UserError(
+            f"{weights.parent / 'open_clip_config.json'}: no model_cfg in it; fetch the file again"
+        )
+    return Settings(
+        {"quick_gelu": False, **settings["model_cfg"]}, stats_of(settings.get("preprocess_cfg", {}), weights)
+    )
+
+
+def stats_of(settings: Mapping[str, Any], source: object, prefix: str = "") -> ImageStats | None:
+    """Image statistics under `mean` and `std` (with a prefix); None where there are none."""
+    keys = (f"{prefix}mean", f"{prefix}std")
+    if not any(key in settings for key in keys):
+        return None
+    try:
+        (r, g, b), (dr, dg, db) = (map(float, settings[key]) for key in keys)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{source}: {keys[0]} and {keys[1]} must be three numbers each (R, G, B); mend the configuration"
+        ) from error
+    return ImageStats((r, g, b), (dr, dg, db))
+
+
+def _transformers_stats(folder: Path) -> ImageStats | None:
+    settings = _read_json(folder / "preprocessor_config.json")
+    settings = settings or _read_json(folder / "processor_config.json").get("image_processor", {})
+    return stats_of(settings, folder, prefix="image_")
+
+
+def _from_transformers(settings: Config, weights: Path) -> Config:
+    """transformers' `CLIPConfig` in open_clip's form."""
+    kind = settings.get("model_type")
+    if kind != "clip":
+        raise UserError(
+            f"{weights.parent}: its config.json describes a {kind!r} model; only CLIPModel folders work"
+        )
+    vision, text = (
+        {**HF_VISION, **(settings.get("vision_config") or {})},
+        {**HF_TEXT, **(settings.get("text_config") or {})},
+    )
+    activations = {str(part["hidden_act"]) for part in (vision, text)}
+    if len(activations) > 1 or not activations <= ACTIVATIONS.keys():
+        raise UserError(
+            f"{weights.parent}: hidden_act {' and '.join(sorted(activations))} in config.json; "
+            "both towers must have quick_gelu, or both gelu"
+        )
+    end = text[
+        "eos_token_id"
+    ]  # 2: written before transformers 4.30, and means the largest token, as 49407 does
+    return {
+        "embed_dim": settings.get("projection_dim", 512),
+        "quick_gelu": ACTIVATIONS[activations.pop()],
+        "vision_cfg": {
+            "image_size": vision["image_size"],
+            "patch_size": vision["patch_size"],
+            "head_width": vision["hidden_size"] // vision["num_attention_heads"],
+            **_transformer(vision),
+        },
+        "text_cfg": {
+            "context_length": text["max_position_embeddings"],
+            "vocab_size": text["vocab_size"],
+            "heads": text["num_attention_heads"],
+            **({} if end in (2, 49407) else {"pool_type": "eos", "eos_id": end}),
+            **_transformer(text),
+        },
+    }
+
+
+def _transformer(part: Config) -> Config:
+    hidden, width = part["intermediate_size"], part["hidden_size"]
+    return {
+        "width": width,
+        "layers": part["num_hidden_layers"],
+        "mlp_ratio": hidden / width if hidden % width == 0 else (hidden + 0.5) / width,
+        "norm_kwargs": {"eps": part["layer_norm_eps"]},
+    }
+
+
+def _read_json(path: Path) -> Config:
+    """The object in a JSON file; empty when there is no such file."""
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid JSON; fetch the file again") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: must hold a JSON object; fetch the file again")
+    return content

@@ -6,21 +6,22 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor
 
-from denseclip.clip.checkpoint import Checkpoint, read_checkpoint
+from denseclip.clip.checkpoint import Checkpoint, complete, read_checkpoint
 from denseclip.clip.clip import OPENAI_STATS, Clip, ImageStats
-from denseclip.clip.config import REQUIRED, Config, check, infer, merge
-from denseclip.clip.convert import (
+from denseclip.clip.config import (
+    REQUIRED,
     WEIGHT_SUFFIXES,
-    State,
+    Config,
+    check,
     embedded_folder,
-    is_hugging_face,
+    infer,
+    merge,
     settings_beside,
     stats_of,
-    to_open_clip,
     weights_in,
 )
+from denseclip.clip.convert import State, is_hugging_face, to_open_clip
 from denseclip.clip.model import Towers, build_towers, without_values
 from denseclip.clip.pretrained import EMBEDDED, fetch, find_pretrained, is_known
 from denseclip.clip.tokenizer import tokenizer_for
@@ -31,6 +32,7 @@ NUMBERS = (
     "context_length",
     "vocab_size",
 )  # that OpenAI's archives keep among the weights
+CURE = "pass a complete CLIP checkpoint, or its model config"
 Activation = Literal["quick-gelu", "gelu"]
 
 
@@ -74,7 +76,7 @@ def load_clip(
     """
     recipe = _recipe(source, pretrained, _with_activation(config, activation))
     towers = _skeleton(recipe.config, recipe.source)
-    state = complete(recipe.state, towers.state_dict(), recipe.source)
+    state = complete(recipe.state, towers.state_dict(), recipe.source, CURE)
     tokenizer = tokenizer_for(recipe.config["text_cfg"], recipe.source)
     if recipe.silent is not None:  # the last question: weights that cannot be used need no answer
         raise UserError(
@@ -113,51 +115,6 @@ def _skeleton(config: Config, source: str) -> Towers:
     except (TypeError, ValueError, AssertionError, RuntimeError, ZeroDivisionError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{source}: this model config cannot be built ({reason}); mend it") from error
-
-
-def complete(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str) -> State:
-    """`state` in float32, after checking that it has exactly the names and shapes of `expected`, all finite.
-
-    The counters of batch norms, which no inference reads, may be missing.
-    """
-    full = {
-        name: torch.zeros((), dtype=torch.long) for name in expected if name.endswith("num_batches_tracked")
-    }
-    full |= state
-    missing, strange = sorted(expected.keys() - full.keys()), sorted(full.keys() - expected.keys())
-    if missing or strange:
-        parts = [
-            _listed(label, names) for label, names in (("missing", missing), ("unknown", strange)) if names
-        ]
-        raise UserError(
-            f"{source}: {' and '.join(parts)}; pass a complete CLIP checkpoint, or its model config"
-        )
-    for name, tensor in full.items():
-        if tensor.shape != expected[name].shape:
-            has, needs = tuple(tensor.shape), tuple(expected[name].shape)
-            raise UserError(
-                f"{source}: {name} has shape {has}, the model needs {needs}; pass the config of these weights"
-            )
-    whole = sorted(
-        n for n, t in full.items() if expected[n].is_floating_point() and not t.is_floating_point()
-    )
-    if whole:
-        kind = str(full[whole[0]].dtype).removeprefix("torch.")
-        raise UserError(
-            f"{source}: {_listed('quantized weights', whole)} ({kind}); pass them in float32, float16 or bfloat16"
-        )
-    floats = {n: t.to(torch.float32).contiguous() if t.is_floating_point() else t for n, t in full.items()}
-    broken = sorted(name for name, tensor in floats.items() if not torch.isfinite(tensor).all())
-    if broken:
-        raise UserError(
-            f"{source}: {_listed('NaN or infinite values in', broken)}; these weights are damaged"
-        )
-    return floats
-
-
-def _listed(label: str, names: list[str]) -> str:
-    more = f", ... ({len(names)} in all)" if len(names) > 3 else ""
-    return f"{label} {', '.join(names[:3])}{more}"
 
 
 def _recipe(source: str | Path, pretrained: str | None, config: Mapping[str, Any] | None) -> Recipe:

@@ -9,10 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from denseclip.clip import convert
+from denseclip.clip import config as configs
 from denseclip.clip.clip import ImageStats
-from denseclip.clip.config import SUPPORTED, Config, unsupported
-from denseclip.clip.convert import PLAIN_WEIGHTS, settings_beside
+from denseclip.clip.config import PLAIN_WEIGHTS, SUPPORTED, Config, settings_beside, unsupported
 from denseclip.clip.model import build_towers, without_values
 from denseclip.errors import UserError
 
@@ -248,7 +247,7 @@ def _origin(entry: Pretrained) -> str:
 def _embedded() -> list[CatalogRow]:
     rows = []
     for name in EMBEDDED:
-        weights = convert.ASSETS / name / "model.safetensors"
+        weights = configs.ASSETS / name / "model.safetensors"
         if weights.is_file():
             config = settings_beside(weights, hugging_face=False).config
             assert config is not None, weights

@@ -1,7 +1,6 @@
 """Backbones of MaskCLIP+ students: ResNetV1c, timm's models, CLIP's own image tower; and layers of their heads."""
 
 import socket
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
@@ -10,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from denseclip.clip.checkpoint import load_weights
+from denseclip.clip.convert import from_timm
 from denseclip.clip.model import stage_rates
 from denseclip.errors import UserError
 
@@ -252,7 +253,6 @@ def _conv_bn_relu(inputs: int, outputs: int, stride: int = 1) -> list[nn.Module]
 Untyped: TypeAlias = Any  # a timm model: the package has no types
 TIMM = "timm:"
 V1C_WEIGHTS = {"resnet50": "resnet50c", "resnet101": "resnet101c"}  # timm's names of ImageNet's v1c weights
-TIMM_STEM = {f"conv1.{i}": f"stem.{i}" for i in (0, 1, 3, 4, 6)} | {"bn1": "stem.7"}
 
 
 def build_backbone(name: str, *, output_stride: int = 8, pretrained: bool = False) -> Backbone:
@@ -280,18 +280,9 @@ def build_backbone(name: str, *, output_stride: int = 8, pretrained: bool = Fals
                 f"or take {TIMM}{name}"
             )
         source = create_timm(V1C_WEIGHTS[name], pretrained=True)
-        backbone.load_state_dict(from_timm_names(source.state_dict()))
+        weights = from_timm(source.state_dict())
+        load_weights(backbone, weights, f"{TIMM}{V1C_WEIGHTS[name]}", "update timm")
     return backbone
-
-
-def from_timm_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of timm's `resnet*c` under the names of `ResNet`; the classifier of ImageNet is left out."""
-    renamed = {}
-    for name, tensor in state.items():
-        owner, _, leaf = name.rpartition(".")
-        if owner != "fc":
-            renamed[f"{TIMM_STEM.get(owner, owner)}.{leaf}"] = tensor
-    return renamed
 
 
 class TimmBackbone(Backbone):

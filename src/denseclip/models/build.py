@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from denseclip.clip import Clip
+from denseclip.clip.checkpoint import load_weights
 from denseclip.clip.tokenizer import Tokenize, tokenizer_for
 from denseclip.clip.transformer import resize_positions
 from denseclip.errors import UserError
@@ -63,27 +64,27 @@ def start_from(model: LanguageGuided, clip: Clip) -> None:
         if "bn1.running_mean" not in image and "layer1.0.conv1.weight" in image:
             raise UserError(f"{clip.name}: its batch norms are folded; pass the CLIP as load_clip returns it")
         unused = () if model.config.language else ("attnpool.", "ln_post.", "proj")
-        _load(model.backbone, image, fresh=model.backbone.new_parameters, unused=unused)
+        _load(model.backbone, image, clip.name, new=model.backbone.new_parameters, unused=unused)
     if model.config.language:
         text = _floats(clip.text)
         if "text_projection" not in text:
             raise UserError(
                 f"{clip.name}: its text tower does not end with a plain matrix; take another CLIP"
             )
-        _load(model.text_encoder, text)
+        _load(model.text_encoder, text, clip.name)
 
 
 def _load(
     module: nn.Module,
     state: Mapping[str, Tensor],
+    source: str,
     *,
-    fresh: tuple[str, ...] = (),
+    new: tuple[str, ...] = (),
     unused: tuple[str, ...] = (),
 ) -> None:
     own = module.state_dict()
     given = {n: _fitted(t, own.get(n)) for n, t in state.items() if not n.startswith(unused)}
-    kept = {n: t for n, t in own.items() if n.startswith(fresh)}
-    module.load_state_dict({**kept, **given}, strict=True)
+    load_weights(module, given, source, "take another CLIP", new=new)
 
 
 def _fitted(tensor: Tensor, own: Tensor | None) -> Tensor:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from denseclip.clip.checkpoint import load_pickle, unwrap
+from denseclip.clip.checkpoint import load_pickle, load_weights, unwrap
 from denseclip.errors import UserError
 
 FORMAT = 1
@@ -74,32 +74,10 @@ def _is_ours(state: object) -> bool:
     return isinstance(state, dict) and state.get("kind") == KIND and "contents" in state
 
 
-def check_values(own: Mapping[str, Tensor], given: Mapping[str, Tensor], source: str) -> None:
-    """UserError for tensors that torch would take without a word: quantized ones for floats, NaN, infinities.
-
-    own: the model's state dict. given: what shall be loaded into it.
-    """
-    for name, tensor in given.items():
-        if name not in own or not own[name].is_floating_point():
-            continue
-        if not tensor.is_floating_point():
-            kind = str(tensor.dtype).removeprefix("torch.")
-            raise UserError(
-                f"{source}: {name} is of {kind}, perhaps quantized; give the floating-point weights"
-            )
-        if not torch.isfinite(tensor.float()).all():
-            raise UserError(f"{source}: {name} holds NaN or infinite values; take an earlier checkpoint")
-
-
 def restore(network: nn.Module, saved: Mapping[str, Any], name: str) -> None:
     """Load the network's weights, which in a checkpoint's content are part of a task; UserError unless all fit."""
     state = {key.removeprefix("model."): value for key, value in saved["model"].items()}
-    check_values(network.state_dict(), state, name)
-    try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:160]
-        raise UserError(f"{name} does not fit its own description ({reason}); train again") from None
+    load_weights(network, state, name, "it does not fit its own description: take an earlier checkpoint")
 
 
 def fingerprint_of(state: Mapping[str, Tensor]) -> str:

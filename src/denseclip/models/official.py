@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from denseclip.clip import Clip
-from denseclip.clip.checkpoint import read_checkpoint
+from denseclip.clip.checkpoint import load_weights, read_checkpoint
 from denseclip.clip.tokenizer import Tokenize
 from denseclip.errors import UserError
 from denseclip.models.backbones import RESNETS, ResNetShape
 from denseclip.models.build import build_denseclip
-from denseclip.models.checkpoint import check_values
 from denseclip.models.config import DenseClipConfig
 from denseclip.models.denseclip import DenseClipSegmenter
 from denseclip.models.encoders import Heads, Shapes, infer_shapes
@@ -22,6 +21,8 @@ from denseclip.models.heads import HeadKind
 from denseclip.models.student import Student, StudentConfig, build_student
 from denseclip.text import ClassEmbeddings, class_set
 
+PUBLISHED = "pass an unchanged published .pth"
+OTHER_MODEL = "it is of another model"
 HEAD = "decode_head."
 TEXT = HEAD + "text_embeddings"
 LEFT_OUT = re.compile(  # the teacher, which no student needs, and a step counter
@@ -54,8 +55,7 @@ def load_published(path: str | Path, classes: Sequence[str] | None = None) -> St
     }
     config = _config(weights, words.matrix.shape[1], path)
     student = build_student(config, words)
-    _check_weights(weights, student.state_dict(), path)
-    student.load_state_dict(weights)
+    load_weights(student, weights, str(path), PUBLISHED)
     return student.eval()
 
 
@@ -71,7 +71,7 @@ def _check_kind(state: Mapping[str, Tensor], path: Path) -> None:
         )
     strange = [n for n in state if n != TEXT and not USED.fullmatch(n) and not LEFT_OUT.fullmatch(n)]
     if strange:
-        raise UserError(f"{path}: {_listed('unknown weights', strange)}; pass an unchanged published .pth")
+        raise UserError(f"{path}: unknown {', '.join(strange[:3])}; {PUBLISHED}")
 
 
 def _words(matrix: Tensor, classes: Sequence[str] | None, path: Path) -> ClassEmbeddings:
@@ -115,26 +115,6 @@ def _config(weights: Mapping[str, Tensor], dim: int, path: Path) -> StudentConfi
     )
 
 
-def _check_weights(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
-    """Exactly the names and shapes of the student, all finite."""
-    missing, strange = expected.keys() - weights.keys(), weights.keys() - expected.keys()
-    for label, names in (("missing weights", missing), ("unknown weights", strange)):
-        if names:
-            raise UserError(f"{path}: {_listed(label, sorted(names))}; pass an unchanged published .pth")
-    for name, tensor in weights.items():
-        if tensor.shape != expected[name].shape:
-            has, needs = tuple(tensor.shape), tuple(expected[name].shape)
-            raise UserError(f"{path}: {name} has shape {has}, the network of the other weights needs {needs}")
-        if not torch.isfinite(tensor).all():
-            raise UserError(f"{path}: NaN or infinite values in {name}; fetch the file again")
-    check_values(expected, weights, str(path))
-
-
-def _listed(label: str, names: Sequence[str]) -> str:
-    more = f", ... ({len(names)} in all)" if len(names) > 3 else ""
-    return f"{label} {', '.join(names[:3])}{more}"
-
-
 TABLE = "text_encoder.positional_embedding"
 
 
@@ -164,7 +144,7 @@ def load_official(
     if clip is not None and shapes.text is not None:
         state, shapes = _longer(state, shapes, clip, name)
     model = build_denseclip(config, shapes, classes, tokenize=tokenize)
-    load_exactly(model, state, name)
+    load_weights(model, state, name, OTHER_MODEL)
     return model.eval()
 
 
@@ -176,30 +156,6 @@ def _described(state: Mapping[str, Tensor], heads: Heads, name: str) -> tuple[De
         raise UserError(
             f"{name}: has no {error.args[0]}; pass a DenseCLIP segmentation checkpoint"
         ) from error
-
-
-def load_exactly(model: torch.nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Load a state dict that has exactly the model's tensors; the counters of batch norms may be missing.
-
-    Raises UserError naming `source` and what does not fit.
-    """
-    own = model.state_dict()
-    given = {n: t for n, t in own.items() if n.endswith("num_batches_tracked")} | dict(state)
-    for label, names in (
-        ("lacks", own.keys() - given.keys()),
-        ("has the unknown", given.keys() - own.keys()),
-    ):
-        if names:
-            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            raise UserError(f"{source}: {label} {min(names)}{more}; it is of another model")
-    for name, tensor in given.items():
-        if tensor.shape != own[name].shape:
-            raise UserError(
-                f"{source}: {name} has shape {tuple(tensor.shape)}, the model needs {tuple(own[name].shape)}; "
-                "it is of another model"
-            )
-    check_values(own, given, source)
-    model.load_state_dict(given, strict=True)
 
 
 def official_config(state: Mapping[str, Tensor], heads: Heads | None = None) -> DenseClipConfig:

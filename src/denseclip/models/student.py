@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from denseclip.clip.checkpoint import load_weights
 from denseclip.clip.model import ResNet as ClipResNet
 from denseclip.errors import UserError
 from denseclip.models.backbones import Backbone, ResNet, ResNetShape, build_backbone
@@ -181,7 +182,7 @@ def build_student(
     clip_backbone = ClipBackbone(config.shape.blocks, config.shape.base, output_stride=config.output_stride)
     if tower is not None:  # all of its weights but those of the attention pool
         state = {n: t for n, t in tower.state_dict().items() if not n.startswith("attnpool.")}
-        clip_backbone.load_state_dict(state)
+        load_weights(clip_backbone, state, "the image tower", "take another CLIP")
     return Student(config, clip_backbone, embeddings)
 
 

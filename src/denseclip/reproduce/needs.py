@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from denseclip.clip.convert import embedded_folder
+from denseclip.clip.config import embedded_folder
 from denseclip.clip.pretrained import EMBEDDED, OPENAI_CACHE, cached, fetch, find_pretrained, is_known
 from denseclip.data.check import check_split
 from denseclip.data.open_things import COCO

@@ -1,6 +1,5 @@
 """ProxyCLIP: CLIP's values under the patch similarities of a DINO or DINOv2 tower (Lan et al., ECCV 2024)."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from math import lcm
@@ -11,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from denseclip.clip import ImageStats
-from denseclip.clip.checkpoint import read_checkpoint
+from denseclip.clip.checkpoint import complete, read_checkpoint
+from denseclip.clip.convert import from_dino
 from denseclip.clip.model import without_values
 from denseclip.clip.transformer import Block, Grid, resize_positions, to_map
 from denseclip.data.transforms import IMAGENET_MEAN, IMAGENET_STD
@@ -21,10 +21,6 @@ from denseclip.segment.sc_clip import centered_softmax, similarity
 BETA, GAMMA = 1.2, 3.0  # what counts as similar, and how sharply; the paper's for every data set
 OFFICIAL_PAD = 56  # inputs are made a multiple of it: 8 x 7 and 14 x 4, but not 16
 TIMM = "timm:"
-NAMES = {  # of the official repositories, and of timm, to those of our blocks
-    "norm1": "ln_1", "norm2": "ln_2", "attn.qkv.": "attn.in_proj_", "attn.proj": "attn.out_proj",
-    "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj", "ls1": "ls_1", "ls2": "ls_2", "reg_token": "register_tokens",
-}  # fmt: skip
 
 
 class Dino(nn.Module):
@@ -83,7 +79,7 @@ def load_proxy(source: str, *, heads: int | None = None) -> Dino:
         if source.startswith(TIMM)
         else read_checkpoint(Path(source)).state
     )
-    state = {_renamed(name): value for name, value in state.items() if name != "mask_token"}
+    state = from_dino(state)
     try:
         patches, cls, table = state["proj.weight"], state["cls_token"], state["pos_embed"]
         width, patch = patches.shape[0], patches.shape[-1]
@@ -109,28 +105,9 @@ def load_proxy(source: str, *, heads: int | None = None) -> Dino:
             layer_scale="blocks.0.ls_1.gamma" in state,
         )
     )
-    _fill(tower, state, source)
+    full = complete(state, tower.state_dict(), source, "it is no DINO or DINOv2 tower that is known here")
+    tower.load_state_dict(full, assign=True)
     return tower.eval().requires_grad_(False)
-
-
-def _fill(tower: Dino, state: Mapping[str, Tensor], source: str) -> None:
-    try:
-        missing, left = tower.load_state_dict(
-            {k: v.float() for k, v in state.items()}, strict=False, assign=True
-        )
-    except RuntimeError as error:
-        raise UserError(
-            f"{source} does not fit a DINO tower: {str(error).splitlines()[-1].strip()}"
-        ) from None
-    for what, names in (("lacks", missing), ("also has", left)):
-        if names:
-            raise UserError(f"{source} is no DINO or DINOv2 tower that is known here: it {what} {names[0]}")
-
-
-def _renamed(name: str) -> str:
-    for theirs, ours in NAMES.items():
-        name = name.replace(theirs, ours)
-    return name.removeprefix("patch_embed.")
 
 
 def _timm_state(name: str) -> dict[str, Tensor]:
