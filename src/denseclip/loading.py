@@ -81,7 +81,7 @@ def make_settings(
     *,
     refine: str | Refinement | None = None,
     ks_norm: KeyNorm = "channels",
-    compat: str | None = None,
+    compat: str | Compat | None = None,
     resize: str | ResizeRule = "2048x512",
     slide: str | Slide | None = None,
     scales: Sequence[float] = (1.0,),
@@ -95,8 +95,9 @@ def make_settings(
     """`Settings` from plain values.
 
     preset: a name of `PRESETS`, or `DenseOptions`. refine: "pd", "ks", "pd+ks", with thresholds "pd=0.3".
-    compat: "official" for the quirks that the published numbers have. resize: "2048x512" (long x short side),
-    "short:512", "long:520", "exact:224x224", "none". slide: "224/112" (crop/stride). scales: factors on that size.
+    compat: "official" or the name of a later method, for the quirks of its code. resize: "2048x512" (long x short
+    side), "short:512", "long:520", "exact:224x224", "none". slide: "224/112" (crop/stride) or "none".
+    scales: factors on that size.
     fusion: "scores" or "features", what windows are put together by.
     background: words of the background, "usual" for a list of usual ones, "auto" for what none of the words fits.
     threshold: probability below which a pixel is background. templates: "85", "80", "1" or sentences with {}.
@@ -114,7 +115,7 @@ def make_settings(
         refine=refine if isinstance(refine, Refinement) else Refinement.parse(refine, ks_norm),
         compat=official,
         resize=resize if isinstance(resize, ResizeRule) else ResizeRule.parse(resize),
-        slide=Slide.parse(slide) if isinstance(slide, str) else slide,
+        slide=None if slide == NONE else Slide.parse(slide) if isinstance(slide, str) else slide,
         scales=tuple(scales),
         flip=flip,
         fusion=fusion,
@@ -146,7 +147,7 @@ def set_dataset_classes(segmenter: Segmenter, spec: DatasetSpec) -> None:
     """
     scored = _scored(segmenter, spec)
     classes, prompts = tuple(spec.classes[k] for k in scored), tuple(spec.prompts[k] for k in scored)
-    segmenter.set_classes(ClassPrompts(classes, prompts))
+    segmenter.set_classes(ClassPrompts(classes, prompts, segmenter.settings.compat.by_word))
 
 
 def class_ids(segmenter: Segmenter, spec: DatasetSpec) -> list[int]:

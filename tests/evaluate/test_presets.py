@@ -1,11 +1,13 @@
 """Named protocols: what they set, and what goes before them."""
 
+import numpy as np
 import pytest
 
 from clip_support import write_embedded
 from denseclip.data.published import dataset_spec
 from denseclip.errors import UserError
-from denseclip.evaluate.run import PROTOCOLS, protocol_settings, segmenter_for
+from denseclip.evaluate.protocols import PROTOCOLS, protocol_settings, worded
+from denseclip.evaluate.run import segmenter_for
 from denseclip.loading import make_settings
 
 
@@ -41,6 +43,40 @@ def test_background_words_only_where_there_is_such_a_class():
     assert described("official", "voc21")["background"] == "none"
     assert described("ours", "voc21", threshold=0.3)["background"] == "probability below 0.3"
     assert described("ours", "voc21", background="wall")["background"] == "words wall"
+
+
+@pytest.mark.parametrize(
+    ("method", "name", "changes", "expected"),
+    [
+        ("sc-clip", "voc21", {}, ("2048x336", "slide 224/112", ["logit_scale 50", "area 0.1"], 0.15, 56)),
+        ("sc-clip", "cityscapes", {}, ("2048x560", "slide 224/112", ["logit_scale 40"], None, 19)),
+        ("sclip", "coco-object", {}, ("2048x336", "slide 224/112", ["logit_scale 50"], 0.1, 113)),
+        ("proxyclip", "coco-object", {}, ("2048x336", "slide 336/112", ["pad_56"], 0.25, 97)),
+        ("proxyclip", "cityscapes", {}, ("2048x448", "slide 224/112", ["pad_56"], None, 19)),
+        ("resclip", "voc20", {"preset": "resclip"}, ("2048x336", "whole", ["logit_scale 40"], None, 30)),
+        ("naclip", "context60", {"slide": "96/48"}, ("2048x336", "slide 96/48", ["by_word"], 0.1, 60)),
+    ],
+)
+def test_the_name_of_a_method_stands_for_its_whole_protocol(method, name, changes, expected):
+    spec = worded(dataset_spec(name), method)
+    settings = make_settings(**protocol_settings("ours", spec, compat=method, **changes))
+    shown, words = settings.describe(), sum(map(len, spec.prompts[spec.background is not None :]))
+    assert (shown["resize"], shown["inference"]) == expected[:2]
+    assert all(one in shown["compat"] for one in expected[2])
+    assert settings.background.threshold == expected[3]
+    assert words + len(settings.background.words) == expected[4]
+    assert settings.dense.rcs == ((2.0, 0.6) if method == "resclip" else None)
+    assert (settings.refine.pamr == 10) == (method == "naclip")
+
+
+def test_words_of_a_method_may_serve_two_classes(tmp_path):
+    """COCO's "bed" is among the words of the background, too, which then has it."""
+    folder = write_embedded(tmp_path / "tiny", "vit")
+    fast = {"device": "cpu", "cache": False, "templates": "1", "preset": "sc-clip"}
+    segmenter = segmenter_for(dataset_spec("coco-object"), folder, compat="sc-clip", **fast)
+    assert segmenter.classes == dataset_spec("coco-object").classes
+    assert len(segmenter.embeddings.matrix) == 113
+    assert segmenter.segment(np.zeros((32, 48, 3), np.uint8)).mask.shape == (32, 48)
 
 
 def test_an_unknown_protocol_is_refused():

@@ -9,7 +9,7 @@ from cli_support import run
 from denseclip.data.published import dataset_spec
 from denseclip.data.transforms import ResizeRule
 from denseclip.detection.config import DetectorConfig, guidance_config
-from denseclip.evaluate.run import protocol_settings
+from denseclip.evaluate.protocols import protocol_settings
 from denseclip.models.build import OFFICIAL_RULES
 from denseclip.models.config import DenseClipConfig
 from denseclip.segment.settings import Refinement

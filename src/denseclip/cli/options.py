@@ -90,7 +90,7 @@ CompatOption = Annotated[
     str | None,
     typer.Option(
         "--compat",
-        help="Quirks of published numbers: official (MaskCLIP), sc-clip, proxyclip, resclip, naclip.",
+        help="As code of published numbers does it: official (MaskCLIP), sclip, naclip, sc-clip, proxyclip, resclip.",
     ),
 ]
 Activation = Annotated[

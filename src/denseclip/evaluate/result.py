@@ -93,6 +93,9 @@ class Protocol:
         """The protocol of the first `images` images of a data set under a segmenter."""
         clip, spec = segmenter.clip, dataset.spec
         ids = [entry.image_id for entry in dataset.entries[:images]]
+        contents: tuple[Any, ...] = (ids, spec.classes, spec.prompts, spec.background, spec.scenes)
+        if segmenter.settings.compat.by_word:  # whose words are the method's, not the data set's
+            contents += (segmenter._words.prompts,)
         return cls(
             clip.name,
             clip.describe().removeprefix(f"{clip.name}: "),
@@ -100,7 +103,7 @@ class Protocol:
             spec.name,
             dataset.split,
             images,
-            digest(repr((ids, spec.classes, spec.prompts, spec.background, spec.scenes)))[:12],
+            digest(repr(contents))[:12],
             segmenter.settings.describe(),
             corruption,
             versions(open_clip="open_clip_torch"),

@@ -14,8 +14,9 @@ import torch
 
 from denseclip.data.datasets import Sample, SegmentationDataset
 from denseclip.data.specs import DatasetSpec
-from denseclip.errors import UserError, choose
+from denseclip.errors import UserError
 from denseclip.evaluate.metrics import ConfusionMatrix
+from denseclip.evaluate.protocols import protocol_settings, worded
 from denseclip.evaluate.result import Corruption, Protocol, Result
 from denseclip.io import atomic_path
 from denseclip.loading import class_ids, load, make_settings, set_dataset_classes
@@ -25,30 +26,6 @@ from denseclip.segment.engine import Engine, default_batch
 from denseclip.segment.result import Segmentation
 from denseclip.segment.segmenter import Segmenter
 from denseclip.segment.settings import has_background
-
-PROTOCOLS: dict[str, dict[str, Any]] = {
-    "ours": {},  # whole pictures at the data set's size, CLIP's own arithmetic, 85 templates
-    "official": {
-        "compat": "official",
-        "ks_norm": "positions",
-    },  # as the papers' numbers were made (maskclip a.3)
-    "slide": {"resize": "short:336", "slide": "224/112", "templates": "80"},  # SCLIP, ClearCLIP, NACLIP
-}
-
-
-def protocol_settings(protocol: str, spec: DatasetSpec, **changes: Any) -> dict[str, Any]:
-    """Keywords of `make_settings` for a data set; `changes` go before what the protocol says.
-
-    Unless something else is said: the papers' size for the data set, and for one with a background class the
-    usual background words (not under "official": the published code looks for the word itself).
-    Raises UserError for an unknown protocol.
-    """
-    if protocol not in PROTOCOLS:
-        raise UserError(f"protocol {protocol!r} is unknown; {choose(protocol, PROTOCOLS)}")
-    settings: dict[str, Any] = {"resize": spec.resize}
-    if spec.background is not None and protocol != "official" and changes.get("threshold") is None:
-        settings["background"] = "usual"
-    return settings | PROTOCOLS[protocol] | changes
 
 
 def segmenter_for(
@@ -81,7 +58,7 @@ def segmenter_for(
     )
     if usual is not None and not has_background(segmenter._words):
         segmenter.configure(background=make_settings(background=usual).background)
-    set_dataset_classes(segmenter, spec)
+    set_dataset_classes(segmenter, worded(spec, changes.get("compat")))
     return segmenter
 
 

@@ -61,6 +61,8 @@ def check_claims(table: Table, planned: Sequence[Run], finished: Finished) -> li
         for model, place in product(about, spec.data or places):
             there = [run for run in planned if run.place == place and (not model or run.stands_for == model)]
             rows = {run.name.removeprefix(f"{model}/"): finished.get(run.key, ()) for run in there}
+            if model and not {*spec.weights, *spec.rows} <= rows.keys() | {CHANCE}:
+                continue  # a method that this model does not have
             if there:
                 where = ", ".join([models[model], places[place]] if model else [places[place]])
                 guess = {CHANCE: next(filter(None, rows.values()), ())}

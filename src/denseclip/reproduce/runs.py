@@ -168,6 +168,8 @@ def _grid_runs(table: Table, scale: Scale, models: Mapping[str, str]) -> list[Ru
     for (name, model), (place, data), method in product(
         grid.models.items(), grid.data.items(), table.methods
     ):
+        if (method.models and name not in method.models) or method.scale not in (None, scale):
+            continue
         row = f"{name}/{method.name}"
         printed = table.published.get(row, {}).get(place) if scale == "paper" else None
         run = Run(
@@ -178,7 +180,7 @@ def _grid_runs(table: Table, scale: Scale, models: Mapping[str, str]) -> list[Ru
             data=data,
             images=grid.images,
             protocol=grid.protocol,
-            settings=method.settings,
+            settings={**grid.settings, **method.settings, **(method.paper if scale == "paper" else {})},
             published={"mIoU": printed} if printed else {},
             corruption=method.corruption,
             stands_for=name,

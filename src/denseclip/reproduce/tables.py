@@ -29,20 +29,28 @@ class _Part(BaseModel):
 class Grid(_Part):
     """What every method is run on: by published name of a model or data set, what is loaded in its place.
 
-    protocol: see `PROTOCOLS`. images: only the first ones, None for all.
+    protocol: see `PROTOCOLS`. settings: what all methods change in it. images: only the first ones, None for all.
     """
 
     protocol: str
+    settings: Mapping[str, Any] = {}
     models: Mapping[str, str]
     data: Mapping[str, str]
     images: int | None = None
 
 
 class Method(_Part):
-    """One way to run a model: what differs from the protocol. corruption: kind and level, None for clean."""
+    """One way to run a model: what differs from the protocol.
+
+    paper: what differs at that scale besides. models: published names, all if empty. scale: at this one alone.
+    corruption: kind and level, None for clean.
+    """
 
     name: str
     settings: Mapping[str, Any] = {}
+    paper: Mapping[str, Any] = {}
+    models: tuple[str, ...] = ()
+    scale: Scale | None = None
     corruption: Corruption | None = None
 
 

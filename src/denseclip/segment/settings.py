@@ -89,7 +89,7 @@ def preset(name: str | DenseOptions) -> DenseOptions:
     return PRESETS[name]
 
 
-LATER = ("sc-clip", "proxyclip", "resclip", "naclip")  # methods whose code shares its quirks
+LATER = ("sclip", "naclip", "sc-clip", "proxyclip", "resclip")  # methods whose code shares its quirks
 
 
 @dataclass(frozen=True)
@@ -123,8 +123,10 @@ class Compat:
     area: float = 0.0
 
     @classmethod
-    def named(cls, name: str | None) -> Self:
+    def named(cls, name: "str | Compat | None") -> "Compat":
         """None or "none": no deviation; "official": all, as the published numbers were made."""
+        if isinstance(name, Compat):
+            return name
         if name in (None, "none"):
             return cls()
         if name == "official":
@@ -354,6 +356,8 @@ class Settings:
         for name in ("sigma", "rcs", "sfr", "proxy"):
             if getattr(dense, name):
                 shown[name] = getattr(dense, name)
+        if dense.sfr:
+            shown["feedback threshold"] = dense.feedback_threshold
         if dense.stride != 32:
             shown["stride"] = dense.stride
         if dense.cls_bias:
@@ -369,4 +373,5 @@ class Settings:
         return " or ".join(parts) or "none"
 
     def _quirks(self) -> str:
-        return ", ".join(name for name, value in vars(self.compat).items() if value) or "none"
+        given = ((name, value) for name, value in vars(self.compat).items() if value)
+        return ", ".join(name if value is True else f"{name} {value:g}" for name, value in given) or "none"

@@ -391,7 +391,8 @@ class ClassPrompts:
     """`classes[k]` is what masks call class k; `prompts[k]` are the one or more words that look for it.
 
     A prompt is put into every template. A prompt that starts with `=` is a literal sentence: it is used
-    as it stands, in no template ("=two dogs asleep on a red sofa").
+    as it stands, in no template ("=two dogs asleep on a red sofa"). shared: a prompt may serve two classes, as in
+    published lists of words; the first one has it.
 
     Raises:
         UserError: no class, a class without prompts, or the same class or prompt twice (case and blanks
@@ -400,6 +401,7 @@ class ClassPrompts:
 
     classes: tuple[str, ...]
     prompts: tuple[tuple[str, ...], ...]
+    shared: bool = False
 
     def __post_init__(self) -> None:
         assert len(self.classes) == len(self.prompts)
@@ -412,7 +414,7 @@ class ClassPrompts:
             _refuse_twice(f"of class {show(name)} the prompt", prompts)
             for prompt in prompts:
                 other = owners.setdefault(key(prompt), name)
-                if other != name:
+                if other != name and not self.shared:
                     raise UserError(
                         f"prompt {show(prompt)} serves {show(other)} and {show(name)}; keep it in one"
                     )
@@ -447,7 +449,7 @@ class ClassPrompts:
         """
         if any(key(name) == BACKGROUND for name in self.classes):
             raise UserError("there is a class 'background' already; rename it or give no background words")
-        return type(self)((BACKGROUND, *self.classes), (tuple(read_words(words)), *self.prompts))
+        return type(self)((BACKGROUND, *self.classes), (tuple(read_words(words)), *self.prompts), self.shared)
 
     @cached_property
     def words(self) -> tuple[str, ...]:
