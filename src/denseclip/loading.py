@@ -5,12 +5,14 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from denseclip.clip import load_clip
-from denseclip.clip.device import pick_device, pick_precision
+from denseclip.clip.device import Precision, pick_device, pick_precision
 from denseclip.data.specs import DatasetSpec
 from denseclip.data.transforms import ResizeRule
 from denseclip.errors import UserError
-from denseclip.models.checkpoint import trained_kind
+from denseclip.models.checkpoint import DETECTORS, trained_kind
 from denseclip.models.trained import load_trained
 from denseclip.segment.segmenter import Segmenter
 from denseclip.segment.settings import (
@@ -48,7 +50,8 @@ def load(
     """Load a model with words, ready to segment.
 
     model: "tiny-rn", "tiny-vit" (embedded), a name such as "ViT-B-16", or a path; see `load_clip`. The path of a
-    checkpoint of `denseclip train` gives the trained model, with its own words if there are no others.
+    checkpoint of `denseclip train` gives the trained model, with its own words if there are no others. A detector
+    takes classes of its own, `threshold` and `resize` only.
     classes: words, see `ClassPrompts.parse`; may be set later. preset: the last block, see `PRESETS`.
     activation: "quick-gelu" or "gelu", for a file of weights that does not say it.
     device: "auto", "cpu", "cuda", ... precision: "auto", "fp32", "bf16", "fp16". cache: keep class embeddings on
@@ -58,22 +61,40 @@ def load(
 
     Raises UserError for whatever cannot be used.
     """
-    if options.setdefault("background", AUTO) == AUTO and (trained_kind(model) or _own_background(classes)):
+    kind = trained_kind(model)
+    if kind and activation is not None:
+        raise UserError(f"{model} is a trained model, which knows its activation; leave out activation")
+    if options.setdefault("background", AUTO) == AUTO and (kind or _own_background(classes)):
         options["background"] = NONE
     if options.setdefault("refine", AUTO) == AUTO:
-        plain = not trained_kind(model) and options.get("compat") in (None, "none")
-        options["refine"] = GUIDED if plain else None
+        options["refine"] = GUIDED if not kind and options.get("compat") in (None, "none") else None
     settings = make_settings(preset, **options)
     target = pick_device(device)
-    how = pick_precision(precision, target)
+    how = pick_precision("fp32" if kind in DETECTORS and precision == "auto" else precision, target)
     store = EmbeddingCache() if cache else None
-    if trained_kind(model):
-        if activation is not None:
-            raise UserError(f"{model} is a trained model, which knows its activation; leave out activation")
+    if kind in DETECTORS:
+        return _load_detector(model, classes, settings, target, how)
+    if kind:
         trained = load_trained(model, target, how.dtype)
         return Segmenter(trained, classes, settings, cache=store, precision=how)
     clip = load_clip(model, pretrained=pretrained, activation=activation, device=target)
     return Segmenter(clip.folded().to(dtype=how.dtype), classes, settings, cache=store, precision=how)
+
+
+def _load_detector(
+    model: str | Path,
+    classes: "ClassSource | ClassPrompts | None",
+    settings: Settings,
+    device: torch.device,
+    precision: Precision,
+) -> Segmenter:
+    from denseclip.detection.predict import load_detector  # torchvision takes seconds
+    from denseclip.detection.segmenter import DetectorSegmenter
+
+    detector, usual = load_detector(model, device, precision.dtype), Settings().resize
+    if settings.resize != usual:
+        detector.resize = settings.resize
+    return DetectorSegmenter(detector, classes, replace(settings, resize=usual), precision=precision)
 
 
 def make_settings(

@@ -144,7 +144,7 @@ def test_every_key_counts(kind):
 
     load({n: t for n, t in state.items() if not n.endswith("num_batches_tracked")})
     part = "bbox_head.retina_reg.bias" if kind == "retinanet" else "roi_head.mask_head.convs.2.conv.bias"
-    with pytest.raises(UserError, match="missing |lacks "):
+    with pytest.raises(UserError, match=r"missing |lacks "):
         load({n: t for n, t in state.items() if n != part})
     with pytest.raises(UserError, match="unknown clip_head"):
         load({**state, "clip_head.weight": torch.zeros(3)})

@@ -79,7 +79,7 @@ def test_interrupted_training_goes_on_alike(trained, tmp_path):
 
 def test_what_it_is_used_for(trained):
     kind, folder, _ = trained
-    with pytest.raises(UserError, match="is a detector; use `denseclip detect`"):
+    with pytest.raises(UserError, match="is a detector"):
         load_trained(folder / LAST, torch.device("cpu"), torch.float32)
     detector = load_detector(folder / LAST, torch.device("cpu"))
     image = np.random.default_rng(0).integers(0, 255, (80, 120, 3), np.uint8)
@@ -162,7 +162,10 @@ def test_commands(trained, tmp_path, capsys):
     ran = run(capsys, "evaluate", folder / LAST, "stickers20", "--preset", "sclip")
     assert ran.code == 2 and "--preset goes with models that segment" in ran.err
     ran = run(capsys, "segment", tmp_path / "in", "--model", folder / LAST, "--out", tmp_path / "s")
-    assert ran.code == 2 and "is a detector" in ran.err
+    assert ran.code == 1 and "skipped" in ran.out, ran.err
+    assert (tmp_path / "s" / "0.png").exists() and "background" in (
+        tmp_path / "s" / "classes.json"
+    ).read_text()
     ran = run(capsys, "flops", folder / LAST, "--size", "64x64", "--json")
     assert ran.code == 0 and json.loads(ran.out)
 

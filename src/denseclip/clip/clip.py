@@ -2,7 +2,7 @@
 
 import copy
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
@@ -80,13 +80,9 @@ class Clip(nn.Module):
         visual, text = self.visual, self.text
         image_heads = visual.pool.heads if isinstance(visual, ResNet) else visual.heads
         used = (self.quick_gelu, image_heads, text.heads, text.pool, text.causal)
-        digest = hashlib.sha256(repr(used).encode())
-        for part in ("visual.", "text."):
-            for name, tensor in sorted(self.state_dict().items()):
-                if name.startswith(part) and tensor.is_floating_point():
-                    digest.update(f"{name} {tuple(tensor.shape)}".encode())
-                    digest.update(_bytes(tensor))
-        return digest.hexdigest()
+        weights = {n: t for n, t in sorted(self.state_dict().items()) if t.is_floating_point()}
+        image_first = sorted(weights, key=lambda name: name.startswith("text."))
+        return fingerprint_of({name: weights[name] for name in image_first}, repr(used))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         if fn(torch.empty(0, dtype=self.dtype, device=self.device)).dtype != self.dtype:
@@ -137,5 +133,10 @@ class Clip(nn.Module):
         )
 
 
-def _bytes(tensor: Tensor) -> memoryview:
-    return np.ascontiguousarray(tensor.to("cpu", torch.float32).numpy()).data
+def fingerprint_of(state: Mapping[str, Tensor], used: str = "") -> str:
+    """Hex SHA-256 over names, shapes and float32 bytes of weights, in this order, and over how they are used."""
+    digest = hashlib.sha256(used.encode())
+    for name, tensor in state.items():
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        digest.update(np.ascontiguousarray(tensor.detach().to("cpu", torch.float32).numpy()).data)
+    return digest.hexdigest()

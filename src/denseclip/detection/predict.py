@@ -1,7 +1,7 @@
 """Trained detectors: pictures in, things out, drawn and in COCO's form."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -19,14 +19,18 @@ from denseclip.clip.clip import OPENAI_STATS
 from denseclip.data.things import Runs, decode, encode
 from denseclip.data.transforms import ResizeRule, normalize, resize_image
 from denseclip.detection.config import Detections, DetectorConfig
-from denseclip.detection.model import Detector, build_detector
+from denseclip.detection.model import STRIDE, Detector, build_detector
 from denseclip.detection.official import load_official_detector
 from denseclip.errors import UserError
 from denseclip.io import atomic_path
-from denseclip.models.checkpoint import fingerprint_of, read_saved, restore, trained_kind
+from denseclip.models.checkpoint import read_saved, restore, trained_kind
 from denseclip.models.config import DenseClipConfig
 from denseclip.models.encoders import Shapes
+from denseclip.segment.attention import DenseFeatures
 from denseclip.segment.palette import class_colors
+from denseclip.segment.regions import Regions, stack_regions
+from denseclip.segment.scoring import TrainedModel
+from denseclip.text import ClassEmbeddings, ClassPrompts, EmbeddingCache
 
 Array = NDArray[np.uint8]
 OPACITY = 0.5
@@ -120,6 +124,23 @@ class Detected:
         assert self.runs is not None
         return decode(self.runs[index]).astype(bool)
 
+    def regions(self) -> tuple[Regions, NDArray[np.float32]]:
+        """A region for each thing that has pixels, labeled from 1 on, and its score; the best first.
+
+        Without masks, regions are the boxes, in whole pixels.
+        """
+        height, width = self.image.shape[:2]
+        masks = self._rectangles() if self.runs is None else (self.mask(i) for i in range(len(self)))
+        regions = stack_regions(masks, height, width)
+        which = regions.label
+        return replace(regions, label=self.labels[which] + 1), self.scores[which]
+
+    def _rectangles(self) -> Iterator[NDArray[np.bool_]]:
+        for x0, y0, x1, y1 in np.rint(self.boxes).astype(int).tolist():
+            mask = np.zeros(self.image.shape[:2], bool)
+            mask[y0:y1, x0:x1] = True
+            yield mask
+
     def overlay(self) -> Image.Image:
         """The picture with boxes, names, scores and masks."""
         labels, scores = self.labels.tolist(), self.scores.tolist()
@@ -161,6 +182,7 @@ class Detected:
 
 CELL = 32  # the sides of the network's input are whole cells
 SURE = 0.5  # probability from which a pixel is of the thing
+SCORE = 0.5  # from which a thing counts in a mask
 PAPER_RESIZE = "1333x800"
 
 
@@ -176,11 +198,15 @@ def detector_contents(model: Detector, stats: ImageStats, resize: str) -> dict[s
     }
 
 
-class TrainedDetector:
+class TrainedDetector(TrainedModel):
     """A detector with the way its pictures are made ready."""
 
+    model: Detector
+
     def __init__(self, name: str, model: Detector, stats: ImageStats, resize: ResizeRule) -> None:
-        self.name, self.model, self.stats, self.resize = name, model.eval(), stats, resize
+        ontology = ClassPrompts(model.classes, tuple((one.strip(),) for one in model.classes))
+        super().__init__(name, model, ontology, stats)
+        self.resize = resize
 
     @classmethod
     def of(cls, name: str, saved: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -> Self:
@@ -191,14 +217,13 @@ class TrainedDetector:
         model = build_detector(config, detector, Shapes.from_dict(contents["shapes"]), contents["classes"])
         restore(model, saved, name)
         stats = {part: tuple(values) for part, values in contents["stats"].items()}
-        model.requires_grad_(False).to(device, dtype)
-        return cls(name, model, ImageStats(**stats), ResizeRule.parse(contents["resize"]))
+        return cls(name, model, ImageStats(**stats), ResizeRule.parse(contents["resize"])).to(device, dtype)
 
     @classmethod
     def published(cls, path: Path, device: torch.device, dtype: torch.dtype) -> Self:
         """A checkpoint of the official code, trained on COCO, see `load_official_detector`."""
-        model = load_official_detector(path).requires_grad_(False).to(device, dtype)
-        return cls(str(path), model, OPENAI_STATS, ResizeRule.parse(PAPER_RESIZE))
+        resize = ResizeRule.parse(PAPER_RESIZE)
+        return cls(str(path), load_official_detector(path), OPENAI_STATS, resize).to(device, dtype)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -211,32 +236,55 @@ class TrainedDetector:
         return self.model.detector.kind == "maskrcnn"
 
     @property
-    def fingerprint(self) -> str:
-        """Hex SHA-256 over all weights."""
-        return fingerprint_of(self.model.state_dict())
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.model.parameters()).device
-
-    def describe(self) -> str:
-        """One line, the name first."""
-        kind = "DenseCLIP" if self.model.config.language else "fine-tuned CLIP"
+    def kind(self) -> str:
+        """In a few words, for `describe`."""
         head = {"retinanet": "RetinaNet", "maskrcnn": "Mask R-CNN"}[self.model.detector.kind]
-        millions = sum(p.numel() for p in self.model.parameters()) / 1e6
-        size = f"{len(self.classes)} classes, {millions:.1f} M parameters"
-        return f"{self.name}: {kind}, {head}, {size} on {self.device}"
+        return f"{'DenseCLIP' if self.model.config.language else 'fine-tuned CLIP'}, {head}"
 
-    @torch.inference_mode()
+    def embed(
+        self, ontology: ClassPrompts, templates: Sequence[str], cache: EmbeddingCache | None
+    ) -> ClassEmbeddings:
+        """Rows (P, K) that choose among its own classes; UserError for other words."""
+        del templates, cache
+        places = self.own_places(ontology)
+        if None in places:
+            other = ontology.words[places.index(None)]
+            raise UserError(
+                f"{self.name} is a detector and does not find {other!r}; use classes of its own: "
+                f"{', '.join(self.classes[:5])}, ..."
+            )
+        rows = F.one_hot(torch.tensor(places, device=self.device), len(self.classes)).float()
+        return ClassEmbeddings(rows, torch.tensor(ontology.owner, device=self.device), ontology.classes)
+
+    def encode(self, images: Tensor, *, keys: bool = False) -> DenseFeatures:
+        """Images (B, 3, H, W), normalized -> `score_planes`, as `map`."""
+        assert not keys
+        size = (images.shape[2], images.shape[3])
+        found = self._run(images)
+        return DenseFeatures(torch.stack([score_planes(one, len(self.classes), size) for one in found]))
+
+    def scores(self, features: DenseFeatures, matrix: Tensor) -> Tensor:
+        """The planes (B, P, h, w) that the rows of `matrix` (P, K) choose."""
+        return features.map[:, matrix.argmax(1)]
+
     def detect(self, image: NDArray[np.uint8]) -> Detected:
         """What is in a picture (H, W, 3) uint8 RGB, in its own pixels, best first."""
+        return self.look(image)[0]
+
+    @torch.inference_mode()
+    def look(self, image: NDArray[np.uint8]) -> tuple[Detected, Tensor]:
+        """What is in a picture (H, W, 3) uint8 RGB, in its own pixels, and its `score_planes`."""
         small = resize_image(image, self.resize)
         h, w = small.shape[:2]
-        pixels = normalize(small, self.stats.mean, self.stats.std)  # (3, h, w)
-        pixels = F.pad(pixels, (0, -w % CELL, 0, -h % CELL))[None].to(next(self.model.parameters()))
-        (found,) = self.model(pixels, torch.tensor([[h, w]]))
-        return self._at_full_size(image, found, image.shape[0] / h, image.shape[1] / w)
+        (found,) = self._run(normalize(small, self.stats.mean, self.stats.std)[None])
+        planes = score_planes(found, len(self.classes), (h, w))
+        return self._at_full_size(image, found, image.shape[0] / h, image.shape[1] / w), planes
+
+    def _run(self, images: Tensor) -> list[Detections]:
+        """Images (B, 3, h, w), normalized, padded to whole cells here."""
+        h, w = images.shape[2:]
+        padded = F.pad(images, (0, -w % CELL, 0, -h % CELL)).to(next(self.parameters()))
+        return self.model(padded, torch.tensor([[h, w]] * len(images)))
 
     def _at_full_size(
         self, image: NDArray[np.uint8], found: Detections, down: float, right: float
@@ -257,21 +305,64 @@ class TrainedDetector:
         )
 
 
+def score_planes(found: Detections, classes: int, size: tuple[int, int]) -> Tensor:
+    """The highest score of each class's things in every cell of `STRIDE` pixels of an image (H, W): (K, h, w).
+
+    A cell is of a thing if its center is in the box and, where there are masks, in the mask; 0 without a thing.
+    """
+    rows, columns = (
+        (torch.arange(-(-side // STRIDE), device=found.boxes.device) + 0.5) * STRIDE for side in size
+    )
+    planes = []
+    for index in range(classes):
+        own = (found.labels == index).nonzero()[:, 0]
+        masks = None if found.masks is None else found.masks[own]
+        inside = covered(found.boxes[own], masks, rows, columns)  # (n, h, w)
+        values = torch.where(inside, found.scores[own, None, None], 0.0)
+        planes.append(values.amax(0) if len(own) else values.sum(0))
+    return torch.stack(planes)
+
+
+def covered(boxes: Tensor, masks: Tensor | None, rows: Tensor, columns: Tensor) -> Tensor:
+    """Which points of a grid, y of (h,) and x of (w,), lie in boxes (N, 4), and in their masks (N, 1, 28, 28) if any.
+
+    Points look the probability of a mask up bilinearly, as mmdetection does it. Returns (N, h, w) bool.
+    """
+    x0, y0, x1, y1 = boxes.detach()[:, :, None].unbind(1)  # (N, 1)
+    across, down = (columns - x0) / (x1 - x0) * 2 - 1, (rows - y0) / (y1 - y0) * 2 - 1  # (N, w), (N, h)
+    if masks is None or not len(boxes):
+        return (across.abs() <= 1)[:, None, :] & (down.abs() <= 1)[:, :, None]
+    shape = (len(boxes), len(rows), len(columns))
+    grid = torch.stack([across[:, None, :].expand(shape), down[:, :, None].expand(shape)], -1)
+    return F.grid_sample(masks.detach().float(), grid.float(), align_corners=False)[:, 0] >= SURE
+
+
+def paint_things(
+    regions: Regions, scores: NDArray[np.float32], threshold: float
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The label of the best thing at every pixel, 0 where its score is below a threshold, and confidence.
+
+    regions: things, the best first, with `scores`. A pixel's confidence is the score of the best thing there; where
+    that is below the threshold, and the pixel background, 1 - score. Returns (H, W) each.
+    """
+    top = regions.paint(np.arange(1, len(regions) + 1))  # (H, W), 0 where there is nothing
+    score = np.append(np.float32(0), scores)[top]
+    sure = (top > 0) & (score >= threshold)
+    return np.where(sure, np.append(0, regions.label)[top], 0), np.where(sure, score, 1 - score)
+
+
 def paste(mask: Tensor, box: Tensor, size: tuple[int, int]) -> Runs:
     """Probabilities (28, 28) within a box of a picture of `size` (H, W) -> its mask there.
 
-    Every pixel whose center is in the box looks the probability up bilinearly, as mmdetection does it.
+    See `covered`; points are the centers of pixels.
     """
     x0, y0, x1, y1 = box.tolist()
     left, top = max(0, int(np.floor(x0))), max(0, int(np.floor(y0)))
     right, bottom = min(size[1], int(np.ceil(x1))), min(size[0], int(np.ceil(y1)))
     full = np.zeros(size, np.uint8, order="F")
     if right > left and bottom > top and x1 > x0 and y1 > y0:
-        columns = (torch.arange(left, right) + 0.5 - x0) / (x1 - x0) * 2 - 1
-        rows = (torch.arange(top, bottom) + 0.5 - y0) / (y1 - y0) * 2 - 1
-        grid = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1)[None]  # (1, h, w, 2): x, y
-        seen = F.grid_sample(mask[None, None], grid, align_corners=False)[0, 0]  # (h, w)
-        full[top:bottom, left:right] = (seen >= SURE).numpy()
+        rows, columns = torch.arange(top, bottom) + 0.5, torch.arange(left, right) + 0.5
+        full[top:bottom, left:right] = covered(box[None], mask[None, None], rows, columns)[0].numpy()
     return encode(full)
 
 

@@ -1,25 +1,19 @@
 """Pictures labeled by a detector: each thing is a region of its own, what is around them is background."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from denseclip.clip.device import processor
+from denseclip.detection.predict import SCORE, Detected, TrainedDetector, paint_things
 from denseclip.errors import UserError
 from denseclip.label.labelled import Labeled, Labels, Rules
 from denseclip.label.sources import Item
-from denseclip.segment.regions import Regions, stack_regions
 from denseclip.segment.result import Segmentation
 from denseclip.text import BACKGROUND
-
-if TYPE_CHECKING:
-    from denseclip.detection.predict import Detected, TrainedDetector
-
-SCORE = 0.5
 
 
 @dataclass(frozen=True)
@@ -32,7 +26,7 @@ class ThingLabeler:
     Raises UserError for a threshold that is no score.
     """
 
-    detector: "TrainedDetector"
+    detector: TrainedDetector
     threshold: float = SCORE
 
     def __post_init__(self) -> None:
@@ -65,20 +59,16 @@ class ThingLabeler:
 
     batch = 1
 
-    def encode(self, images: list[NDArray[np.uint8]], rules: Rules) -> "list[Detected]":
+    def encode(self, images: list[NDArray[np.uint8]], rules: Rules) -> list[Detected]:
         """See `Labeler`."""
         return [self.detector.detect(image) for image in images]
 
-    def label(self, encoded: "Detected", item: Item, position: int, rules: Rules) -> Labeled:
+    def label(self, encoded: Detected, item: Item, position: int, rules: Rules) -> Labeled:
         """See `Labeler`. What is too small is taken out before the best is painted on top."""
-        labels, (regions, scores) = self.labels, things_in(encoded)
+        labels, (regions, scores) = self.labels, encoded.regions()
         large = regions.area >= rules.min_area
         regions, scores = regions.only(large), scores[large]
-        top = regions.paint(np.arange(1, len(regions) + 1))  # (H, W), 0 where there is nothing
-        score = np.append(np.float32(0), scores)[top]
-        sure = (top > 0) & (score >= self.threshold)
-        confidence = np.where(sure, score, 1 - score)
-        mask = np.where(sure, np.append(0, regions.label)[top], 0)
+        mask, confidence = paint_things(regions, scores, self.threshold)
         if rules.void_below is not None:
             mask[confidence < rules.void_below] = labels.void
         mask = mask.astype(np.uint8 if labels.void == 255 else np.int32)
@@ -94,22 +84,6 @@ class ThingLabeler:
             painted(encoded.image, mask, labels),
             scores[kept],
         )
-
-
-def things_in(found: "Detected") -> tuple[Regions, NDArray[np.float32]]:
-    """A region for each thing that has pixels, labeled from 1 on, and its score; the best first."""
-    height, width = found.image.shape[:2]
-    masks = _rectangles(found) if found.runs is None else (found.mask(i) for i in range(len(found)))
-    regions = stack_regions(masks, height, width)
-    which = regions.label
-    return replace(regions, label=found.labels[which] + 1), found.scores[which]
-
-
-def _rectangles(found: "Detected") -> Iterator[NDArray[np.bool_]]:
-    for x0, y0, x1, y1 in np.rint(found.boxes).astype(int).tolist():
-        mask = np.zeros(found.image.shape[:2], bool)
-        mask[y0:y1, x0:x1] = True
-        yield mask
 
 
 def painted(image: NDArray[np.uint8], mask: NDArray[np.integer], labels: Labels) -> Segmentation:

@@ -1,14 +1,11 @@
 """Checkpoint files of trained models: what they hold, and reading them."""
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 from zipfile import is_zipfile
 
-import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from denseclip.clip.checkpoint import load_pickle, load_weights, unwrap
 from denseclip.errors import UserError
@@ -78,12 +75,3 @@ def restore(network: nn.Module, saved: Mapping[str, Any], name: str) -> None:
     """Load the network's weights, which in a checkpoint's content are part of a task; UserError unless all fit."""
     state = {key.removeprefix("model."): value for key, value in saved["model"].items()}
     load_weights(network, state, name, "it does not fit its own description: take an earlier checkpoint")
-
-
-def fingerprint_of(state: Mapping[str, Tensor]) -> str:
-    """Hex SHA-256 over names, shapes and float32 bytes of weights."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(state.items()):
-        digest.update(f"{name} {tuple(tensor.shape)}".encode())
-        digest.update(np.ascontiguousarray(tensor.detach().to("cpu", torch.float32).numpy()).data)
-    return digest.hexdigest()

@@ -11,17 +11,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from denseclip.clip import Clip, ImageStats, load_clip
-from denseclip.clip.clip import OPENAI_STATS
+from denseclip.clip.clip import OPENAI_STATS, fingerprint_of
 from denseclip.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from denseclip.errors import UserError
 from denseclip.models.build import build_denseclip
-from denseclip.models.checkpoint import DETECTORS, fingerprint_of, read_saved, restore, trained_kind
+from denseclip.models.checkpoint import DETECTORS, read_saved, restore, trained_kind
 from denseclip.models.config import DenseClipConfig
 from denseclip.models.denseclip import DenseClipSegmenter, baked
 from denseclip.models.encoders import Encoded, Shapes, VitShape
 from denseclip.models.official import load_official, load_published
 from denseclip.models.student import Student, StudentConfig, build_student
 from denseclip.segment.attention import DenseFeatures
+from denseclip.segment.scoring import TrainedModel
 from denseclip.text import (
     TEMPLATES_85,
     ClassEmbeddings,
@@ -30,19 +31,23 @@ from denseclip.text import (
     class_set,
     embed_classes,
 )
-from denseclip.text.prompts import LITERAL, key
+from denseclip.text.prompts import LITERAL
 
 OF_LENGTH = {1024: ("RN50",), 512: ("ViT-B-16", "RN101"), 640: ("RN50x4",), 768: ("RN50x16",)}
+IMAGENET_STATS = ImageStats(IMAGENET_MEAN, IMAGENET_STD)
 SAME_WORDS = 0.99  # mean cosine
 
 
-class TrainedStudent:
+class TrainedStudent(TrainedModel):
     """A MaskCLIP+ student: its own classes from stored vectors, other words from the CLIP it learned from."""
+
+    model: Student
 
     def __init__(self, name: str, student: Student, ontology: ClassPrompts, text: Mapping[str, str]) -> None:
         """ontology: of all channels, background first if there is one. text: see `Teacher.source`."""
-        self.name, self.student, self.ontology, self.text = name, student.eval(), ontology, dict(text)
-        self.logit_scale = student.config.temperature
+        scale = student.config.temperature
+        super().__init__(name, student, ontology, IMAGENET_STATS, logit_scale=scale)
+        self.text = dict(text)
 
     @classmethod
     def of(cls, name: str, saved: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -> Self:
@@ -55,66 +60,51 @@ class TrainedStudent:
         ontology = ClassPrompts(
             student.classes, (("background",), *prompts) if student.config.background else prompts
         )
-        student.requires_grad_(False).to(device, dtype)
-        return cls(name, student, ontology, contents["text"])
+        return cls(name, student, ontology, contents["text"]).to(device, dtype)
 
     @classmethod
     def published(cls, path: Path, device: torch.device, dtype: torch.dtype) -> Self:
         """A .pth of the official code, see `load_published`."""
         student = load_published(path)
         prompts = tuple((name,) for name in student.classes)
-        student.requires_grad_(False).to(device, dtype)
-        return cls(str(path), student, ClassPrompts(student.classes, prompts), {})
+        return cls(str(path), student, ClassPrompts(student.classes, prompts), {}).to(device, dtype)
 
     @cached_property
     def fingerprint(self) -> str:
         """Hex SHA-256 over all weights, and over the vectors of its own words."""
-        return fingerprint_of(self.student.state_dict() | {"matrix": self.student.matrix})
+        state = self.model.state_dict() | {"matrix": self.model.matrix}
+        return fingerprint_of(dict(sorted(state.items())))
 
     @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.student.device
+    def kind(self) -> str:
+        """In a few words, for `describe`."""
+        config = self.model.config
+        return f"MaskCLIP+ student, {config.backbone}, {config.head}, stride {config.output_stride}"
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """The floating-point type of the weights."""
-        return self.student.matrix.dtype
+    def encode(self, images: Tensor, *, keys: bool = False) -> DenseFeatures:
+        """Images (B, 3, H, W), normalized by `stats` -> features (B, D, h, w), not normalized unless trained so."""
+        assert not keys
+        return DenseFeatures(self.model.features(images.to(self.model.matrix)).float())
 
-    def describe(self) -> str:
-        """One line, the name first."""
-        config = self.student.config
-        millions = sum(p.numel() for p in self.student.parameters()) / 1e6
-        return (
-            f"{self.name}: MaskCLIP+ student, {config.backbone}, {config.head}, stride {config.output_stride}, "
-            f"{len(self.ontology.classes)} classes, "
-            f"{millions:.1f} M parameters, {str(self.dtype).removeprefix('torch.')} on {self.device}"
-        )
-
-    def encoder(self) -> "StudentEncoder":
-        """Its image side."""
-        return StudentEncoder(self.student)
+    def scores(self, features: DenseFeatures, matrix: Tensor) -> Tensor:
+        """Products (B, P, h, w) of every position with the rows of `matrix` (P, D)."""
+        return F.conv2d(features.map, matrix[:, :, None, None])
 
     def embed(
         self, ontology: ClassPrompts, templates: Sequence[str], cache: EmbeddingCache | None
     ) -> ClassEmbeddings:
         """Its own words from what it was trained with, others through the text tower of its CLIP."""
-        known = dict(zip(self.ontology.words, self._own_rows(), strict=True))
+        known = dict(zip(self.ontology.words, self.model.words().matrix, strict=True))  # the background first
         new = [word for word in ontology.words if word not in known]
         if new:
             flat = ClassPrompts(tuple(new), tuple((word,) for word in new))
             rows = embed_classes(self._clip, flat, templates, cache=cache).matrix.to(self.device, self.dtype)
-            if self.student.mapper is not None:
-                rows = self.student.mapper(rows)
+            if self.model.mapper is not None:
+                rows = self.model.mapper(rows)
             known |= zip(new, rows, strict=True)
         matrix = torch.stack([known[word] for word in ontology.words]).float()  # (P, D)
         owner = torch.tensor(ontology.owner, device=self.device)
         return ClassEmbeddings(matrix, owner, ontology.classes)
-
-    @property
-    def stats(self) -> ImageStats:
-        """How pixels are normalized."""
-        return StudentEncoder.stats
 
     def network(
         self, ontology: ClassPrompts | None, templates: Sequence[str]
@@ -124,11 +114,8 @@ class TrainedStudent:
         ontology: other words than its own.
         """
         if ontology is None:
-            return self.student, self.student.classes
-        return _Fixed(self.student, self.embed(ontology, templates, None)), ontology.classes
-
-    def _own_rows(self) -> Tensor:
-        return self.student.words().matrix  # (P, D), the background first
+            return self.model, self.model.classes
+        return _Fixed(self.model, self.embed(ontology, templates, None)), ontology.classes
 
     @cached_property
     def _clip(self) -> Clip:
@@ -145,9 +132,9 @@ class TrainedStudent:
 
     def _clip_of_published(self) -> Clip:
         """The file does not say which CLIP: the one of this length that gives its words the file's vectors."""
-        names = OF_LENGTH.get(self.student.config.dim, ())
-        rows = self.student.embeddings.matrix.float()  # (K, D)
-        words = ClassPrompts.parse(list(self.student.embeddings.classes))
+        names = OF_LENGTH.get(self.model.config.dim, ())
+        rows = self.model.embeddings.matrix.float()  # (K, D)
+        words = ClassPrompts.parse(list(self.model.embeddings.classes))
         for name in names:
             clip = self._load_clip(name)
             found = embed_classes(clip, words, TEMPLATES_85, cache=None).matrix
@@ -180,26 +167,6 @@ class _Fixed(nn.Module):
         return self.words.reduce(F.conv2d(self.student.features(images), self.matrix[:, :, None, None]))
 
 
-class StudentEncoder:
-    """The image side of a student."""
-
-    stats = ImageStats(IMAGENET_MEAN, IMAGENET_STD)
-
-    def __init__(self, student: Student) -> None:
-        self.student = student
-        self.stride = 1  # any size: nothing is rounded to whole cells
-
-    def encode(self, images: Tensor, *, keys: bool = False) -> DenseFeatures:
-        """Images (B, 3, H, W), normalized by `stats` -> features (B, D, h, w), not normalized unless trained so."""
-        assert not keys
-        weights = self.student.matrix
-        return DenseFeatures(self.student.features(images.to(weights)).float())
-
-    def scores(self, features: DenseFeatures, matrix: Tensor) -> Tensor:
-        """Products (B, P, h, w) of every position with the rows of `matrix` (P, D)."""
-        return F.conv2d(features.map, matrix[:, :, None, None])
-
-
 def contents_of(model: DenseClipSegmenter, stats: ImageStats) -> dict[str, Any]:
     """What a checkpoint needs beside the weights. stats: how its pictures were normalized."""
     return {
@@ -210,14 +177,16 @@ def contents_of(model: DenseClipSegmenter, stats: ImageStats) -> dict[str, Any]:
     }
 
 
-class TrainedDenseClip:
+class TrainedDenseClip(TrainedModel):
     """A DenseCLIP: its own classes by its head, other words by its score map alone."""
 
-    logit_scale = 1.0  # of its logits
+    model: DenseClipSegmenter
 
     def __init__(self, name: str, model: DenseClipSegmenter, stats: ImageStats) -> None:
-        self.name, self.model, self.stats = name, model.eval(), stats
-        self.ontology = ClassPrompts(model.classes, tuple((one.strip(),) for one in model.classes))
+        ontology = ClassPrompts(model.classes, tuple((one.strip(),) for one in model.classes))
+        shape = model.shapes.backbone
+        stride = shape.patch << (3 - model.backbone.score_level) if isinstance(shape, VitShape) else 32
+        super().__init__(name, model, ontology, stats, stride=stride)
 
     @classmethod
     def of(cls, name: str, saved: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -> Self:
@@ -226,44 +195,39 @@ class TrainedDenseClip:
         config = replace(DenseClipConfig.from_dict(contents["config"]), timm_pretrained=False)
         model = build_denseclip(config, Shapes.from_dict(contents["shapes"]), contents["classes"])
         restore(model, saved, name)
-        model.requires_grad_(False).to(device, dtype)
         stats = {part: tuple(values) for part, values in contents["stats"].items()}
-        return cls(name, model, ImageStats(**stats))
+        return cls(name, model, ImageStats(**stats)).to(device, dtype)
 
     @classmethod
     def published(cls, path: Path, device: torch.device, dtype: torch.dtype) -> Self:
         """A checkpoint of the official code, trained on ADE20K, see `load_official`."""
-        model = load_official(path, class_set("ade")).requires_grad_(False).to(device, dtype)
-        return cls(str(path), model, OPENAI_STATS)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Hex SHA-256 over all weights."""
-        return fingerprint_of(self.model.state_dict())
+        return cls(str(path), load_official(path, class_set("ade")), OPENAI_STATS).to(device, dtype)
 
     @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.model.decode_head.conv_seg.weight.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The floating-point type of the weights."""
-        return self.model.decode_head.conv_seg.weight.dtype
-
-    def describe(self) -> str:
-        """One line, the name first."""
+    def kind(self) -> str:
+        """In a few words, for `describe`."""
         config = self.model.config
         kind = f"DenseCLIP, {config.prompting} prompting" if config.language else "fine-tuned CLIP"
-        millions = sum(p.numel() for p in self.model.parameters()) / 1e6
-        return (
-            f"{self.name}: {kind}, Semantic FPN, {len(self.model.classes)} classes, {millions:.1f} M parameters, "
-            f"{str(self.dtype).removeprefix('torch.')} on {self.device}"
-        )
+        return f"{kind}, Semantic FPN"
 
-    def encoder(self) -> "DenseClipEncoder":
-        """Its image side."""
-        return DenseClipEncoder(self.model, self.stats)
+    def encode(self, images: Tensor, *, keys: bool = False) -> DenseFeatures:
+        """Features of images (B, 3, H, W), normalized: `logits` of its own classes; z as `map` and g as `whole`."""
+        assert not keys
+        encoded = self.model.backbone(images.to(self.model.decode_head.conv_seg.weight))
+        guidance = self.model.guided(encoded)
+        logits = self.model.decode_head(self.model.neck(guidance.maps)).float()  # (B, K, H / 4, W / 4)
+        local = logits if encoded.dense_feature is None else encoded.dense_feature
+        return DenseFeatures(local, whole=encoded.global_feature, logits=logits)
+
+    def scores(self, features: DenseFeatures, matrix: Tensor) -> Tensor:
+        """Logits (B, P, h, w) of the words whose rows (P, K + D) `embed` made."""
+        classes = len(self.model.classes)
+        if matrix[:, :classes].any():
+            assert features.logits is not None
+            return features.logits[:, matrix[:, :classes].argmax(dim=1)]
+        text = matrix[:, classes:].to(features.map)[None]  # (1, P, D)
+        scores, _ = self.model.scores_of(Encoded((), features.whole, features.map), text)
+        return scores / self.model.config.tau
 
     def embed(
         self, ontology: ClassPrompts, templates: Sequence[str], cache: EmbeddingCache | None
@@ -274,8 +238,7 @@ class TrainedDenseClip:
         must be embedded anew for every picture (pre-model prompting), or if it has no language.
         """
         del templates, cache
-        own, model = {key(name): k for k, name in enumerate(self.model.classes)}, self.model
-        places = [own.get(key(word)) for word in ontology.words]
+        places, model = self.own_places(ontology), self.model
         rows = torch.zeros(len(places), len(model.classes) + model.shapes.embed_dim, device=self.device)
         if None not in places:
             rows[torch.arange(len(places)), torch.tensor(places)] = 1
@@ -305,34 +268,6 @@ class TrainedDenseClip:
         return words.embeddings(self.model.text_encoder, self.model.contexts)[0].float()  # (P, D)
 
 
-class DenseClipEncoder:
-    """The image side: `logits` of its own classes; with language `map` holds the cells z and `whole` g."""
-
-    def __init__(self, model: DenseClipSegmenter, stats: ImageStats) -> None:
-        self.model, self.stats = model, stats
-        shape = model.shapes.backbone
-        self.stride = shape.patch << (3 - model.backbone.score_level) if isinstance(shape, VitShape) else 32
-
-    def encode(self, images: Tensor, *, keys: bool = False) -> DenseFeatures:
-        """Images (B, 3, H, W), normalized -> features for `scores`."""
-        assert not keys
-        encoded = self.model.backbone(images.to(self.model.decode_head.conv_seg.weight))
-        guidance = self.model.guided(encoded)
-        logits = self.model.decode_head(self.model.neck(guidance.maps)).float()  # (B, K, H / 4, W / 4)
-        local = logits if encoded.dense_feature is None else encoded.dense_feature
-        return DenseFeatures(local, whole=encoded.global_feature, logits=logits)
-
-    def scores(self, features: DenseFeatures, matrix: Tensor) -> Tensor:
-        """Logits (B, P, h, w) of the words whose rows (P, K + D) `TrainedDenseClip.embed` made."""
-        classes = len(self.model.classes)
-        if matrix[:, :classes].any():
-            assert features.logits is not None
-            return features.logits[:, matrix[:, :classes].argmax(dim=1)]
-        text = matrix[:, classes:].to(features.map)[None]  # (1, P, D)
-        scores, _ = self.model.scores_of(Encoded((), features.whole, features.map), text)
-        return scores / self.model.config.tau
-
-
 def _bare(ontology: ClassPrompts) -> list[str]:
     return [word.removeprefix(LITERAL) for word in ontology.words]
 
@@ -348,7 +283,7 @@ def load_trained(
 
     kind = trained_kind(path)
     if kind in DETECTORS:
-        raise UserError(f"{path} is a detector; use `denseclip detect`, or give a model that segments")
+        raise UserError(f"{path} is a detector; give a model that segments")
     if kind == "maskclip+":
         return TrainedStudent.published(Path(path), device, dtype)
     if kind == "denseclip":

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
-from typing import Protocol
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from denseclip.clip import Clip, ImageStats
+from denseclip.clip.clip import fingerprint_of
 from denseclip.clip.model import ResNet
 from denseclip.errors import UserError
 from denseclip.segment.attention import DenseEncoder, DenseFeatures
@@ -22,62 +23,87 @@ from denseclip.segment.refine import key_smoothing, prompt_denoising
 from denseclip.segment.resample import Size, Window, heatmaps, resize, resized, scores_at, wide
 from denseclip.segment.settings import DenseOptions, Settings
 from denseclip.text import ClassEmbeddings, ClassPrompts, EmbeddingCache
+from denseclip.text.prompts import key
 
 
-class Encoder(Protocol):
-    """The image side of a model under given settings."""
+class TrainedModel(nn.Module):
+    """A trained network, frozen, that answers for its own words, and for others as well as it can.
 
-    @property
-    def stride(self) -> int:
-        """Input pixels per cell of the map; inputs are made a multiple of it."""
-
-    @property
-    def stats(self) -> ImageStats:
-        """How pixels are normalized."""
-
-    def encode(self, images: Tensor, *, keys: bool = False) -> DenseFeatures:
-        """Images (B, 3, H, W), normalized by `stats` -> features; keys are those of key smoothing."""
-
-    def scores(self, features: DenseFeatures, matrix: Tensor) -> Tensor:
-        """Scores (B, P, h, w) of every position under the P rows of `matrix`, which `embed` made."""
-
-
-class TrainedModel(Protocol):
-    """A trained network that answers for its own words, and for others as well as it can.
-
-    ontology: its own classes. logit_scale: factor on scores in the soft-max of a probability. fingerprint: a hash
-    of its weights.
+    name: what the user asked for. ontology: its own classes. stats: how pixels are normalized. logit_scale: factor on
+    scores in the soft-max of a probability. stride: sides of network inputs are made a multiple of it.
     """
 
-    name: str
-    ontology: ClassPrompts
-    logit_scale: float
+    def __init__(
+        self,
+        name: str,
+        model: nn.Module,
+        ontology: ClassPrompts,
+        stats: ImageStats,
+        *,
+        logit_scale: float = 1.0,
+        stride: int = 1,
+    ) -> None:
+        super().__init__()
+        self.name, self.ontology, self.stats = name, ontology, stats
+        self.logit_scale, self.stride = logit_scale, stride
+        self.model = model
+        self.requires_grad_(False).eval()
 
     @property
-    def fingerprint(self) -> str: ...  # noqa: D102
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
     @property
-    def device(self) -> torch.device: ...  # noqa: D102
+    def dtype(self) -> torch.dtype:
+        """The floating-point type of the weights."""
+        return next(self.parameters()).dtype
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex SHA-256 over names, shapes and float32 bytes of all weights."""
+        return fingerprint_of(dict(sorted(self.model.state_dict().items())))
+
+    @property
+    def kind(self) -> str:
+        """In a few words, for `describe`."""
+        raise NotImplementedError
+
     def describe(self) -> str:
         """One line, the name first."""
+        millions = sum(p.numel() for p in self.parameters()) / 1e6
+        return (
+            f"{self.name}: {self.kind}, {len(self.ontology.classes)} classes, {millions:.1f} M parameters, "
+            f"{str(self.dtype).removeprefix('torch.')} on {self.device}"
+        )
 
-    @property
-    def stats(self) -> ImageStats:
-        """How pixels are normalized."""
-
-    def network(
-        self, ontology: ClassPrompts | None, templates: Sequence[str]
-    ) -> tuple[nn.Module, tuple[str, ...]]:
-        """Normalized images (B, 3, H, W) to logits (B, K, h, w) as one module, and its K class names."""
-
-    def encoder(self) -> Encoder:
-        """Its image side."""
+    def own_places(self, ontology: ClassPrompts) -> list[int | None]:
+        """Which of its own classes each word is."""
+        own = {key(name): k for k, name in enumerate(self.ontology.classes)}
+        return [own.get(key(word)) for word in ontology.words]
 
     def embed(
         self, ontology: ClassPrompts, templates: Sequence[str], cache: EmbeddingCache | None
     ) -> ClassEmbeddings:
         """Rows of words; UserError for a word that it cannot look for."""
+        raise NotImplementedError
+
+    def encode(self, images: Tensor, *, keys: bool = False) -> DenseFeatures:
+        """Images (B, 3, H, W), normalized by `stats` -> features for `scores`; there are no keys."""
+        raise NotImplementedError
+
+    def scores(self, features: DenseFeatures, matrix: Tensor) -> Tensor:
+        """Scores (B, P, h, w) of every position under the P rows of `matrix`, which `embed` made."""
+        raise NotImplementedError
+
+    def network(
+        self, ontology: ClassPrompts | None, templates: Sequence[str]
+    ) -> tuple[nn.Module, tuple[str, ...]]:
+        """Normalized images (B, 3, H, W) to logits (B, K, h, w) as one module, and its K class names."""
+        raise NotImplementedError
 
 
+Encoder = DenseEncoder | TrainedModel
 Model = Clip | TrainedModel
 
 
@@ -95,7 +121,7 @@ def encoder_of(model: Model, settings: Settings) -> Encoder:
         raise UserError(f"{model.name} is a trained model, its windows meet in scores; leave out fusion")
     if settings.refine.ks:
         raise UserError(f"{model.name} is a trained model, it has no keys; leave out key smoothing")
-    return model.encoder()
+    return model
 
 
 COARSE = 8  # pixels per cell of composed scores

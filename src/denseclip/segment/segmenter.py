@@ -22,7 +22,7 @@ from denseclip.segment.decode import Decoded
 from denseclip.segment.engine import Engine, default_batch
 from denseclip.segment.resample import Ready, Size, Window, network_inputs, network_inputs_on, plan
 from denseclip.segment.result import Segmentation
-from denseclip.segment.scoring import Decoding, Model, Scorer, encoder_of
+from denseclip.segment.scoring import Decoding, Encoder, Model, Scorer, TrainedModel, encoder_of
 from denseclip.segment.settings import Settings
 from denseclip.segment.splicing import spliced
 from denseclip.text import ClassEmbeddings, ClassPrompts, EmbeddingCache, embed_classes
@@ -68,13 +68,13 @@ class Segmenter(nn.Module):
         self.clip = clip
         self.precision = precision  # how it came about, for protocols
         self.settings = settings or Settings()
-        self.encoder = encoder_of(clip, self.settings)
+        self._make_encoder()
         self._graphed: tuple[Any, Any] | None = None
         self._cache = cache
         self._ontology: ClassPrompts | None = None
         self._embeddings: ClassEmbeddings | None = None
         self._pool: ClassEmbeddings | None = None
-        classes = getattr(clip, "ontology", None) if classes is None else classes
+        classes = clip.ontology if classes is None and isinstance(clip, TrainedModel) else classes
         if classes is not None:
             self.set_classes(classes)
         self.eval()
@@ -113,9 +113,22 @@ class Segmenter(nn.Module):
                 "images have values beyond 0..1; divide by 255, and do not normalize: that is done here"
             )
 
+    @property
+    def encoder(self) -> Encoder:
+        """The image side of the model under the settings."""
+        if isinstance(self.clip, TrainedModel):
+            return self.clip
+        assert self._dense is not None
+        return self._dense
+
+    def _make_encoder(self) -> None:
+        encoder = encoder_of(self.clip, self.settings)
+        self._dense = encoder if isinstance(encoder, DenseEncoder) else None
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Move the word vectors, which stay float32, along with the weights."""
+        """Move the word vectors, which stay float32, and what the encoder has made along with the weights."""
         super()._apply(fn, recurse)
+        self._make_encoder()
         if self._embeddings is not None:
             matrix = self._embeddings.matrix
             self._embeddings = replace(self._embeddings, matrix=fn(matrix).to(matrix.dtype))
@@ -173,7 +186,7 @@ class Segmenter(nn.Module):
         flip) or key smoothing, which needs keys, is switched on.
         """
         before, self.settings = self.settings, replace(self.settings, **changes)
-        self.encoder = encoder_of(self.clip, self.settings)
+        self._make_encoder()
         after = self.settings
         if self._ontology and (before.background, before.templates) != (after.background, after.templates):
             self.set_classes(self._ontology)
@@ -348,19 +361,22 @@ class Segmenter(nn.Module):
     def decoding(self, picture: "Picture | Encoded") -> Decoding:
         """The scores of a picture under the present words, for heat maps and single pixels."""
         encoded = picture if isinstance(picture, Encoded) else self.encode(picture)
+        self._check_encoded(encoded)
+        return Decoding(self._scorer, encoded.size, encoded.cuts, encoded.features, [encoded.image])
+
+    def _check_encoded(self, encoded: Encoded) -> None:
         if encoded.made_by != (self.clip.fingerprint, self.settings.query()):
             raise UserError(
                 "this picture was encoded by another model or under other settings; encode it again"
             )
-        return Decoding(self._scorer, encoded.size, encoded.cuts, encoded.features, [encoded.image])
 
     def _encode_on(self, device: torch.device) -> Callable[..., DenseFeatures]:
         if device.type != "cuda":
             return self.encoder.encode
         from denseclip.segment.graphs import GraphedEncoder
 
-        weight = next(self.clip.parameters(), None) if isinstance(self.clip, nn.Module) else None
-        made_for = (self.encoder, None if weight is None else (weight.data_ptr(), weight.dtype))
+        weight = next(self.clip.parameters())
+        made_for = (self.encoder, weight.data_ptr(), weight.dtype)
         if self._graphed is None or self._graphed[0] != made_for:
             self._graphed = made_for, GraphedEncoder(self.encoder)
         return self._graphed[1].encode

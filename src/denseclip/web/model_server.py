@@ -12,6 +12,7 @@ from denseclip.clip.model import ResNet
 from denseclip.clip.pretrained import EMBEDDED
 from denseclip.errors import UserError
 from denseclip.loading import load
+from denseclip.models.checkpoint import DETECTORS, trained_kind
 from denseclip.segment.segmenter import Model
 from denseclip.text.embeddings import EmbeddingCache, Rows
 from denseclip.web.request import Limits, Origin
@@ -81,6 +82,10 @@ class ModelServer:
 
         Raises UserError for what cannot be loaded.
         """
+        if trained_kind(origin.model) in DETECTORS:
+            raise UserError(
+                f"{origin.model} is a detector; give a model that segments, or use `denseclip detect`"
+            )
         model = load(origin.model, cache=False, **origin.options).clip
         known = presets(model)
         first = preset or next(iter(known))
