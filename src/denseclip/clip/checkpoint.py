@@ -245,7 +245,7 @@ def complete(
             f"{source}: {_listed('quantized weights', whole)} ({kind}); pass them in float32, float16 or bfloat16"
         )
     floats = {n: t.to(torch.float32).contiguous() if t.is_floating_point() else t for n, t in full.items()}
-    broken = [name for name, tensor in floats.items() if not torch.isfinite(tensor).all()]
+    broken = [name for name, tensor in floats.items() if not tensor.is_meta and not tensor.isfinite().all()]
     if broken:
         raise UserError(
             f"{source}: {_listed('NaN or infinite values in', broken)}; these weights are damaged"

@@ -28,6 +28,7 @@ from denseclip.evaluate.flops import (
     subject_of_denseclip,
     subject_of_detector,
 )
+from denseclip.evaluate.protocols import protocol_settings
 from denseclip.models.build import shapes_for
 from denseclip.models.config import DenseClipConfig
 from denseclip.models.student import StudentConfig, build_student
@@ -152,18 +153,20 @@ def _training_size(recipe: TrainRecipe) -> Size:
 def _evaluation_macs(run: Run) -> float:
     """Of one picture, with all its windows, scales and mirrors."""
     settings, recipe = run.settings, run.recipe
-    rule = settings.get("resize") or (None if run.data == COCO else dataset_spec(run.data).resize)
+    if run.data != COCO:
+        settings = protocol_settings(run.protocol, dataset_spec(run.data), **settings)
+    rule = settings.get("resize")
     if recipe and recipe.system == "detection":
         rule = recipe.detection.resize
     rule = ResizeRule.parse(rule) if isinstance(rule, str) else rule
     picture = PICTURES.get(run.data, USUAL)
     height, width = rule.target(*picture) if rule is not None else picture
-    window = str(settings.get("slide") or ("224/112" if run.protocol == "slide" else ""))
+    window = str(settings.get("slide") or "none")
     total = 0.0
     for scale in settings.get("scales", (1.0,)):
         size = round(height * scale), round(width * scale)
         times = 2 if settings.get("flip") else 1
-        if window:
+        if window != "none":
             crop, stride = map(int, window.split("/"))
             times *= max(1, ceil((size[0] - crop) / stride) + 1) * max(1, ceil((size[1] - crop) / stride) + 1)
             size = min(crop, size[0]), min(crop, size[1])

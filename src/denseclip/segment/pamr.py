@@ -9,6 +9,7 @@ from torch import Tensor
 DILATIONS = (8, 16)  # of NACLIP, SC-CLIP and ResCLIP; the original has (1, 2, 4, 8, 12, 24)
 STEPS = 10
 MOST_SCORES = 1 << 22  # scores of classes that are refined together
+CACHED = 8  # classes that a CPU's cache holds while all steps are made
 OFFSETS = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy or dx)
 
 
@@ -55,12 +56,15 @@ def pamr_weights(guide: Tensor, dilations: tuple[int, ...] = DILATIONS) -> Tenso
 
 def pamr_steps(scores: Tensor, weights: Tensor, dilations: tuple[int, ...], steps: int) -> Tensor:
     """Scores (B, C, H, W), each step the weighted mean of the neighbors (B, P, H, W), `steps` times."""
-    for _ in range(steps):
-        total = torch.zeros_like(scores)
-        for place, near in enumerate(_neighbors(scores, dilations)):
-            total.addcmul_(near, weights[:, place, None])
-        scores = total
-    return scores
+    parts = []
+    for part in scores.split(len(scores[0]) if scores.is_cuda else CACHED, dim=1):
+        for _ in range(steps):
+            total = torch.zeros_like(part)
+            for place, near in enumerate(_neighbors(part, dilations)):
+                total.addcmul_(near, weights[:, place, None])
+            part = total
+        parts.append(part)
+    return torch.cat(parts, dim=1)
 
 
 def _neighbors(maps: Tensor, dilations: tuple[int, ...]) -> Iterator[Tensor]:
