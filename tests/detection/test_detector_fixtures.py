@@ -73,14 +73,14 @@ def test_trunk_words_and_score_map(case, model, output):
     case.close("global_embedding", trunk.global_feature)
     case.close("local_embedding", trunk.dense_feature)
     case.close("text_embeddings", plain)
-    case.close("text_diff", (output.guidance.text - plain) / model.gamma)
-    scores = output.guidance.scores / model.config.tau
+    case.close("text_diff", (output.features.text - plain) / model.gamma)
+    scores = output.features.scores / model.config.tau
     case.close("score_map3", scores)
     case.close("score_map0", resize(scores, tuple(case["score_map0"].shape[2:])))
 
 
 def test_neck(case, output):
-    case.close("neck_in3", output.guidance.maps[3])
+    case.close("neck_in3", output.features.maps[3])
     necks = [name for name in case.arrays if name.startswith("neck") and "_" not in name]
     assert len(necks) == len(output.pyramid)
     for name in necks:
@@ -96,7 +96,7 @@ def test_target_of_the_score_map_exactly(case):
 
 def test_loss_of_the_score_map_and_gradients(case, model):
     model.zero_grad()
-    scores = model.run(case.images).guidance.scores / model.config.tau
+    scores = model.run(case.images).features.scores / model.config.tau
     size = tuple(case["seg_target"].shape[2:])
     loss = score_map_loss(scores, *box_target(instances(case), len(model.classes), size))
     (name,) = [name for name in case.arrays if name.startswith("loss:")]

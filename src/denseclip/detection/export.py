@@ -12,7 +12,7 @@ from denseclip.detection.model import Detector
 from denseclip.detection.predict import CELL, TrainedDetector
 from denseclip.detection.retinanet import Anchors, RetinaHead
 from denseclip.errors import UserError
-from denseclip.models.denseclip import FixedWords
+from denseclip.models.denseclip import FixedTexts
 from denseclip.models.export import ExportFormat, write_graph
 
 OUTPUTS = ("boxes", "scores")
@@ -80,5 +80,5 @@ def _fix_words(model: Detector) -> None:
     """The words' embeddings in place of the text encoder, unless it runs on every picture."""
     if model.config.language and model.config.prompting != "pre":
         kept = model.words.embeddings(model.text_encoder, model.contexts)
-        model.words = FixedWords(kept)  # type: ignore[assignment]
+        model.words = FixedTexts(kept)  # type: ignore[assignment]
         model.text_encoder = nn.Identity()  # type: ignore[assignment]

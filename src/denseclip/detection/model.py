@@ -14,7 +14,7 @@ from denseclip.detection.mask_rcnn import RegionHead
 from denseclip.detection.retinanet import RetinaHead, image_list
 from denseclip.models.build import shapes_for, start_from, tokenizer_of
 from denseclip.models.config import DenseClipConfig
-from denseclip.models.denseclip import Guidance, LanguageGuided
+from denseclip.models.denseclip import DenseCLIPBase, TextGuidedFeatures
 from denseclip.models.encoders import Shapes, VitEncoder, VitShape
 from denseclip.models.fpn import Fpn, resize
 
@@ -55,13 +55,13 @@ LEVELS = 5
 
 @dataclass(frozen=True)
 class DetectorOutput:
-    """guidance: what the neck got. pyramid: its five maps, P3 to P7 for RetinaNet, P2 to P6 for Mask R-CNN."""
+    """features: what the neck got. pyramid: its five maps, P3 to P7 for RetinaNet, P2 to P6 for Mask R-CNN."""
 
-    guidance: Guidance
+    features: TextGuidedFeatures
     pyramid: tuple[Tensor, ...]
 
 
-class Detector(LanguageGuided):
+class Detector(DenseCLIPBase):
     """Backbone and words, FPN, and torchvision's heads; with `language=False` the fine-tuned CLIP baseline."""
 
     def __init__(
@@ -95,8 +95,8 @@ class Detector(LanguageGuided):
 
     def run(self, images: Tensor) -> DetectorOutput:
         """Images (B, 3, H, W), normalized -> the pyramid and all that it comes from."""
-        guidance = self.guide(images)
-        return DetectorOutput(guidance, self.neck(guidance.maps))
+        features = self.forward_features(images)
+        return DetectorOutput(features, self.neck(features.maps))
 
     def forward(self, images: Tensor, sizes: Tensor | None = None) -> list[Detections]:
         """Images (B, 3, H, W), normalized and padded -> what is in each, best first.
@@ -109,10 +109,10 @@ class Detector(LanguageGuided):
         """Losses of the head, and "scores", that of the score map, weighted; all to be summed."""
         output = self.run(images)
         losses = self.head.losses(output.pyramid, image_list(images, sizes), instances)
-        if output.guidance.scores is not None and self.config.aux_weight:
+        if output.features.scores is not None and self.config.aux_weight:
             grid = (images.shape[2] // STRIDE, images.shape[3] // STRIDE)
             target, counts = box_target(instances, len(self.classes), grid)
-            loss = score_map_loss(output.guidance.scores / self.config.tau, target, counts)
+            loss = score_map_loss(output.features.scores / self.config.tau, target, counts)
             losses["scores"] = self.config.aux_weight * loss
         return losses
 

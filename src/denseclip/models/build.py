@@ -14,7 +14,7 @@ from denseclip.clip.tokenizer import Tokenize, tokenizer_for
 from denseclip.clip.transformer import resize_positions
 from denseclip.errors import UserError
 from denseclip.models.config import DenseClipConfig
-from denseclip.models.denseclip import DenseClipSegmenter, LanguageGuided
+from denseclip.models.denseclip import DenseCLIPBase, DenseClipSegmenter
 from denseclip.models.encoders import Shapes, TextShape, TimmShape, with_resolution
 
 State = dict[str, Tensor]
@@ -57,7 +57,7 @@ def tokenizer_of(shape: TextShape) -> Tokenize:
     return tokenizer_for({"vocab_size": shape.vocabulary}, "this model")
 
 
-def start_from(model: LanguageGuided, clip: Clip) -> None:
+def start_from(model: DenseCLIPBase, clip: Clip) -> None:
     """Load the CLIP's weights, every one accounted for; what it lacks keeps its initial values."""
     if model.config.backbone == "clip":
         image = _floats(clip.visual)
@@ -116,7 +116,7 @@ class Treatment:
     key: str | None = None
 
 
-def treatments(model: LanguageGuided) -> dict[str, Treatment]:
+def treatments(model: DenseCLIPBase) -> dict[str, Treatment]:
     """Every parameter that learns, by name.
 
     Official: by `OFFICIAL_RULES`, the text encoder with rate 0. Ours: pretrained parameters of the backbone at a
@@ -131,7 +131,7 @@ def treatments(model: LanguageGuided) -> dict[str, Treatment]:
 
 
 def param_groups(
-    model: LanguageGuided, *, lr: float = 1e-4, weight_decay: float = 1e-4
+    model: DenseCLIPBase, *, lr: float = 1e-4, weight_decay: float = 1e-4
 ) -> list[dict[str, Any]]:
     """Groups for `torch.optim.AdamW`: "params", "names", "lr", "weight_decay", and "rate", the factor in "lr"."""
     parameters = dict(model.named_parameters())

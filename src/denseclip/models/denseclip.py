@@ -31,7 +31,7 @@ def pixel_cross_entropy(logits: Tensor, labels: Tensor, *, all_pixels: bool = Fa
     return total / count
 
 
-class Words(nn.Module):
+class ClassTexts(nn.Module):
     """Class names with their tokens and, at inference, their embeddings, which are computed once.
 
     Embeddings are kept while the module is in eval mode and gradients are off, and are made anew after any
@@ -56,12 +56,12 @@ class Words(nn.Module):
             self._kept = state, encoder(self.tokens, contexts)
         return self._kept[1]
 
-    def train(self, mode: bool = True) -> "Words":
+    def train(self, mode: bool = True) -> "ClassTexts":
         """Training mode forgets the embeddings."""
         self._kept = None if mode else self._kept
         return super().train(mode)
 
-    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "Words":
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "ClassTexts":
         self._kept = None  # a new device or precision
         return super()._apply(fn, recurse)
 
@@ -84,7 +84,7 @@ def text_encoder(shape: TextShape, embed_dim: int) -> TextTransformer:
 
 
 @dataclass(frozen=True)
-class Guidance:
+class TextGuidedFeatures:
     """What words make of a batch of pictures.
 
     maps: four feature maps, the score map joined to one of them. scores: cosines (B, K, h, w) of every cell and
@@ -97,7 +97,7 @@ class Guidance:
     text: Tensor | None = None
 
 
-class LanguageGuided(nn.Module):
+class DenseCLIPBase(nn.Module):
     """The part that segmentation and detection share: backbone, text encoder, context decoder, score maps.
 
     A subclass adds its neck and heads. Parameters have the official names: `backbone.`, `text_encoder.`,
@@ -142,9 +142,9 @@ class LanguageGuided(nn.Module):
         if config.prompting == "post":
             self.gamma = nn.Parameter(torch.full((embed_dim,), config.gamma))
         if not config.official:
-            self.freeze_text()
+            self.freeze_text_encoder()
 
-    def freeze_text(self) -> None:
+    def freeze_text_encoder(self) -> None:
         """The text encoder learns nothing any more; the contexts still learn through it."""
         self.text_encoder.requires_grad_(False)
 
@@ -156,7 +156,7 @@ class LanguageGuided(nn.Module):
             channels[self.level] += len(self.classes)
         return tuple(channels)
 
-    def words_for(self, names: Sequence[str]) -> Words:
+    def words_for(self, names: Sequence[str]) -> ClassTexts:
         """Other words for this model; UserError for names longer than the text encoder reads."""
         if not self.config.language:
             raise UserError("this model was made without language; words mean nothing to it")
@@ -170,23 +170,23 @@ class LanguageGuided(nn.Module):
                 "shorter name, or load the checkpoint together with its CLIP, which reads longer ones"
             )
         like = self.contexts.device
-        return Words(names, tokens[:, :length].to(like)).train(self.training)
+        return ClassTexts(names, tokens[:, :length].to(like)).train(self.training)
 
-    def guide(self, images: Tensor) -> Guidance:
+    def forward_features(self, images: Tensor) -> TextGuidedFeatures:
         """Images (B, 3, H, W), normalized as for the CLIP -> maps for the neck, score map, embeddings."""
-        return self.guided(self.backbone(images))
+        return self.guided_features(self.backbone(images))
 
-    def guided(self, encoded: Encoded) -> Guidance:
+    def guided_features(self, encoded: Encoded) -> TextGuidedFeatures:
         """The same from what the backbone gave."""
         if not self.config.language:
-            return Guidance(encoded.maps)
+            return TextGuidedFeatures(encoded.maps)
         scores, text = self.scores(encoded, self.words)
         joined = scores / self.config.tau if self.config.score_logits else scores
         maps = list(encoded.maps)
         maps[self.level] = torch.cat([maps[self.level], joined.to(maps[self.level].dtype)], dim=1)
-        return Guidance(tuple(maps), scores, text)
+        return TextGuidedFeatures(tuple(maps), scores, text)
 
-    def scores(self, encoded: Encoded, words: Words) -> tuple[Tensor, Tensor]:
+    def scores(self, encoded: Encoded, words: ClassTexts) -> tuple[Tensor, Tensor]:
         """Cosines (B, K, h, w) of z and the words' embeddings (B, K, D), and those (equation 2)."""
         if self.config.prompting != "pre":
             return self.scores_of(encoded, words.embeddings(self.text_encoder, self.contexts))
@@ -229,14 +229,14 @@ def _state(tensor: Tensor) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class DenseClipOutput:
-    """guidance: what the neck got. pyramid: what it gave. logits: (B, K, H / 4, W / 4)."""
+    """features: what the neck got. pyramid: what it gave. logits: (B, K, H / 4, W / 4)."""
 
-    guidance: Guidance
+    features: TextGuidedFeatures
     pyramid: tuple[Tensor, ...]
     logits: Tensor
 
 
-class DenseClipSegmenter(LanguageGuided):
+class DenseClipSegmenter(DenseCLIPBase):
     """Backbone and words, FPN, Semantic FPN head (section 3); with `language=False` the CLIP baseline."""
 
     def __init__(
@@ -256,9 +256,9 @@ class DenseClipSegmenter(LanguageGuided):
 
     def run(self, images: Tensor) -> DenseClipOutput:
         """Images (B, 3, H, W), normalized -> logits and all that they come from."""
-        guidance = self.guide(images)
-        pyramid = self.neck(guidance.maps)
-        return DenseClipOutput(guidance, pyramid, self.decode_head(pyramid))
+        features = self.forward_features(images)
+        pyramid = self.neck(features.maps)
+        return DenseClipOutput(features, pyramid, self.decode_head(pyramid))
 
     def loss(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Images (B, 3, H, W) and labels (B, H, W) int64, see `ignore_index` -> {"decode", "aux"}, to be summed.
@@ -267,21 +267,21 @@ class DenseClipSegmenter(LanguageGuided):
         """
         output, all_pixels = self.run(images), self.config.official
         losses = {"decode": pixel_cross_entropy(output.logits, labels, all_pixels=all_pixels)}
-        scores = output.guidance.scores
+        scores = output.features.scores
         if scores is not None and self.config.aux_weight:
             aux = pixel_cross_entropy(scores / self.config.tau, labels, all_pixels=all_pixels)
             losses["aux"] = self.config.aux_weight * aux
         return losses
 
-    def with_words(self, names: Sequence[str]) -> "WordScores":
+    def with_words(self, names: Sequence[str]) -> "ScoreMapModel":
         """The score map of this model for other words; it shares the weights and follows their changes."""
-        return WordScores(self, names)
+        return ScoreMapModel(self, names)
 
 
-class WordScores(nn.Module):
+class ScoreMapModel(nn.Module):
     """A trained model asked for other words: its score map, without the head that knows its own classes alone."""
 
-    def __init__(self, model: LanguageGuided, names: Sequence[str]) -> None:
+    def __init__(self, model: DenseCLIPBase, names: Sequence[str]) -> None:
         super().__init__()
         self.model, self.words = model, model.words_for(names)
         self.classes = tuple(names)
@@ -293,8 +293,8 @@ class WordScores(nn.Module):
         return scores / self.model.config.tau
 
 
-class FixedWords(nn.Module):
-    """In place of `Words`: their embeddings, whatever the text encoder has become."""
+class FixedTexts(nn.Module):
+    """In place of `ClassTexts`: their embeddings, whatever the text encoder has become."""
 
     kept: Tensor
 
@@ -309,7 +309,7 @@ class FixedWords(nn.Module):
 
 
 @torch.no_grad()
-def baked(model: DenseClipSegmenter, names: Sequence[str] | None = None) -> nn.Module:
+def freeze_text(model: DenseClipSegmenter, names: Sequence[str] | None = None) -> nn.Module:
     """A copy that gives what `model` gives, or for other `names` its score map, and holds no text encoder.
 
     With pre-model prompting the text encoder stays, because it runs on every picture.
@@ -319,7 +319,7 @@ def baked(model: DenseClipSegmenter, names: Sequence[str] | None = None) -> nn.M
     if not model.config.language or model.config.prompting == "pre":
         return network
     words = copied.words if names is None else copied.words_for(names)
-    network.words = FixedWords(words.embeddings(copied.text_encoder, copied.contexts))  # type: ignore[assignment]
+    network.words = FixedTexts(words.embeddings(copied.text_encoder, copied.contexts))  # type: ignore[assignment]
     if names is not None:
         copied.words, copied.neck, copied.decode_head = nn.Identity(), nn.Identity(), nn.Identity()  # type: ignore[assignment]
     copied.text_encoder = nn.Identity()  # type: ignore[assignment]

@@ -17,7 +17,7 @@ from denseclip.errors import UserError
 from denseclip.models.build import build_denseclip
 from denseclip.models.checkpoint import DETECTORS, read_saved, restore, trained_kind
 from denseclip.models.config import DenseClipConfig
-from denseclip.models.denseclip import DenseClipSegmenter, baked
+from denseclip.models.denseclip import DenseClipSegmenter, freeze_text
 from denseclip.models.encoders import Encoded, Shapes, VitShape
 from denseclip.models.official import load_official, load_published
 from denseclip.models.student import Student, StudentConfig, build_student
@@ -214,8 +214,8 @@ class TrainedDenseClip(TrainedModel):
         """Features of images (B, 3, H, W), normalized: `logits` of its own classes; z as `map` and g as `whole`."""
         assert not keys
         encoded = self.model.backbone(images.to(self.model.decode_head.conv_seg.weight))
-        guidance = self.model.guided(encoded)
-        logits = self.model.decode_head(self.model.neck(guidance.maps)).float()  # (B, K, H / 4, W / 4)
+        features = self.model.guided_features(encoded)
+        logits = self.model.decode_head(self.model.neck(features.maps)).float()  # (B, K, H / 4, W / 4)
         local = logits if encoded.dense_feature is None else encoded.dense_feature
         return DenseFeatures(local, whole=encoded.global_feature, logits=logits)
 
@@ -252,10 +252,10 @@ class TrainedDenseClip(TrainedModel):
         """Normalized images (B, 3, H, W) to logits (B, K, h, w) as one module, and its K class names."""
         del templates
         if ontology is None:
-            return baked(self.model), self.model.classes
+            return freeze_text(self.model), self.model.classes
         if len(ontology.words) != len(ontology.classes):
             raise UserError("a network has one word a class; leave out the synonyms")
-        return baked(self.model, _bare(ontology)), ontology.classes
+        return freeze_text(self.model, _bare(ontology)), ontology.classes
 
     @torch.no_grad()
     def _embedded(self, ontology: ClassPrompts) -> Tensor:

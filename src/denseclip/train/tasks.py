@@ -18,7 +18,7 @@ from denseclip.detection.predict import detector_contents, draw_things
 from denseclip.errors import UserError
 from denseclip.models.build import build_denseclip, param_groups, shapes_for
 from denseclip.models.config import DenseClipConfig
-from denseclip.models.denseclip import DenseClipSegmenter, LanguageGuided
+from denseclip.models.denseclip import DenseCLIPBase, DenseClipSegmenter
 from denseclip.models.trained import contents_of
 from denseclip.train.batches import (
     AnyBatch,
@@ -41,9 +41,9 @@ B = TypeVar("B", bound=AnyBatch)
 class GuidedTask(Task[B], Generic[B]):
     """A network that words guide, or its baseline without words."""
 
-    model: LanguageGuided
+    model: DenseCLIPBase
 
-    def __init__(self, model: LanguageGuided, stats: ImageStats, recipe: TrainRecipe) -> None:
+    def __init__(self, model: DenseCLIPBase, stats: ImageStats, recipe: TrainRecipe) -> None:
         """stats: how pixels are normalized."""
         super().__init__()
         self.model, self.stats, self.recipe = model, stats, recipe

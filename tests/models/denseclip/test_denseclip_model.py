@@ -31,14 +31,14 @@ def test_every_prompting_gives_logits_and_gradients(shapes, prompting):
 def test_pre_model_contexts_depend_on_the_picture():
     model = small(prompting="pre")
     with torch.no_grad():
-        text = model.guide(images()).text
+        text = model.forward_features(images()).text
     assert (text[0] - text[1]).abs().max() > 1e-3
     assert not hasattr(model, "gamma")
 
 
 def test_without_prompting_all_pictures_share_the_words():
     with torch.no_grad():
-        text = small(prompting="none").guide(images()).text
+        text = small(prompting="none").forward_features(images()).text
     assert torch.equal(text[0], text[1])
 
 
@@ -117,9 +117,9 @@ def test_pyramids_of_all_patch_sizes(patch):
     model = small(shapes)
     side = 4 * patch
     output = model.run(images(height=side, width=side))
-    sides = [one.shape[-1] for one in output.guidance.maps]
+    sides = [one.shape[-1] for one in output.features.maps]
     assert [sides[0] // side_ for side_ in sides] == [1, 2, 4, 8]
-    assert output.guidance.maps[model.level].shape[1] == 32 + 3
+    assert output.features.maps[model.level].shape[1] == 32 + 3
 
 
 def test_names_of_any_length_change_nothing_for_others():

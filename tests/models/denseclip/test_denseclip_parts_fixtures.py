@@ -11,7 +11,7 @@ from denseclip_cases import GRADIENT, Case, deviation, state_of
 from denseclip.clip.tokenizer import tokenizer_for
 from denseclip.clip.transformer import resize_positions
 from denseclip.models.config import DenseClipConfig
-from denseclip.models.denseclip import LanguageGuided, text_encoder
+from denseclip.models.denseclip import DenseCLIPBase, text_encoder
 from denseclip.models.encoders import (
     Shapes,
     TextShape,
@@ -115,12 +115,12 @@ def test_detection_shares_the_guidance(detection):
         decoder_layers=case.config["cd_layers"],
         aux_weight=1.0,
     )
-    model = LanguageGuided(config, shapes, case.meta["class_names"], case.tokenize).eval()
+    model = DenseCLIPBase(config, shapes, case.meta["class_names"], case.tokenize).eval()
     retina = case.meta["task"] == "retinanet"
     extra = {"start": 1, "outputs": 5} if retina else {"outputs": 5, "extra": "subsample"}
     model.neck = Fpn(model.map_channels, case.config["fpn"], **extra)
     model.load_state_dict(case.state, strict=True)
-    guidance = model.guide(case.images)
+    guidance = model.forward_features(case.images)
     logits = guidance.scores / config.tau
     case.close("score_map3", logits)
     finer = F.interpolate(logits, case["score_map0"].shape[-2:], mode="bilinear", align_corners=False)

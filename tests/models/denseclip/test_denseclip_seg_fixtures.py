@@ -37,11 +37,11 @@ def test_words_prompting_and_score_map(case, output):
     with torch.no_grad():
         plain = case.model.words.embeddings(case.model.text_encoder, case.model.contexts)
     case.close("text_embeddings", plain)
-    case.close("text_embeddings_refined", output.guidance.text)
-    case.close("text_diff", (output.guidance.text - plain) / case.model.gamma)
-    case.close("score_map", output.guidance.scores)
+    case.close("text_embeddings_refined", output.features.text)
+    case.close("text_diff", (output.features.text - plain) / case.model.gamma)
+    case.close("score_map", output.features.scores)
     if "concat_feature" in case.arrays:
-        case.close("concat_feature", output.guidance.maps[case.config["concat"]])
+        case.close("concat_feature", output.features.maps[case.config["concat"]])
 
 
 def test_neck_and_logits(case, output):

@@ -96,7 +96,7 @@ def test_other_words(shapes, prompting):
     model = small(shapes, prompting=prompting)
     with torch.no_grad():
         own = model.with_words(CLASSES)(images())
-        torch.testing.assert_close(own, model.guide(images()).scores / model.config.tau)
+        torch.testing.assert_close(own, model.forward_features(images()).scores / model.config.tau)
         other = model.with_words(["dog", "cat"])(images())
     assert other.shape[1] == 2
     assert other.shape[-2:] == own.shape[-2:]
