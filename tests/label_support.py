@@ -16,7 +16,7 @@ from denseclip.data.sticker_sets import open_stickers
 from denseclip.label.engines import LocalEngine
 from denseclip.label.job import JobOptions, run_job
 from denseclip.label.sources import list_items
-from denseclip.label.things import ThingLabeler
+from denseclip.label.things import InstanceLabeler
 from denseclip.label.words import WordLabeller
 from denseclip.outputs import HOME
 from denseclip.segment.result import Segmentation
@@ -87,7 +87,7 @@ def write_pictures(folder, count, *, seed=0, side=(20, 48)):
 
 def label(source, out, stub=None, *, overwrite=False, progress=None, **options):
     """Run a job here, with a stub or with a detector."""
-    labeler = stub if isinstance(stub, ThingLabeler) else WordLabeller(stub or Stub())
+    labeler = stub if isinstance(stub, InstanceLabeler) else WordLabeller(stub or Stub())
     items = list_items(str(source), leave_out=Path(out))
     chosen, engine = JobOptions(**{"formats": ALL, **options}), LocalEngine(labeler)
     return run_job(labeler, items, Path(out), chosen, engine, overwrite=overwrite, progress=progress)

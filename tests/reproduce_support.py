@@ -5,7 +5,7 @@ import zlib
 import numpy as np
 import torch
 
-from denseclip.evaluate.detection import DetectionResult
+from denseclip.evaluate.detection import DetectionFigures
 from denseclip.evaluate.metrics import ConfusionMatrix
 from denseclip.evaluate.result import Protocol, Result
 from denseclip.reproduce.runs import FinishedRun, runs_of
@@ -32,7 +32,7 @@ def made_up(run):
     number = zlib.crc32(f"{run.name}, {run.place}, {run.seed}".encode())
     if run.recipe is not None and run.recipe.system == "detection":
         rng = np.random.default_rng(number)
-        return DetectionResult(
+        return DetectionFigures(
             PROTOCOL, dict.fromkeys(("box AP", "box AP50", "mask AP"), rng.random() * 50), {}, 60
         )
     return counted(number % 97 / 100, seed=zlib.crc32(run.place.encode()))

@@ -11,8 +11,8 @@ from denseclip.data.open_things import open_things
 from denseclip.data.things import (
     BoxAugmentation,
     BoxView,
-    ThingsSample,
-    Truth,
+    InstanceSample,
+    Targets,
     cropped,
     decode,
     encode,
@@ -190,8 +190,8 @@ def test_what_a_crop_leaves():
 
 def test_augmentation_is_made_of_these():
     mask = view().masks[0]
-    truth = Truth.of([((30, 10, 50, 20), 3, 200.0, False, encode(mask))])
-    sample = ThingsSample("a", 1, view().image, truth)
+    truth = Targets.of([((30, 10, 50, 20), 3, 200.0, False, encode(mask))])
+    sample = InstanceSample("a", 1, view().image, truth)
     rule = ResizeRule.parse("short:80")
     augment = BoxAugmentation(rule, (0.8, 1.2), (64, 64), 0.5, colors=True, masks=True)
     seen = set()

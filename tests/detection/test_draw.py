@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from denseclip.detection.predict import draw_things
+from denseclip.detection.predict import draw_instances
 from denseclip.segment.palette import class_colors
 
 
@@ -11,7 +11,7 @@ def extent_of_a_name(x: float, y: float) -> int:
     """Columns of a gray picture, 200 across, that the name of a small box takes."""
     gray = np.full((100, 200, 3), 128, dtype=np.uint8)
     box = np.array([[x, y, x + 9, y + 9]], dtype=np.float32)
-    painted = draw_things(gray, box, [0], ["a red square"])
+    painted = draw_instances(gray, box, [0], ["a red square"])
     return int(np.ptp(np.nonzero((painted == class_colors(["a red square"])[0]).all(2))[1]))
 
 

@@ -14,10 +14,10 @@ from clip_support import tiny_clip
 from denseclip.clip.clip import OPENAI_STATS
 from denseclip.detection.config import DetectorConfig, guidance_config
 from denseclip.detection.model import build_detector
-from denseclip.detection.predict import Detected, detector_contents, load_detector
+from denseclip.detection.predict import DetectionResult, detector_contents, load_detector
 from denseclip.errors import UserError
 from denseclip.label.labelled import Rules
-from denseclip.label.things import ThingLabeler
+from denseclip.label.things import InstanceLabeler
 from label_support import label, tree, write_pictures
 
 pycoco = pytest.importorskip("pycocotools.coco")
@@ -56,7 +56,7 @@ class Drawn:
             [[4.7, 5.2, 30.4, 29.9], [20, 20, 55, 36], [7, 7, 10, 10], [30, 30, 60, 40], [0] * 4]
         )
         runs = tuple(encode(mask) for mask in planes()) if self.masks else None
-        return Detected(image, boxes, np.float32(scores), np.int64(labels), NAMES, runs)
+        return DetectionResult(image, boxes, np.float32(scores), np.int64(labels), NAMES, runs)
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def annotations(path):
 
 @pytest.mark.parametrize("file", ["coco.json", "coco-polygons.json"])
 def test_coco_holds_each_thing_whole(source, tmp_path, file):
-    label(source, tmp_path / "out", ThingLabeler(Drawn()), rules=Rules(confidence="regions"))
+    label(source, tmp_path / "out", InstanceLabeler(Drawn()), rules=Rules(confidence="regions"))
     found, data = annotations(tmp_path / "out" / file)
     assert {k: one["name"] for k, one in data.cats.items()} == {1: "cat", 2: "red car"}
     assert [(k, score) for k, score, _ in found] == [(1, 0.9), (2, 0.8), (1, 0.6)]
@@ -89,7 +89,7 @@ def test_coco_holds_each_thing_whole(source, tmp_path, file):
 
 def test_the_best_lies_on_top_in_masks(source, tmp_path):
     out, masks = tmp_path / "out", planes()
-    label(source, out, ThingLabeler(Drawn()), overlays=True)
+    label(source, out, InstanceLabeler(Drawn()), overlays=True)
     expected = np.where(masks[0], 1, np.where(masks[1], 2, 0))
     for path in ("masks/a.png", "voc/SegmentationClass/a.png"):
         assert (np.asarray(Image.open(out / path)) == expected).all()
@@ -101,7 +101,7 @@ def test_the_best_lies_on_top_in_masks(source, tmp_path):
 
 
 def test_a_line_of_yolo_is_a_thing(source, tmp_path):
-    label(source, tmp_path / "out", ThingLabeler(Drawn()))
+    label(source, tmp_path / "out", InstanceLabeler(Drawn()))
     lines = (tmp_path / "out" / "yolo" / "labels" / "a.txt").read_text().splitlines()
     assert [line.split()[0] for line in lines] == ["0", "1", "0"]
     for line, plane in zip(lines, planes(), strict=False):
@@ -117,7 +117,7 @@ def test_a_line_of_yolo_is_a_thing(source, tmp_path):
 
 def test_label_studio_gets_a_stroke_and_a_score_for_each(source, tmp_path):
     brush = pytest.importorskip("label_studio_converter.brush")
-    label(source, tmp_path / "out", ThingLabeler(Drawn()))
+    label(source, tmp_path / "out", InstanceLabeler(Drawn()))
     (task,) = json.loads((tmp_path / "out" / "label-studio.json").read_text())
     results = task["predictions"][0]["result"]
     assert [one["score"] for one in results] == [0.9, 0.8, 0.6]
@@ -128,21 +128,21 @@ def test_label_studio_gets_a_stroke_and_a_score_for_each(source, tmp_path):
 def test_rules(source, tmp_path):
     masks = planes()
     rules = Rules(min_area=20, void_below=0.75, confidence="pixels")
-    label(source, tmp_path / "out", ThingLabeler(Drawn()), rules=rules)
+    label(source, tmp_path / "out", InstanceLabeler(Drawn()), rules=rules)
     best = np.where(masks[0], 0.9, np.where(masks[1], 0.8, np.where(masks[3], 0.7, 1.0)))
     sure = np.asarray(Image.open(tmp_path / "out" / "confidence" / "a.png"))
     assert np.allclose(sure / 65535, best, atol=1e-4), "background is as sure as nothing else is there"
     expected = np.where(masks[0], 1, np.where(masks[1], 2, np.where(masks[3], VOID, 0)))
     assert (np.asarray(Image.open(tmp_path / "out" / "masks" / "a.png")) == expected).all()
     assert [score for _, score, _ in annotations(tmp_path / "out" / "coco.json")[0]] == [0.9, 0.8]
-    label(source, tmp_path / "unsure", ThingLabeler(Drawn(), 0.25), rules=Rules(void_below=0.5))
+    label(source, tmp_path / "unsure", InstanceLabeler(Drawn(), 0.25), rules=Rules(void_below=0.5))
     assert json.loads((tmp_path / "unsure" / "summary.json").read_text())["regions"] == 3
     mask = np.asarray(Image.open(tmp_path / "unsure" / "masks" / "a.png"))
     assert ((mask == VOID) == (masks[3] & ~masks[1])).all()
 
 
 def test_boxes_where_a_format_has_boxes(source, tmp_path):
-    boxes = ThingLabeler(Drawn(masks=False))
+    boxes = InstanceLabeler(Drawn(masks=False))
     label(source, tmp_path / "out", boxes, formats=("coco", "yolo"), rules=Rules(confidence="regions"))
     found, data = annotations(tmp_path / "out" / "coco.json")
     assert [one["bbox"] for one in data.anns.values()] == [[5, 5, 25, 25], [20, 20, 35, 16], [7, 7, 3, 3]]
@@ -153,11 +153,11 @@ def test_boxes_where_a_format_has_boxes(source, tmp_path):
 
 
 def test_nothing_found_is_background(source, tmp_path):
-    label(source, tmp_path / "out", ThingLabeler(Drawn(), 1.0))
+    label(source, tmp_path / "out", InstanceLabeler(Drawn(), 1.0))
     assert not np.asarray(Image.open(tmp_path / "out" / "masks" / "a.png")).any()
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["regions"] == 0
     with pytest.raises(UserError, match="threshold 3 is no score"):
-        ThingLabeler(Drawn(), 3)
+        InstanceLabeler(Drawn(), 3)
 
 
 @pytest.fixture(scope="module", params=["maskrcnn", "retinanet"])
@@ -215,7 +215,7 @@ def test_stopped_and_gone_on_with(checkpoint, tmp_path):
     kind, path = checkpoint
     source, labeler = (
         write_pictures(tmp_path / "in", 4),
-        ThingLabeler(load_detector(path, torch.device("cpu")), 0.1),
+        InstanceLabeler(load_detector(path, torch.device("cpu")), 0.1),
     )
     options = {} if kind == "maskrcnn" else {"formats": ("coco", "yolo")}
     label(source, tmp_path / "whole", labeler, **options)
@@ -224,7 +224,7 @@ def test_stopped_and_gone_on_with(checkpoint, tmp_path):
     label(source, tmp_path / "parts", labeler, **options)
     assert tree(tmp_path / "parts") == tree(tmp_path / "whole")
     with pytest.raises(UserError, match="results made with other threshold"):
-        label(source, tmp_path / "parts", ThingLabeler(labeler.detector, 0.2), **options)
+        label(source, tmp_path / "parts", InstanceLabeler(labeler.detector, 0.2), **options)
 
 
 @pytest.mark.parametrize(

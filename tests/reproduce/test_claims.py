@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from denseclip.evaluate.detection import DetectionResult
+from denseclip.evaluate.detection import DetectionFigures
 from denseclip.evaluate.metrics import ConfusionMatrix
 from denseclip.reproduce.claims import chance, check_claims
 from denseclip.reproduce.runs import runs_of
@@ -239,7 +239,7 @@ def test_claims_wait_for_rows_that_are_not_made():
 
 
 def test_figures_without_counts_by_image_are_compared_by_seeds():
-    ap = lambda *values: [DetectionResult(PROTOCOL, {"box AP": value}, {}, 5) for value in values]  # noqa: E731
+    ap = lambda *values: [DetectionFigures(PROTOCOL, {"box AP": value}, {}, 5) for value in values]  # noqa: E731
     claim = {**HIGHER, "metric": "box AP"}
     results = {"a": ap(40.0, 44.0), "b": ap(39.0, 41.0)}
     (apart,) = trained(claim, {"a": 2, "b": 2}, results)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from denseclip.errors import UserError
-from denseclip.segment.fusion import Composer
+from denseclip.segment.fusion import ScoreFusion
 from denseclip.segment.resample import windows
 from denseclip.segment.settings import Slide
 
@@ -36,7 +36,7 @@ def full_size(cuts, scores, size):
 def test_composed_scores_are_the_average_of_full_size_maps(slide, flip, frames):
     cuts = [cut for frame in frames for cut in windows(frame, slide, flip)]
     scores = [torch.randn(7, -(-cut.height // 16), -(-cut.width // 16)) for cut in cuts]
-    composer = Composer(cuts, [(one.shape[1], one.shape[2]) for one in scores], (51, 77))
+    composer = ScoreFusion(cuts, [(one.shape[1], one.shape[2]) for one in scores], (51, 77))
     expected = full_size(cuts, scores, (51, 77)).mean(0)
     torch.testing.assert_close(composer.full(scores), expected, atol=2e-5, rtol=0)
     bands = [composer.band(scores, rows) for rows in (slice(0, 20), slice(20, 51))]
@@ -48,7 +48,7 @@ def test_with_a_temperature_probabilities_are_averaged(frames):
     cuts = [cut for frame in frames for cut in windows(frame, Slide(32, 20), flip=True)]
     scores = [torch.randn(7, -(-cut.height // 16), -(-cut.width // 16)) for cut in cuts]
     before = [one.clone() for one in scores]
-    composer = Composer(cuts, [(one.shape[1], one.shape[2]) for one in scores], (51, 77), temperature=3.0)
+    composer = ScoreFusion(cuts, [(one.shape[1], one.shape[2]) for one in scores], (51, 77), temperature=3.0)
     expected = (3 * full_size(cuts, scores, (51, 77))).softmax(1).mean(0)
     torch.testing.assert_close((3 * composer.full(scores)).exp(), expected, atol=2e-5, rtol=0)
     torch.testing.assert_close((3 * composer.plane(scores, 4)).exp(), expected[4], atol=2e-5, rtol=0)
@@ -58,7 +58,7 @@ def test_with_a_temperature_probabilities_are_averaged(frames):
 def test_one_view_keeps_its_scores():
     cuts = windows((40, 56), Slide(32, 20), flip=False)
     scores = [torch.randn(3, 2, 2) for _ in cuts]
-    plain, warm = (Composer(cuts, [(2, 2)] * len(cuts), (40, 56), t).full(scores) for t in (None, 5.0))
+    plain, warm = (ScoreFusion(cuts, [(2, 2)] * len(cuts), (40, 56), t).full(scores) for t in (None, 5.0))
     assert torch.equal(plain, warm)
 
 
@@ -95,7 +95,7 @@ def test_a_slide_that_cannot_be(text):
 
 
 def test_bands_hold_few_scores_and_cover_all_rows():
-    composer = Composer(windows((64, 64), None, flip=True), [(4, 4)] * 2, (1000, 2000))
+    composer = ScoreFusion(windows((64, 64), None, flip=True), [(4, 4)] * 2, (1000, 2000))
     bands = composer.bands(classes=171)
     assert bands[0].start == 0
     assert bands[-1].stop == 1000

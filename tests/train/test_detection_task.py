@@ -12,7 +12,7 @@ from denseclip.data.open_things import open_things
 from denseclip.detection.predict import load_detector
 from denseclip.errors import UserError
 from denseclip.evaluate.detection import (
-    DetectionResult,
+    DetectionFigures,
     average_precisions,
     evaluate_detector,
     kept_evaluation,
@@ -105,7 +105,7 @@ def test_evaluation_and_its_file(trained, tmp_path):
     assert set(ran.figures) == {
         f"{k} {name}" for k in kinds for name in ("AP", "AP50", "AP75", "APs", "APm", "APl")
     }
-    again = DetectionResult.from_json(ran.to_json())
+    again = DetectionFigures.from_json(ran.to_json())
     assert again.to_json() == ran.to_json()
     kept = kept_evaluation(detector, data, tmp_path)
     (file,) = tmp_path.iterdir()
@@ -116,7 +116,7 @@ def test_evaluation_and_its_file(trained, tmp_path):
     assert kept_evaluation(detector, data, tmp_path).summary()["box AP"] == 12.5
     assert kept_evaluation(detector, data, tmp_path, fresh=True).summary()["box AP"] != 12.5
     with pytest.raises(UserError, match="no result of a detector"):
-        DetectionResult.from_json("{}")
+        DetectionFigures.from_json("{}")
 
 
 def eager(checkpoint, path):

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from denseclip.data.things import ThingsDataset
+from denseclip.data.things import InstanceDataset
 from denseclip.data.transforms import ResizeRule
 from denseclip.train.batches import DIVISOR, Share, ThingsBatches
 from denseclip.train.recipe import read_recipe
@@ -30,7 +30,7 @@ def dataset():
     rng = np.random.default_rng(0)
     shares = np.array(list(SIZES.values())) / sum(SIZES.values())
     chosen = rng.choice(len(SIZES), 2000, p=shares)
-    return ThingsDataset("coco", "train", ["thing"], [1], [Entry(list(SIZES)[index]) for index in chosen])
+    return InstanceDataset("coco", "train", ["thing"], [1], [Entry(list(SIZES)[index]) for index in chosen])
 
 
 def padding(batches, items):

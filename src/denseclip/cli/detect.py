@@ -13,7 +13,7 @@ from denseclip.cli import options as o
 from denseclip.errors import UserError
 
 if TYPE_CHECKING:
-    from denseclip.detection.predict import Detected, TrainedDetector
+    from denseclip.detection.predict import DetectionResult, TrainedDetector
 
 Pictures = Annotated[
     list[str], typer.Argument(help="Files, folders (searched in depth) or globs.", show_default=False)
@@ -108,7 +108,7 @@ def _run(
     images: list[dict[str, Any]] = []
     categories = range(1, len(detector.classes) + 1)
 
-    def finish(item: tuple[Path, str], detected: "Detected") -> "Detected":
+    def finish(item: tuple[Path, str], detected: "DetectionResult") -> "DetectionResult":
         found = detected.above(threshold)
         found.save(out, item[1])
         return found

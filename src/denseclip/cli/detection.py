@@ -10,7 +10,7 @@ from denseclip.cli.results import percent, protocol_table
 from denseclip.errors import UserError
 
 if TYPE_CHECKING:
-    from denseclip.evaluate.detection import DetectionResult
+    from denseclip.evaluate.detection import DetectionFigures
     from denseclip.train.recipe import TrainRecipe
 
 
@@ -25,7 +25,7 @@ def evaluate(
     device: str,
     *,
     skip_bad: bool = False,
-) -> "DetectionResult":
+) -> "DetectionFigures":
     """Evaluate a detector, print, and write with `out`. given: options that the user wrote.
 
     Raises UserError for an option that detectors do not have, and for results that are there already.
@@ -66,7 +66,7 @@ def evaluate_trained(
     evaluate(checkpoint, recipe.data.val, root, part.val_split, part.val_images, given, out, device)
 
 
-def show(result: "DetectionResult") -> None:
+def show(result: "DetectionFigures") -> None:
     """Print protocol, classes, average precisions, and what was skipped."""
     o.console.print(protocol_table(result.protocol.describe()))
     kinds = list(next(iter(result.classes.values()), {}))

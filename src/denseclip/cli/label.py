@@ -188,11 +188,11 @@ def _of_words(options: o.ModelOptions) -> "Labeler":
 def _of_things(model: str, resize: str | None, device: str, threshold: float | None) -> "Labeler":
     from denseclip.cli.detect import load
     from denseclip.data.things import need_pycocotools
-    from denseclip.label.things import SCORE, ThingLabeler
+    from denseclip.label.things import SCORE, InstanceLabeler
 
     need_pycocotools()
     with o.status(f"loading {model}"):
-        return ThingLabeler(load(model, resize, device), SCORE if threshold is None else threshold)
+        return InstanceLabeler(load(model, resize, device), SCORE if threshold is None else threshold)
 
 
 def _on(load: "partial[Labeler]", device: str) -> "Labeler":

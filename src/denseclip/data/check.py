@@ -11,10 +11,10 @@ from denseclip.data.open_things import COCO, open_things
 from denseclip.data.opening import open_dataset
 from denseclip.data.own import read_own
 from denseclip.data.published import dataset_spec, is_dataset
-from denseclip.data.things import ThingsDataset
+from denseclip.data.things import InstanceDataset
 from denseclip.errors import UserError
 
-AnyDataset = SegmentationDataset | ThingsDataset
+AnyDataset = SegmentationDataset | InstanceDataset
 
 
 @dataclass(frozen=True)

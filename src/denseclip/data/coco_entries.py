@@ -13,7 +13,7 @@ from denseclip.data.coco_masks import Box, MaskError, box_of, paint, pixels
 from denseclip.data.datasets import Entry
 from denseclip.data.images import read_image
 from denseclip.data.specs import ignore_index
-from denseclip.data.things import Runs, ThingsSample, Truth, need_pycocotools
+from denseclip.data.things import InstanceSample, Rle, Targets, need_pycocotools
 from denseclip.errors import UserError
 
 
@@ -73,7 +73,7 @@ def read_coco(file: Path, folder: Path, background: str | None) -> tuple[list[st
 
 
 @dataclass(frozen=True)
-class CocoThings:
+class CocoInstances:
     """One image of a COCO file with its boxes and masks. lenient: see `read_instances`."""
 
     coco: CocoImage
@@ -96,7 +96,7 @@ class CocoThings:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """See `ThingsSource`."""
+        """See `InstanceSource`."""
         return (self.image,)
 
     @property
@@ -104,14 +104,14 @@ class CocoThings:
         """Whether there is something that is no crowd."""
         return any(not annotation.crowd for annotation in self._kept())
 
-    def read(self) -> ThingsSample:
+    def read(self) -> InstanceSample:
         """The image and its things; UserError if the image is missing or damaged, or of another size."""
         image = read_image(self.coco.path)
         size = image.shape[0], image.shape[1]
         self.coco.check_size(size)
-        return ThingsSample(self.image_id, self.coco.number, image, self.truth(size))
+        return InstanceSample(self.image_id, self.coco.number, image, self.truth(size))
 
-    def truth(self, size: tuple[int, int]) -> Truth:
+    def truth(self, size: tuple[int, int]) -> Targets:
         """Its things in an image of a size (H, W); UserError naming an annotation that cannot be used."""
         found = []
         for annotation in self._kept():
@@ -122,7 +122,7 @@ class CocoThings:
                 area = float(pixels(runs)) if runs is not None else box[2] * box[3]
             _need_area(annotation, box, size, self.coco.file)
             found.append((clipped(box, size), annotation.label, area, annotation.crowd, runs))
-        return Truth.of(found)
+        return Targets.of(found)
 
     def check_boxes(self) -> None:
         """UserError for a box without area or outside of its image, and for what has neither box nor mask."""
@@ -144,20 +144,20 @@ class CocoThings:
 
 def read_instances(
     file: Path, folder: Path, *, lenient: bool = False
-) -> tuple[Sequence[str], Sequence[int], list[CocoThings]]:
+) -> tuple[Sequence[str], Sequence[int], list[CocoInstances]]:
     """Class names, their ids in the file, and the images of a COCO file as data for detection.
 
     lenient: boxes without area are left out, which COCO itself has; else they are errors.
     Raises UserError, naming the annotation, for what cannot be used; the pictures themselves are not looked at.
     """
     coco = read_coco_file(file, folder)
-    entries = [CocoThings(image, lenient) for image in coco.images]
+    entries = [CocoInstances(image, lenient) for image in coco.images]
     for entry in entries:
         entry.check_boxes()
     return coco.names, coco.ids, entries
 
 
-def draw(annotation: Annotation, size: tuple[int, int], file: Path) -> Runs | None:
+def draw(annotation: Annotation, size: tuple[int, int], file: Path) -> Rle | None:
     """The mask of an annotation in an image of a size (H, W), None if it has none; UserError if it does not fit."""
     if annotation.segmentation is None:
         return None

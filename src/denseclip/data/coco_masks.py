@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from denseclip.data.things import Runs
+from denseclip.data.things import Rle
 
 Box = tuple[float, float, float, float]
 _FAR = 16  # how many sides of its image a point may lie outside; drawing takes time and memory for each pixel
@@ -25,7 +25,7 @@ class Segmentation:
     size: tuple[int, int] | None = None  # height, width
     counts: tuple[int, ...] = ()  # column by column, zeros first
 
-    def draw(self, height: int, width: int) -> Runs:
+    def draw(self, height: int, width: int) -> Rle:
         """Compressed run lengths of the mask in an image of this size; MaskError if it is not of it."""
         from pycocotools import mask
 
@@ -96,7 +96,7 @@ def unpack(text: str) -> list[int]:
     return runs
 
 
-def box_of(runs: Runs | None) -> Box:
+def box_of(runs: Rle | None) -> Box:
     """x, y, width, height around a mask; all 0 if it is empty or there is none."""
     from pycocotools import mask
 
@@ -106,14 +106,14 @@ def box_of(runs: Runs | None) -> Box:
     return x, y, width, height
 
 
-def pixels(runs: Runs) -> int:
+def pixels(runs: Rle) -> int:
     """How many pixels a mask has."""
     from pycocotools import mask
 
     return int(mask.area(runs))
 
 
-def paint(ids: NDArray[np.int32], runs: Runs, value: int) -> None:
+def paint(ids: NDArray[np.int32], runs: Rle, value: int) -> None:
     """Set the pixels of a mask in ids (H, W)."""
     from pycocotools import mask
 

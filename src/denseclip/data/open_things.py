@@ -9,7 +9,7 @@ from denseclip.data.coco_entries import read_instances
 from denseclip.data.own import read_own
 from denseclip.data.published import dataset_spec, is_dataset
 from denseclip.data.sticker_sets import StickerEntry, open_stickers
-from denseclip.data.things import ThingsDataset, ThingsSample, Truth, encode, need_pycocotools
+from denseclip.data.things import InstanceDataset, InstanceSample, Targets, encode, need_pycocotools
 from denseclip.errors import UserError
 
 COCO, COCO_SPLITS = "coco", ("train", "val")
@@ -18,7 +18,7 @@ SOURCE = "train2017.zip, val2017.zip and annotations_trainval2017.zip of COCO"
 
 
 @dataclass(frozen=True)
-class StickerThings:
+class StickerInstances:
     """The things of a sticker scene; those that hardly can be seen are as crowds."""
 
     entry: StickerEntry
@@ -35,7 +35,7 @@ class StickerThings:
         """None: it is rendered."""
         return ()
 
-    def read(self) -> ThingsSample:
+    def read(self) -> InstanceSample:
         """Render it."""
         scene = self.entry.scene()
         found = []
@@ -44,7 +44,7 @@ class StickerThings:
             if thing.name in self.classes and mask.any():
                 label = self.classes.index(thing.name)
                 found.append((thing.box, label, float(mask.sum()), thing.visible < HIDDEN, encode(mask)))
-        return ThingsSample(self.image_id, self.number, np.asarray(scene.image), Truth.of(found))
+        return InstanceSample(self.image_id, self.number, np.asarray(scene.image), Targets.of(found))
 
 
 def open_things(
@@ -54,7 +54,7 @@ def open_things(
     *,
     side: int | None = None,
     learn: bool = False,
-) -> ThingsDataset:
+) -> InstanceDataset:
     """Open a split of a data set (the one to evaluate if `split` is None); no image is read yet.
 
     data: "coco", with `root`, the folder that holds annotations/instances_val2017.json; a sticker set such as
@@ -73,7 +73,7 @@ def open_things(
 
 def _opened(
     data: str | Path, root: str | Path | None, split: str | None, side: int | None, *, learn: bool
-) -> ThingsDataset:
+) -> InstanceDataset:
     if str(data).strip().lower() in (COCO, "coco2017"):
         return _coco(root, split or "val", learn=learn)
     if not is_dataset(str(data)) and Path(data).exists():
@@ -87,11 +87,11 @@ def _opened(
         )
     scenes = open_stickers(spec, split, **({} if side is None else {"side": side}))
     names = spec.scenes.things
-    entries = [StickerThings(entry, names, i) for i, entry in enumerate(scenes.entries, start=1)]
-    return ThingsDataset(spec.name, scenes.split, names, range(1, len(names) + 1), entries)
+    entries = [StickerInstances(entry, names, i) for i, entry in enumerate(scenes.entries, start=1)]
+    return InstanceDataset(spec.name, scenes.split, names, range(1, len(names) + 1), entries)
 
 
-def _coco(root: str | Path | None, split: str, *, learn: bool) -> ThingsDataset:
+def _coco(root: str | Path | None, split: str, *, learn: bool) -> InstanceDataset:
     if split not in COCO_SPLITS:
         raise UserError(f"coco has no split {split!r}: choose from {', '.join(COCO_SPLITS)}")
     if root is None:
@@ -104,10 +104,10 @@ def _coco(root: str | Path | None, split: str, *, learn: bool) -> ThingsDataset:
     if not images.is_dir():
         raise UserError(f"no folder {images}: fetch {SOURCE}")
     names, ids, entries = read_instances(folder / file, images, lenient=True)
-    return ThingsDataset(COCO, split, names, ids, [e for e in entries if e.learnable or not learn])
+    return InstanceDataset(COCO, split, names, ids, [e for e in entries if e.learnable or not learn])
 
 
-def _own(path: Path, split: str | None) -> ThingsDataset:
+def _own(path: Path, split: str | None) -> InstanceDataset:
     own = read_own(path)
     if own.coco is None:
         raise UserError(f"{own.name} has no boxes: give `coco`, an instances JSON, in its data.json")
@@ -116,4 +116,4 @@ def _own(path: Path, split: str | None) -> ThingsDataset:
     names, ids, entries = read_instances(own.coco, own.images)
     if not names:
         raise UserError(f"{own.name} declares no classes: add categories to {own.coco}")
-    return ThingsDataset(own.name, split or "all", names, ids, own.chosen(entries, split))
+    return InstanceDataset(own.name, split or "all", names, ids, own.chosen(entries, split))

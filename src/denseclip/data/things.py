@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from denseclip.data.transforms import Image, ResizeRule, Size, disturb_colors
 from denseclip.errors import UserError
 
-Runs = dict[str, Any]  # COCO's compressed run lengths: {"size": [H, W], "counts": bytes}
+Rle = dict[str, Any]  # COCO's compressed run lengths: {"size": [H, W], "counts": bytes}
 
 
 @dataclass(frozen=True)
-class Truth:
+class Targets:
     """N things. boxes: (N, 4) float32, x0, y0, x1, y1 in pixels, with area and within the image.
 
     labels: (N,) int64, class indices. areas: (N,) float64, in pixels. crowd: (N,) bool, not counted either way, not
@@ -27,10 +27,10 @@ class Truth:
     labels: NDArray[np.int64]
     areas: NDArray[np.float64]
     crowd: NDArray[np.bool_]
-    runs: tuple[Runs | None, ...]
+    runs: tuple[Rle | None, ...]
 
     @classmethod
-    def of(cls, found: Sequence[tuple[Sequence[float], int, float, bool, Runs | None]]) -> Self:
+    def of(cls, found: Sequence[tuple[Sequence[float], int, float, bool, Rle | None]]) -> Self:
         """From box, class, area, crowd and mask of each."""
         boxes, labels, areas, crowd, runs = zip(*found, strict=True) if found else ((), (), (), (), ())
         return cls(
@@ -41,24 +41,24 @@ class Truth:
             tuple(runs),
         )
 
-    def learnable(self) -> "Truth":
+    def learnable(self) -> "Targets":
         """Without crowds."""
         kept = np.flatnonzero(~self.crowd)
         runs = tuple(self.runs[i] for i in kept)
-        return Truth(self.boxes[kept], self.labels[kept], self.areas[kept], self.crowd[kept], runs)
+        return Targets(self.boxes[kept], self.labels[kept], self.areas[kept], self.crowd[kept], runs)
 
 
 @dataclass(frozen=True)
-class ThingsSample:
+class InstanceSample:
     """One image. number: its id in COCO files. image: (H, W, 3) uint8 RGB."""
 
     image_id: str
     number: int
     image: NDArray[np.uint8]
-    truth: Truth
+    truth: Targets
 
 
-class ThingsSource(Protocol):
+class InstanceSource(Protocol):
     """Where one image comes from; nothing is read yet."""
 
     @property
@@ -69,11 +69,11 @@ class ThingsSource(Protocol):
     def files(self) -> tuple[Path, ...]:
         """What has to be on the disk."""
 
-    def read(self) -> ThingsSample:
+    def read(self) -> InstanceSample:
         """The image and what is in it; UserError if they cannot be used."""
 
 
-class ThingsDataset:
+class InstanceDataset:
     """A split of a data set for detection.
 
     classes: names by class index. categories: by class index, the ids of COCO files.
@@ -85,7 +85,7 @@ class ThingsDataset:
         split: str,
         classes: Sequence[str],
         categories: Sequence[int],
-        entries: Sequence[ThingsSource],
+        entries: Sequence[InstanceSource],
     ) -> None:
         assert len(classes) == len(categories)
         self.name, self.split = name, split
@@ -95,10 +95,10 @@ class ThingsDataset:
     def __len__(self) -> int:
         return len(self.entries)
 
-    def __iter__(self) -> Iterator[ThingsSample]:
+    def __iter__(self) -> Iterator[InstanceSample]:
         return (self[index] for index in range(len(self)))
 
-    def __getitem__(self, index: int) -> ThingsSample:
+    def __getitem__(self, index: int) -> InstanceSample:
         """Read one image; raises UserError if it cannot be used."""
         return self.entries[index].read()
 
@@ -107,7 +107,7 @@ class ThingsDataset:
         size = getattr(self.entries[index], "size", None)
         return 1.0 if size is None else size[1] / size[0]
 
-    def with_classes(self, classes: Sequence[str]) -> "ThingsDataset":
+    def with_classes(self, classes: Sequence[str]) -> "InstanceDataset":
         """The same images under another list of classes, by name: in another order, and more that do not occur.
 
         A class that the data set does not declare gets an id that is free. Raises UserError for one of its own that
@@ -127,18 +127,18 @@ class ThingsDataset:
         categories = [ids[name] if name in ids else next(free) for name in classes]
         order = np.array([list(classes).index(name) for name in self.classes], np.int64)
         entries = [_Renumbered(entry, order) for entry in self.entries]
-        return ThingsDataset(self.name, self.split, classes, categories, entries)
+        return InstanceDataset(self.name, self.split, classes, categories, entries)
 
-    def first(self, images: int | None) -> "ThingsDataset":
+    def first(self, images: int | None) -> "InstanceDataset":
         """Only the first images; all if None."""
-        return ThingsDataset(self.name, self.split, self.classes, self.categories, self.entries[:images])
+        return InstanceDataset(self.name, self.split, self.classes, self.categories, self.entries[:images])
 
 
 @dataclass(frozen=True)
 class _Renumbered:
     """An image whose class k is called order[k]."""
 
-    entry: ThingsSource
+    entry: InstanceSource
     order: NDArray[np.int64]
 
     @property
@@ -153,19 +153,19 @@ class _Renumbered:
     def size(self) -> tuple[int, int] | None:
         return getattr(self.entry, "size", None)
 
-    def read(self) -> ThingsSample:
+    def read(self) -> InstanceSample:
         sample = self.entry.read()
         return replace(sample, truth=replace(sample.truth, labels=self.order[sample.truth.labels]))
 
 
-def decode(runs: Runs) -> NDArray[np.uint8]:
+def decode(runs: Rle) -> NDArray[np.uint8]:
     """Run lengths -> (H, W), 0 or 1."""
     from pycocotools import mask
 
     return np.asarray(mask.decode(runs))
 
 
-def encode(mask: NDArray[Any]) -> Runs:
+def encode(mask: NDArray[Any]) -> Rle:
     """(H, W) of 0 and 1 or bool -> run lengths."""
     from pycocotools import mask as coco
 
@@ -213,7 +213,7 @@ class BoxAugmentation:
     colors: bool = False
     masks: bool = False
 
-    def __call__(self, sample: ThingsSample, rng: np.random.Generator) -> BoxView:
+    def __call__(self, sample: InstanceSample, rng: np.random.Generator) -> BoxView:
         """Crowds are left out. Raises UserError if masks are wanted and a thing has none."""
         truth = sample.truth.learnable()
         view = BoxView(sample.image, truth.boxes, truth.labels, self._masks(sample) if self.masks else None)
@@ -237,7 +237,7 @@ class BoxAugmentation:
         return rows, columns
 
     @staticmethod
-    def _masks(sample: ThingsSample) -> NDArray[np.uint8]:
+    def _masks(sample: InstanceSample) -> NDArray[np.uint8]:
         masks = []
         for runs in sample.truth.learnable().runs:
             if runs is None:

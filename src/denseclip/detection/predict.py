@@ -16,7 +16,7 @@ from torch import Tensor
 from denseclip import outputs
 from denseclip.clip import ImageStats
 from denseclip.clip.clip import OPENAI_STATS
-from denseclip.data.things import Runs, decode, encode
+from denseclip.data.things import Rle, decode, encode
 from denseclip.data.transforms import ResizeRule, normalize, resize_image
 from denseclip.detection.config import Detections, DetectorConfig
 from denseclip.detection.model import STRIDE, Detector, build_detector
@@ -36,14 +36,14 @@ Array = NDArray[np.uint8]
 OPACITY = 0.5
 
 
-def draw_things(
+def draw_instances(
     image: Array,
     boxes: NDArray[np.float32],
     labels: Sequence[int],
     classes: Sequence[str],
     *,
     scores: Sequence[float] | None = None,
-    masks: Sequence[Runs] | None = None,
+    masks: Sequence[Rle] | None = None,
 ) -> Array:
     """A picture (H, W, 3) uint8 RGB with boxes (N, 4), x0, y0, x1, y1 in its pixels, of classes (N,).
 
@@ -89,7 +89,7 @@ def _tag(
 
 
 @dataclass(frozen=True)
-class Detected:
+class DetectionResult:
     """N things in a picture (H, W, 3) uint8 RGB, best first.
 
     boxes: (N, 4) float32, x0, y0, x1, y1 in pixels. scores: (N,) float32 in 0..1. labels: (N,) indices of `classes`.
@@ -101,16 +101,16 @@ class Detected:
     scores: NDArray[np.float32]
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
-    runs: tuple[Runs, ...] | None = None
+    runs: tuple[Rle, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.scores)
 
-    def above(self, threshold: float) -> "Detected":
+    def above(self, threshold: float) -> "DetectionResult":
         """Those with at least this score."""
         kept = np.flatnonzero(self.scores >= threshold)
         runs = None if self.runs is None else tuple(self.runs[i] for i in kept)
-        return Detected(
+        return DetectionResult(
             self.image, self.boxes[kept], self.scores[kept], self.labels[kept], self.classes, runs
         )
 
@@ -145,7 +145,7 @@ class Detected:
         """The picture with boxes, names, scores and masks."""
         labels, scores = self.labels.tolist(), self.scores.tolist()
         return Image.fromarray(
-            draw_things(self.image, self.boxes, labels, self.classes, scores=scores, masks=self.runs)
+            draw_instances(self.image, self.boxes, labels, self.classes, scores=scores, masks=self.runs)
         )
 
     def _repr_png_(self) -> bytes:
@@ -267,12 +267,12 @@ class TrainedDetector(TrainedModel):
         """The planes (B, P, h, w) that the rows of `matrix` (P, K) choose."""
         return features.map[:, matrix.argmax(1)]
 
-    def detect(self, image: NDArray[np.uint8]) -> Detected:
+    def detect(self, image: NDArray[np.uint8]) -> DetectionResult:
         """What is in a picture (H, W, 3) uint8 RGB, in its own pixels, best first."""
         return self.look(image)[0]
 
     @torch.inference_mode()
-    def look(self, image: NDArray[np.uint8]) -> tuple[Detected, Tensor]:
+    def look(self, image: NDArray[np.uint8]) -> tuple[DetectionResult, Tensor]:
         """What is in a picture (H, W, 3) uint8 RGB, in its own pixels, and its `score_planes`."""
         small = resize_image(image, self.resize)
         h, w = small.shape[:2]
@@ -288,14 +288,14 @@ class TrainedDetector(TrainedModel):
 
     def _at_full_size(
         self, image: NDArray[np.uint8], found: Detections, down: float, right: float
-    ) -> Detected:
+    ) -> DetectionResult:
         boxes = found.boxes.float().cpu() * torch.tensor([right, down, right, down])
         size = (image.shape[0], image.shape[1])
         masks = None
         if found.masks is not None:
             each = zip(found.masks.float().cpu(), boxes, strict=True)
             masks = tuple(paste(mask[0], box, size) for mask, box in each)
-        return Detected(
+        return DetectionResult(
             image,
             boxes.numpy(),
             found.scores.float().cpu().numpy(),
@@ -337,7 +337,7 @@ def covered(boxes: Tensor, masks: Tensor | None, rows: Tensor, columns: Tensor) 
     return F.grid_sample(masks.detach().float(), grid.float(), align_corners=False)[:, 0] >= SURE
 
 
-def paint_things(
+def paint_instances(
     regions: Regions, scores: NDArray[np.float32], threshold: float
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """The label of the best thing at every pixel, 0 where its score is below a threshold, and confidence.
@@ -351,7 +351,7 @@ def paint_things(
     return np.where(sure, np.append(0, regions.label)[top], 0), np.where(sure, score, 1 - score)
 
 
-def paste(mask: Tensor, box: Tensor, size: tuple[int, int]) -> Runs:
+def paste(mask: Tensor, box: Tensor, size: tuple[int, int]) -> Rle:
     """Probabilities (28, 28) within a box of a picture of `size` (H, W) -> its mask there.
 
     See `covered`; points are the centers of pixels.

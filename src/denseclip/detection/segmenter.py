@@ -9,10 +9,10 @@ import torch
 
 from denseclip.clip.device import Precision
 from denseclip.data.pictures import Picture, as_rgb
-from denseclip.detection.predict import SCORE, Detected, TrainedDetector, paint_things
+from denseclip.detection.predict import SCORE, DetectionResult, TrainedDetector, paint_instances
 from denseclip.errors import UserError
 from denseclip.segment.attention import DenseFeatures
-from denseclip.segment.decode import Decoded
+from denseclip.segment.decode import Prediction
 from denseclip.segment.resample import Ready, Window
 from denseclip.segment.result import Segmentation
 from denseclip.segment.scoring import Decoding
@@ -23,18 +23,18 @@ from denseclip.text.prompts import ClassSource
 
 
 @dataclass(frozen=True)
-class EncodedThings(Encoded):
+class EncodedInstances(Encoded):
     """What was found in a picture, whatever the classes and the threshold that are asked for."""
 
-    detected: Detected
+    detected: DetectionResult
 
 
-class ThingDecoding(Decoding):
+class InstanceDecoding(Decoding):
     """Masks from things at full size; what else is asked of scores comes from their coarse map."""
 
-    detected: Detected
+    detected: DetectionResult
 
-    def decoded(self, confidence: bool, *, wait: bool = True) -> Decoded:
+    def decoded(self, confidence: bool, *, wait: bool = True) -> Prediction:
         """See `Decoding`."""
         regions, scores = self.detected.regions()
         asked = self.scorer.embeddings
@@ -44,8 +44,8 @@ class ThingDecoding(Decoding):
         kept = class_of[regions.label] > 0
         threshold = self.scorer.settings.background.threshold
         assert threshold is not None
-        mask, sure = paint_things(regions.only(kept), scores[kept], threshold)
-        return Decoded(torch.from_numpy(class_of[mask])[None], torch.from_numpy(sure)[None])
+        mask, sure = paint_instances(regions.only(kept), scores[kept], threshold)
+        return Prediction(torch.from_numpy(class_of[mask])[None], torch.from_numpy(sure)[None])
 
 
 class DetectorSegmenter(Segmenter):
@@ -82,12 +82,12 @@ class DetectorSegmenter(Segmenter):
         """Find things in pictures, one by one."""
         return [self._found(one.image if isinstance(one, Ready) else as_rgb(one)) for one in pictures]
 
-    def _found(self, image: np.ndarray) -> EncodedThings:
+    def _found(self, image: np.ndarray) -> EncodedInstances:
         detected, planes = self.clip.look(image)
         size = (image.shape[0], image.shape[1])
         features = (DenseFeatures(planes[None].float()),)
         made_by = (self.clip.fingerprint, self.settings.query())
-        return EncodedThings(image, (Window(size, 0, 0, *size),), features, made_by, detected)
+        return EncodedInstances(image, (Window(size, 0, 0, *size),), features, made_by, detected)
 
     def begin(
         self, pictures: Sequence[Picture | Ready], *, confidence: bool = False
@@ -99,7 +99,9 @@ class DetectorSegmenter(Segmenter):
         """See `Segmenter`."""
         encoded = picture if isinstance(picture, Encoded) else self.encode(picture)
         self._check_encoded(encoded)
-        assert isinstance(encoded, EncodedThings)
-        decoding = ThingDecoding(self._scorer, encoded.size, encoded.cuts, encoded.features, [encoded.image])
+        assert isinstance(encoded, EncodedInstances)
+        decoding = InstanceDecoding(
+            self._scorer, encoded.size, encoded.cuts, encoded.features, [encoded.image]
+        )
         decoding.detected = encoded.detected
         return decoding

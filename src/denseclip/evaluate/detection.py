@@ -13,8 +13,8 @@ from typing import Any, Self
 import numpy as np
 
 from denseclip.clip.device import processor
-from denseclip.data.things import Runs, ThingsDataset, ThingsSample
-from denseclip.detection.predict import Detected, TrainedDetector
+from denseclip.data.things import InstanceDataset, InstanceSample, Rle
+from denseclip.detection.predict import DetectionResult, TrainedDetector
 from denseclip.evaluate.result import Protocol, csv_text, digest, number, reading, versions
 from denseclip.evaluate.run import Progress, usable
 from denseclip.io import write_text
@@ -25,7 +25,7 @@ FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl")  # in COCOeval's order
 
 
 @dataclass(frozen=True)
-class DetectionResult:
+class DetectionFigures:
     """Average precisions in percent, nan where nothing was to be found.
 
     figures: "box AP" (mean over IoU .5 to .95), "box AP50", "box AP75", "box APs", "box APm", "box APl" (small,
@@ -84,12 +84,12 @@ def _floats(values: Mapping[str, float | None]) -> dict[str, float]:
 
 def evaluate_detector(
     detector: TrainedDetector,
-    dataset: ThingsDataset,
+    dataset: InstanceDataset,
     *,
     limit: int | None = None,
     skip_bad: bool = False,
     progress: Progress = lambda done, total: None,
-) -> DetectionResult:
+) -> DetectionFigures:
     """Detect in every image of a data set, each by itself, and compare with its boxes and masks.
 
     limit: only the first images. skip_bad: list images that cannot be used and go on. progress: called with
@@ -98,11 +98,11 @@ def evaluate_detector(
     """
     chosen = dataset.with_classes(detector.classes).first(limit)
     begun = time.perf_counter()
-    images: list[ThingsSample] = []
+    images: list[InstanceSample] = []
     found: Found = []
     skipped: list[str] = []
 
-    def finish(index: int, detected: tuple[ThingsSample, Detected]) -> tuple[ThingsSample, Found]:
+    def finish(index: int, detected: tuple[InstanceSample, DetectionResult]) -> tuple[InstanceSample, Found]:
         del index
         sample, things = detected
         return _without_pixels(sample), things.to_coco(sample.number, chosen.categories)
@@ -121,19 +121,19 @@ def evaluate_detector(
                 found += one[1]
     figures, classes = average_precisions(images, found, chosen, masks=detector.masks)
     seconds = time.perf_counter() - begun
-    return DetectionResult(
+    return DetectionFigures(
         protocol_of(detector, chosen), figures, classes, len(images), skipped, seconds, found
     )
 
 
 def kept_evaluation(
     detector: TrainedDetector,
-    dataset: ThingsDataset,
+    dataset: InstanceDataset,
     folder: Path,
     *,
     fresh: bool = False,
     progress: Progress = lambda done, total: None,
-) -> DetectionResult:
+) -> DetectionFigures:
     """The result of `evaluate_detector`, from `folder` if it was made under the same protocol; else it is kept there.
 
     fresh: forget what is kept.
@@ -142,13 +142,13 @@ def kept_evaluation(
     parts = {k: v for k, v in protocol.describe().items() if k not in ("model", "details", "precision")}
     path = folder / f"detection-{digest(repr(parts))[:16]}.json"
     if path.exists() and not fresh:
-        return DetectionResult.from_json(path.read_text(encoding="utf-8"))
+        return DetectionFigures.from_json(path.read_text(encoding="utf-8"))
     result = evaluate_detector(detector, dataset, progress=progress)
     write_text(path, result.to_json())
     return result
 
 
-def protocol_of(detector: TrainedDetector, dataset: ThingsDataset) -> Protocol:
+def protocol_of(detector: TrainedDetector, dataset: InstanceDataset) -> Protocol:
     """What the figures of a detector on all images of a data set depend on."""
     ids = [entry.image_id for entry in dataset.entries]
     return Protocol(
@@ -167,7 +167,7 @@ def protocol_of(detector: TrainedDetector, dataset: ThingsDataset) -> Protocol:
 
 
 def average_precisions(
-    images: Sequence[ThingsSample], found: Found, dataset: ThingsDataset, *, masks: bool
+    images: Sequence[InstanceSample], found: Found, dataset: InstanceDataset, *, masks: bool
 ) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
     """In percent: "box AP" and so on, nan where there is nothing to find; and AP of every class by its name.
 
@@ -184,7 +184,7 @@ def average_precisions(
     return figures, classes
 
 
-def ground_truth(images: Sequence[ThingsSample], dataset: ThingsDataset) -> dict[str, Any]:
+def ground_truth(images: Sequence[InstanceSample], dataset: InstanceDataset) -> dict[str, Any]:
     """The content of a COCO instances file."""
     annotations: list[dict[str, Any]] = []
     for image in images:
@@ -242,17 +242,17 @@ def _percent(values: np.ndarray) -> float:
     return float(values.mean()) * 100 if values.size else np.nan
 
 
-def _without_pixels(sample: ThingsSample) -> ThingsSample:
+def _without_pixels(sample: InstanceSample) -> InstanceSample:
     """Thousands of pictures are not kept: of the image only its size."""
     empty = np.broadcast_to(np.zeros(1, np.uint8), sample.image.shape)
-    return ThingsSample(sample.image_id, sample.number, empty, sample.truth)
+    return InstanceSample(sample.image_id, sample.number, empty, sample.truth)
 
 
-def _size(sample: ThingsSample) -> dict[str, int]:
+def _size(sample: InstanceSample) -> dict[str, int]:
     return {"height": sample.image.shape[0], "width": sample.image.shape[1]}
 
 
-def _text(runs: Runs) -> Runs:
+def _text(runs: Rle) -> Rle:
     counts = runs["counts"]
     return {
         "size": list(runs["size"]),

@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image
 
 from denseclip.data.datasets import SegmentationDataset
-from denseclip.data.things import ThingsDataset
-from denseclip.detection.predict import TrainedDetector, draw_things
+from denseclip.data.things import InstanceDataset
+from denseclip.detection.predict import TrainedDetector, draw_instances
 from denseclip.errors import UserError
 from denseclip.evaluate.result import Corruption, Result
 from denseclip.io import atomic_path, write_text
@@ -157,7 +157,7 @@ def draw_examples(
 
 def draw_detections(
     detector: TrainedDetector,
-    dataset: ThingsDataset,
+    dataset: InstanceDataset,
     path: Path,
     *,
     images: int,
@@ -177,7 +177,7 @@ def draw_detections(
         truth = sample.truth
         masks = [runs for runs in truth.runs if runs is not None]
         whole = masks if len(masks) == len(truth.runs) else None
-        drawn = draw_things(sample.image, truth.boxes, truth.labels.tolist(), dataset.classes, masks=whole)
+        drawn = draw_instances(sample.image, truth.boxes, truth.labels.tolist(), dataset.classes, masks=whole)
         rows[0].append(Image.fromarray(drawn))
         rows[1].append(detector.detect(sample.image).above(threshold).overlay())
     titles = ("truth", f"found, scores from {threshold:g}")

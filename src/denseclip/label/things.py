@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from denseclip.clip.device import processor
-from denseclip.detection.predict import SCORE, Detected, TrainedDetector, paint_things
+from denseclip.detection.predict import SCORE, DetectionResult, TrainedDetector, paint_instances
 from denseclip.errors import UserError
 from denseclip.label.labelled import Labeled, Labels, Rules
 from denseclip.label.sources import Item
@@ -17,7 +17,7 @@ from denseclip.text import BACKGROUND
 
 
 @dataclass(frozen=True)
-class ThingLabeler:
+class InstanceLabeler:
     """A `Labeler` whose model is a detector. Things whose score is `threshold` or more are labeled.
 
     A pixel's confidence is the score of the best thing there; where that is below the threshold, and the pixel
@@ -59,16 +59,16 @@ class ThingLabeler:
 
     batch = 1
 
-    def encode(self, images: list[NDArray[np.uint8]], rules: Rules) -> list[Detected]:
+    def encode(self, images: list[NDArray[np.uint8]], rules: Rules) -> list[DetectionResult]:
         """See `Labeler`."""
         return [self.detector.detect(image) for image in images]
 
-    def label(self, encoded: Detected, item: Item, position: int, rules: Rules) -> Labeled:
+    def label(self, encoded: DetectionResult, item: Item, position: int, rules: Rules) -> Labeled:
         """See `Labeler`. What is too small is taken out before the best is painted on top."""
         labels, (regions, scores) = self.labels, encoded.regions()
         large = regions.area >= rules.min_area
         regions, scores = regions.only(large), scores[large]
-        mask, confidence = paint_things(regions, scores, self.threshold)
+        mask, confidence = paint_instances(regions, scores, self.threshold)
         if rules.void_below is not None:
             mask[confidence < rules.void_below] = labels.void
         mask = mask.astype(np.uint8 if labels.void == 255 else np.int32)

@@ -23,7 +23,7 @@ from denseclip.data.open_things import open_things
 from denseclip.data.opening import open_dataset
 from denseclip.detection.predict import load_detector
 from denseclip.errors import UserError
-from denseclip.evaluate.detection import DetectionResult, kept_evaluation
+from denseclip.evaluate.detection import DetectionFigures, kept_evaluation
 from denseclip.evaluate.plots import need_matplotlib
 from denseclip.evaluate.result import Protocol, Result, digest
 from denseclip.evaluate.robustness import corrupted
@@ -67,7 +67,7 @@ class Evaluator:
 
     def evaluate(
         self, run: Run, model: str | Path, progress: Callable[[int, int], None]
-    ) -> Result | DetectionResult:
+    ) -> Result | DetectionFigures:
         """The figures of a run, of `model` in place of its source: kept ones of the same protocol, or made now.
 
         An interrupted evaluation goes on. Raises UserError for whatever cannot be used.

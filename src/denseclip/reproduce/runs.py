@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from denseclip.errors import UserError
-from denseclip.evaluate.detection import DetectionResult
+from denseclip.evaluate.detection import DetectionFigures
 from denseclip.evaluate.result import Corruption, Result
 from denseclip.reproduce.tables import Metric, Row, Scale, Table
 from denseclip.train.checkpoint import FREE
@@ -121,7 +121,7 @@ class FinishedRun:
     """A run and its figures. seconds: of training. warnings: of drift."""
 
     run: Run
-    result: Result | DetectionResult
+    result: Result | DetectionFigures
     seconds: float = 0.0
     warnings: tuple[str, ...] = ()
 

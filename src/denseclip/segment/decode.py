@@ -26,7 +26,7 @@ class Ask:
     ids: torch.dtype
 
 
-class Decoded(NamedTuple):
+class Prediction(NamedTuple):
     """Class ids and, where asked for, confidence of each pixel, two planes of one shape.
 
     mask: (N, H, W) uint8 where all ids (and the void id) are at most 255, int32 otherwise.
@@ -38,7 +38,7 @@ class Decoded(NamedTuple):
     confidence: Tensor | None
     broken: Tensor | None = None
 
-    def to_host(self) -> "Callable[[], Decoded]":
+    def to_host(self) -> "Callable[[], Prediction]":
         """Start to copy both planes off the device; the call waits for them, and raises UserError if broken."""
         if not self.mask.is_cuda:
             return lambda: self
@@ -53,39 +53,39 @@ class Decoded(NamedTuple):
         there.record(torch.cuda.current_stream(self.mask.device))
 
         @lru_cache(maxsize=1)  # of a batch, for all of its pictures
-        def arrived() -> Decoded:
+        def arrived() -> Prediction:
             there.synchronize()
-            return Decoded(*copies).checked()  # type: ignore[arg-type]
+            return Prediction(*copies).checked()  # type: ignore[arg-type]
 
         return arrived
 
-    def checked(self) -> "Decoded":
+    def checked(self) -> "Prediction":
         """Itself, known to be sound; raises UserError if a score is not finite."""
         if self.broken is not None and bool(self.broken):
             raise UserError(NOT_FINITE)
-        return Decoded(self.mask, self.confidence)
+        return Prediction(self.mask, self.confidence)
 
     @classmethod
-    def blank(cls, shape: tuple[int, ...], ask: Ask, like: Tensor) -> "Decoded":
+    def blank(cls, shape: tuple[int, ...], ask: Ask, like: Tensor) -> "Prediction":
         """Uninitialized planes; `like` gives device and float type."""
         mask = like.new_empty(shape, dtype=ask.ids)
         return cls(mask, None if ask.confidence is None else like.new_empty(shape))
 
-    def write(self, where: slice | int, part: "Decoded") -> None:
+    def write(self, where: slice | int, part: "Prediction") -> None:
         """Write the planes of `part` at `where` along the first axis."""
         self.mask[where] = part.mask
         if self.confidence is not None and part.confidence is not None:
             self.confidence[where] = part.confidence
 
-    def scatter(self, where: Tensor, part: "Decoded") -> None:
+    def scatter(self, where: Tensor, part: "Prediction") -> None:
         """Write the planes of `part` at the indices `where` (n,) along the first axis."""
         self.mask.index_copy_(0, where, part.mask.to(self.mask.dtype))
         if self.confidence is not None and part.confidence is not None:
             self.confidence.index_copy_(0, where, part.confidence)
 
-    def map(self, change: Callable[[Tensor], Tensor]) -> "Decoded":
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Prediction":
         """Do the same with both planes."""
-        return Decoded(change(self.mask), None if self.confidence is None else change(self.confidence))
+        return Prediction(change(self.mask), None if self.confidence is None else change(self.confidence))
 
 
 Window = tuple[int, int]
@@ -180,10 +180,10 @@ CROWD_SCORES = 1 << 18  # the same where all classes are evaluated
 FAR = 1 << 24  # above all class ids; all integers up to it are floats
 
 
-def decode_cells(scores: Tensor, rows: Taps, columns: Taps, ask: Ask) -> Decoded:
+def decode_cells(scores: Tensor, rows: Taps, columns: Taps, ask: Ask) -> Prediction:
     """Decode one map (K, h, w) to the H lines of `rows` and the W lines of `columns`."""
     down, across = strips(rows, scores.shape[1]), strips(columns, scores.shape[2])
-    out = Decoded.blank((len(rows.first), len(columns.first)), ask, scores)
+    out = Prediction.blank((len(rows.first), len(columns.first)), ask, scores)
     per_band = max(1, BAND_SCORES // (len(scores) * scores.shape[2]))
     for start, stop in pairwise([*range(0, len(down), per_band), len(down)]):
         band = down.some(start, stop)
@@ -191,7 +191,7 @@ def decode_cells(scores: Tensor, rows: Taps, columns: Taps, ask: Ask) -> Decoded
     return out
 
 
-def _decode_band(scores: Tensor, down: Strips, across: Strips, ask: Ask) -> Decoded:
+def _decode_band(scores: Tensor, down: Strips, across: Strips, ask: Ask) -> Prediction:
     """Decode some strips of rows over the whole width."""
     window = (down.taps, across.taps)
     top, bottom = int(down.window[0]), int(down.window[-1]) + down.taps
@@ -199,7 +199,7 @@ def _decode_band(scores: Tensor, down: Strips, across: Strips, ask: Ask) -> Deco
     found = candidates(scores, window)
     nodes = cell_nodes(scores, window)
     cell = ((down.window[:, None] - top) * (scores.shape[2] - across.taps + 1) + across.window).flatten()
-    padded = Decoded.blank((len(cell), down.slots, across.slots), ask, scores)  # (My * Mx, R, C)
+    padded = Prediction.blank((len(cell), down.slots, across.slots), ask, scores)  # (My * Mx, R, C)
     order = found.count[cell].argsort(descending=True)
     if ask.confidence is None:  # a single class wins unseen
         padded.mask[:] = found.ids[found.start[cell]][:, None, None]
@@ -211,7 +211,7 @@ def _decode_band(scores: Tensor, down: Strips, across: Strips, ask: Ask) -> Deco
         ids, best = winners(found, cell[block], wy, wx)
         if ask.confidence == "probability":
             best = 1 / denominators(scores.flatten(1), nodes[cell[block]], wy, wx, best, ask.temperature)
-        padded.scatter(block, Decoded(ids, best))
+        padded.scatter(block, Prediction(ids, best))
     return padded.map(lambda blocks: _unpad(blocks, len(across), down.place, across.place))
 
 
@@ -304,7 +304,7 @@ def decode(
     threshold: float | None = None,
     void: int = 255,
     wait: bool = True,
-) -> Decoded:
+) -> Prediction:
     """Best class of each pixel after bilinear upsampling (align_corners=False).
 
     The mask is that of `F.interpolate(scores, size, mode="bilinear").argmax(1)`, except where classes tie to
@@ -319,7 +319,7 @@ def decode(
         temperature: of that soft-max.
         threshold: pixels of lower confidence get the id `void`.
         void: a class that is the background, or an id of no class.
-        wait: on a GPU, for the scores to be checked; False leaves that to `Decoded.checked`.
+        wait: on a GPU, for the scores to be checked; False leaves that to `Prediction.checked`.
 
     Returns mask and confidence, (N, H, W) each. Raises UserError if a score is not finite.
     """
@@ -342,11 +342,11 @@ def decode(
             ids=ask.ids,
         )
         if planes is not None:
-            found = Decoded(*planes)
+            found = Prediction(*planes)
             return found.checked() if wait else found
     if not all(torch.isfinite(end) for end in scores.aminmax()):  # which hand on NaN
         raise UserError(NOT_FINITE)
-    out = Decoded.blank((len(scores), *size), ask, scores)
+    out = Prediction.blank((len(scores), *size), ask, scores)
     rows, columns = axes(scores, size, via)
     few = max(rows.width, columns.width) <= 3 and cells_pay(scores, size, ask)
     for index, image in enumerate(scores):
@@ -370,7 +370,7 @@ def cells_pay(scores: Tensor, size: Size, ask: Ask) -> bool:
     return roomy and scores.shape[1] * pixels >= SMALL_SCORES and scores.device.type == "cpu"
 
 
-def decode_chunks(scores: Tensor, size: Size, via: Size | None, ask: Ask) -> Decoded:
+def decode_chunks(scores: Tensor, size: Size, via: Size | None, ask: Ask) -> Prediction:
     """Decode one map (K, h, w) with a running winner over chunks of classes, computed at full size."""
     best = scores.new_full(size, -torch.inf)
     ids = torch.zeros(size, dtype=torch.int64, device=scores.device)
@@ -385,4 +385,4 @@ def decode_chunks(scores: Tensor, size: Size, via: Size | None, ask: Ask) -> Dec
             total *= ((best - top) * ask.temperature).exp_()
             total += (full - top).mul_(ask.temperature).exp_().sum(0)
         best = top
-    return Decoded(ids, total.reciprocal_() if ask.confidence == "probability" else best)
+    return Prediction(ids, total.reciprocal_() if ask.confidence == "probability" else best)

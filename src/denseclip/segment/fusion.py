@@ -7,14 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from denseclip.segment.decode import Confidence, Decoded
+from denseclip.segment.decode import Confidence, Prediction
 from denseclip.segment.resample import Size, Window
 
 BAND_SCORES_GPU = 1 << 27
 BAND_SCORES = 1 << 23  # full-size scores held together while several views are composed
 
 
-class Composer:
+class ScoreFusion:
     """Puts the scores of several windows together on one picture, in bands of rows.
 
     Scores are upsampled bilinearly to their window, averaged where windows of one view (a frame, or its mirror image)
@@ -80,7 +80,7 @@ class Composer:
         temperature: float,
         threshold: float | None,
         void: int,
-    ) -> Decoded:
+    ) -> Prediction:
         """Best class (H, W) int32 of the (K, h, w) of every window, and confidence; arguments as `decode.decode`."""
         masks, confidences = [], []
         for rows in self.bands(len(scores[0]), scores[0].device):
@@ -92,7 +92,7 @@ class Composer:
                 ids[best < threshold] = void
             masks.append(ids.to(torch.int32))
             confidences.append(best)
-        return Decoded(torch.cat(masks), torch.cat(confidences) if kind else None)
+        return Prediction(torch.cat(masks), torch.cat(confidences) if kind else None)
 
     def plane(self, scores: list[Tensor], index: int) -> Tensor:
         """Composed scores (H, W) of one class."""

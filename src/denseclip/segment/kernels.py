@@ -188,7 +188,7 @@ def decode_cells(
 ) -> tuple[Tensor, Tensor | None, Tensor] | None:
     """What `decode.decode` says of scores (N, K, h, w) float32; None for resizes that mix too many lines.
 
-    Returns the fields of `decode.Decoded`: mask (N, H, W) uint8 or int32, confidence (N, H, W) float32 or None, and
+    Fields of `decode.Prediction`: mask (N, H, W) uint8 or int32, confidence (N, H, W) float32 or None, and
     broken (1,) int32, 1 where a score is not finite; it is on the device, as nothing here waits for it.
 
     Fastest where the classes lie next to each other in memory.

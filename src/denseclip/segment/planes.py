@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from denseclip.segment.decode import Confidence, Decoded
+from denseclip.segment.decode import Confidence, Prediction
 from denseclip.segment.pamr import DILATIONS, pamr_steps, pamr_weights
 
 BLOCK = 16  # pixels; a class is left out of PAMR if it cannot win in any block
@@ -93,19 +93,19 @@ class Planes:
 
 def decode_planes(
     planes: Planes, kind: Confidence | None, temperature: float, threshold: float | None, void: int
-) -> Decoded:
+) -> Prediction:
     """As `decode.decode` for one picture, (H, W)."""
     ids, best, total = planes.decode(kind, temperature)
     if total is not None:
         best = torch.exp(best * temperature - total)
     if threshold is not None:
         ids = torch.where(best < threshold, void, ids)
-    return Decoded(ids.to(torch.int32), best if kind else None)
+    return Prediction(ids.to(torch.int32), best if kind else None)
 
 
 def decode_words(
     planes: Planes, owner: Tensor, temperature: float, threshold: float | None, area: float
-) -> Decoded:
+) -> Prediction:
     """Classes (H, W) of word scores, and their probability, as the official segmenters find them.
 
     owner: (P,) the class of each word. The soft-max is over words, and a class has its best word's. Foreground
@@ -125,4 +125,4 @@ def decode_words(
     sure = torch.exp(best * temperature - total)
     if threshold is not None:
         classes = torch.where(sure < threshold, 0, classes)
-    return Decoded(classes.to(torch.int32), sure)
+    return Prediction(classes.to(torch.int32), sure)

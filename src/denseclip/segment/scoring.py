@@ -15,8 +15,8 @@ from denseclip.clip.clip import fingerprint_of
 from denseclip.clip.model import ResNet
 from denseclip.errors import UserError
 from denseclip.segment.attention import DenseEncoder, DenseFeatures
-from denseclip.segment.decode import Confidence, Decoded, decode
-from denseclip.segment.fusion import Composer
+from denseclip.segment.decode import Confidence, Prediction, decode
+from denseclip.segment.fusion import ScoreFusion
 from denseclip.segment.guided import follow_edges
 from denseclip.segment.planes import Planes, decode_planes, decode_words
 from denseclip.segment.refine import key_smoothing, prompt_denoising
@@ -205,7 +205,7 @@ class Decoding:
         return "score" if self.scorer.settings.refine.ks else "probability"
 
     @torch.inference_mode()
-    def decoded(self, confidence: bool, *, wait: bool = True) -> Decoded:
+    def decoded(self, confidence: bool, *, wait: bool = True) -> Prediction:
         """Masks (B, H, W) over the scored classes and the background, and confidence if asked for or needed.
 
         wait: as in `decode`.
@@ -282,8 +282,8 @@ class Decoding:
         return resize(torch.from_numpy(small).permute(2, 0, 1)[None].float(), self.size)
 
     def _along_edges(
-        self, out: Decoded, kind: Confidence | None, threshold: float | None, void: int
-    ) -> Decoded:
+        self, out: Prediction, kind: Confidence | None, threshold: float | None, void: int
+    ) -> Prediction:
         parts = []
         for index, image in enumerate(self.images):
             scores = self.scores(index)
@@ -294,9 +294,9 @@ class Decoding:
             mask, best = follow_edges(out.mask[index], shares, image)
             parts.append((mask if threshold is None else mask.masked_fill(best < threshold, void), best))
         masks, best = (torch.stack(part) for part in zip(*parts, strict=True))
-        return Decoded(masks, best if kind else None)
+        return Prediction(masks, best if kind else None)
 
-    def _by_word(self, threshold: float | None, confidence: bool) -> Decoded:
+    def _by_word(self, threshold: float | None, confidence: bool) -> Prediction:
         compat, background = self.scorer.settings.compat, self.scorer.settings.background
         owner = self.scorer.embeddings.owner + (threshold is not None and not background.scored)
         parts = [
@@ -304,18 +304,22 @@ class Decoding:
             for index in range(len(self.maps[0]))
         ]
         found = [part.confidence for part in parts if part.confidence is not None]
-        return Decoded(torch.stack([part.mask for part in parts]), torch.stack(found) if confidence else None)
+        return Prediction(
+            torch.stack([part.mask for part in parts]), torch.stack(found) if confidence else None
+        )
 
     def _of(self, index: int) -> list[Tensor]:
         return [one[index] for one in self.maps]
 
-    def _composer(self, size: Size) -> Composer:
+    def _composer(self, size: Size) -> ScoreFusion:
         """Cosines are averaged as they are, trained models' views by probability, as their tests are defined."""
         temperature = None if isinstance(self.scorer.model, Clip) else self.scorer.temperature
         grids = [(one.shape[2], one.shape[3]) for one in self.maps]
-        return Composer(list(self.cuts), grids, size, temperature)
+        return ScoreFusion(list(self.cuts), grids, size, temperature)
 
-    def _decode(self, kind: Confidence | None, threshold: float | None, *, void: int, wait: bool) -> Decoded:
+    def _decode(
+        self, kind: Confidence | None, threshold: float | None, *, void: int, wait: bool
+    ) -> Prediction:
         temperature = self.scorer.temperature
         if self.composer is None and not self.scorer.settings.refine.pamr:
             return decode(
@@ -337,4 +341,4 @@ class Decoding:
                 part = self.composer.decode(self._of(index), kind, temperature, threshold, void)
             masks.append(part.mask)
             found += [] if part.confidence is None else [part.confidence]
-        return Decoded(torch.stack(masks), torch.stack(found) if found else None)
+        return Prediction(torch.stack(masks), torch.stack(found) if found else None)

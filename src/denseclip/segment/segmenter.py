@@ -18,7 +18,7 @@ from denseclip.data.pictures import Picture, as_rgb
 from denseclip.errors import UserError
 from denseclip.segment.attention import DenseEncoder, DenseFeatures
 from denseclip.segment.background import HEAD_START, POOL_TEMPLATES, pool, with_pool
-from denseclip.segment.decode import Decoded
+from denseclip.segment.decode import Prediction
 from denseclip.segment.engine import Engine, default_batch
 from denseclip.segment.resample import Ready, Size, Window, network_inputs, network_inputs_on, plan
 from denseclip.segment.result import Segmentation
@@ -321,12 +321,12 @@ class Segmenter(nn.Module):
         image: NDArray[np.uint8],
         decoding: Decoding,
         index: int,
-        arrival: Callable[[], Decoded],
+        arrival: Callable[[], Prediction],
     ) -> Segmentation:
         return self._result(image, decoding, index, arrival())
 
     def _result(
-        self, image: NDArray[np.uint8], decoding: Decoding, index: int, planes: Decoded
+        self, image: NDArray[np.uint8], decoding: Decoding, index: int, planes: Prediction
     ) -> Segmentation:
         classes = self.settings.background.names(self._words)
         kind = np.uint8 if len(classes) <= 256 else np.int32

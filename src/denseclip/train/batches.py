@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from denseclip.clip.clip import ImageStats
 from denseclip.data.datasets import SegmentationDataset
 from denseclip.data.specs import UNLABELED
-from denseclip.data.things import BoxAugmentation, BoxView, ThingsDataset
+from denseclip.data.things import BoxAugmentation, BoxView, InstanceDataset
 from denseclip.data.transforms import Augmentation, View, pad
 from denseclip.detection.config import Instances
 from denseclip.errors import UserError
@@ -292,7 +292,7 @@ class ThingsBatches(EndlessBatches[ThingsBatch]):
 
     def __init__(
         self,
-        dataset: ThingsDataset,
+        dataset: InstanceDataset,
         augmentation: BoxAugmentation,
         share: Share,
         *,

@@ -17,7 +17,7 @@ from denseclip.data.opening import open_dataset
 from denseclip.data.own import read_own
 from denseclip.data.published import dataset_spec, is_dataset
 from denseclip.data.sticker_sets import open_stickers
-from denseclip.data.things import ThingsDataset
+from denseclip.data.things import InstanceDataset
 from denseclip.errors import UserError
 from denseclip.io import write_text
 from denseclip.models.checkpoint import read_saved
@@ -89,7 +89,7 @@ def training_data_or_words(recipe: TrainRecipe, root: Path | None) -> TrainingDa
     """The same; without `root` a published data set's words alone, and no images."""
     part = recipe.data
     if recipe.system == "detection" and part.train == COCO and root is None:
-        return ThingsDataset(COCO, part.split, coco_things(), range(1, 81), [])
+        return InstanceDataset(COCO, part.split, coco_things(), range(1, 81), [])
     if recipe.system == "detection":
         return open_recipe_data(recipe, root)
     if root is None and is_dataset(part.train) and dataset_spec(part.train).scenes is None:

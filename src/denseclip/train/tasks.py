@@ -11,10 +11,10 @@ from torch import Tensor
 
 from denseclip.clip import ImageStats, load_clip
 from denseclip.data.datasets import SegmentationDataset
-from denseclip.data.things import ThingsDataset
+from denseclip.data.things import InstanceDataset
 from denseclip.detection.config import DetectorConfig, guidance_config
 from denseclip.detection.model import Detector, build_detector
-from denseclip.detection.predict import detector_contents, draw_things
+from denseclip.detection.predict import detector_contents, draw_instances
 from denseclip.errors import UserError
 from denseclip.models.build import build_denseclip, param_groups, shapes_for
 from denseclip.models.config import DenseClipConfig
@@ -138,12 +138,14 @@ class DetectionTask(GuidedTask[ThingsBatch]):
         columns = []
         for image, truth, one in zip(some.images, some.instances, found, strict=True):
             picture, sure = image.permute(1, 2, 0).cpu().numpy(), one.scores > SHOWN  # (S, T, 3)
-            there = draw_things(picture, truth.boxes.cpu().numpy(), truth.labels.tolist(), self.model.classes)
+            there = draw_instances(
+                picture, truth.boxes.cpu().numpy(), truth.labels.tolist(), self.model.classes
+            )
             boxes, labels = one.boxes[sure].float().cpu().numpy(), one.labels[sure].tolist()
             scores = one.scores[sure].tolist()
             columns.append(
                 np.concatenate(
-                    [there, draw_things(picture, boxes, labels, self.model.classes, scores=scores)]
+                    [there, draw_instances(picture, boxes, labels, self.model.classes, scores=scores)]
                 )
             )
         return np.concatenate(columns, axis=1)
@@ -153,7 +155,9 @@ class DetectionTask(GuidedTask[ThingsBatch]):
         return detector_contents(self.model, self.stats, self.recipe.detection.resize)
 
 
-def build_detection_task(recipe: TrainRecipe, dataset: ThingsDataset, device: torch.device) -> DetectionTask:
+def build_detection_task(
+    recipe: TrainRecipe, dataset: InstanceDataset, device: torch.device
+) -> DetectionTask:
     """The detector of a recipe for the classes of a data set; new weights depend on torch's seed.
 
     Raises UserError for what does not fit together.
@@ -172,12 +176,12 @@ def build_detection_task(recipe: TrainRecipe, dataset: ThingsDataset, device: to
 
 
 BUILDERS = {"maskclip+": build_maskclip_plus, "denseclip": build_denseclip_task}
-TrainingData = SegmentationDataset | ThingsDataset
+TrainingData = SegmentationDataset | InstanceDataset
 
 
 def build_task(recipe: TrainRecipe, dataset: TrainingData, device: torch.device) -> Task:
     """The model with its losses; weights depend on torch's seed. Raises UserError for what cannot be built."""
-    if isinstance(dataset, ThingsDataset):
+    if isinstance(dataset, InstanceDataset):
         return build_detection_task(recipe, dataset, device)
     return BUILDERS[recipe.system](recipe, dataset, device)
 
@@ -186,7 +190,7 @@ def make_batches(
     recipe: TrainRecipe, dataset: TrainingData, task: Task, share: Share, first: int
 ) -> EndlessBatches[Any]:
     """The batches of a training from optimizer step `first` (from 0) on."""
-    if isinstance(dataset, ThingsDataset):
+    if isinstance(dataset, InstanceDataset):
         masks = task.get_submodule("model.head").mask
         return ThingsBatches(
             dataset,

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from denseclip_cases import GRADIENT, Case
 
-from denseclip.segment.fusion import Composer
+from denseclip.segment.fusion import ScoreFusion
 from denseclip.segment.resample import windows
 from denseclip.segment.settings import Slide
 from fixtures_support import cases
@@ -76,7 +76,7 @@ def views(case, frames, rule, *, flip, temperature=1.0, size=None):
     with torch.no_grad():
         maps = [case.model(cut.cut(pieces[cut.frame])[None])[0] for cut in cuts]
     sizes = [(one.shape[1], one.shape[2]) for one in maps]
-    return Composer(cuts, sizes, size or tuple(case.meta["slide"]["ori"]), temperature).full(maps)
+    return ScoreFusion(cuts, sizes, size or tuple(case.meta["slide"]["ori"]), temperature).full(maps)
 
 
 def test_windows_scales_and_mirrors(case):
