@@ -66,7 +66,9 @@ def speed(segmenter: Segmenter, inputs: torch.Tensor, dataset: SegmentationDatas
 def peak(segmenter: Segmenter, embeddings: ClassEmbeddings, dataset: SegmentationDataset) -> float:
     """Bytes above what is in use now, at most, while a data set is evaluated; sets its classes."""
     count = len(dataset.spec.classes)
-    rows = ClassEmbeddings(embeddings.matrix[:count], embeddings.owner[:count], embeddings.classes[:count])
+    rows = ClassEmbeddings(
+        embeddings.matrix[:count], embeddings.class_of_prompt[:count], embeddings.classes[:count]
+    )
     segmenter._embeddings = rows  # what set_classes would have computed
     segmenter._ontology = ClassPrompts(rows.classes, tuple((name,) for name in rows.classes))
     evaluate(segmenter, dataset, limit=1)  # buffers that are made once

@@ -121,7 +121,7 @@ def prepared(name: str, device: torch.device) -> tuple[torch.nn.Module, Segmente
     segmenter = Segmenter(clip, None, make_settings(resize="none", templates="1"))
     features = segmenter.encode(smooth_picture()).features[0].map
     rows = embeddings_near(features.float().cpu())
-    embeddings = ClassEmbeddings(rows.matrix.to(device), rows.owner.to(device), rows.classes)
+    embeddings = ClassEmbeddings(rows.matrix.to(device), rows.class_of_prompt.to(device), rows.classes)
     segmenter._embeddings = embeddings  # what set_classes would have computed
     segmenter._ontology = ClassPrompts(rows.classes, tuple((word,) for word in rows.classes))
     return model, segmenter

@@ -27,18 +27,18 @@ def run() -> dict[str, float]:
         clip = clip_sized_text(Path(folder))
         rounds = []
         for i in range(ROUNDS):
-            ontology = ClassPrompts.parse(words[i * WORDS : (i + 1) * WORDS])
-            rounds.append(measure(clip, ontology, EmbeddingCache(Path(folder) / str(i))))
+            class_prompts = ClassPrompts.parse(words[i * WORDS : (i + 1) * WORDS])
+            rounds.append(measure(clip, class_prompts, EmbeddingCache(Path(folder) / str(i))))
     return {name: statistics.median(values[name] for values in rounds) for name in rounds[0]}
 
 
-def measure(clip: Clip, ontology: ClassPrompts, cache: EmbeddingCache) -> dict[str, float]:
+def measure(clip: Clip, class_prompts: ClassPrompts, cache: EmbeddingCache) -> dict[str, float]:
     """One round: the loop for the first word, ours for all, ours again from the cache; they must agree."""
 
     def ours() -> Tensor:
-        return embed_classes(clip, ontology, TEMPLATES_85, cache=cache).matrix
+        return embed_classes(clip, class_prompts, TEMPLATES_85, cache=cache).matrix
 
-    loop, expected = timed(lambda: official_loop(clip, ontology.words[:1]))
+    loop, expected = timed(lambda: official_loop(clip, class_prompts.words[:1]))
     fresh, matrix = timed(ours)
     kept, again = timed(ours)
     torch.testing.assert_close(matrix[:1], expected, atol=1e-5, rtol=0)

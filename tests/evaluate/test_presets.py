@@ -88,5 +88,5 @@ def test_a_segmenter_for_a_data_set(tmp_path):
     folder = write_embedded(tmp_path / "tiny", "vit")
     segmenter = segmenter_for(dataset_spec("stickers21"), folder, device="cpu", cache=False, templates="1")
     assert segmenter.classes == dataset_spec("stickers21").classes
-    assert "sky" in segmenter.embeddings.classes or segmenter.embeddings.owner.eq(0).sum() > 5
+    assert "sky" in segmenter.embeddings.classes or segmenter.embeddings.class_of_prompt.eq(0).sum() > 5
     assert str(segmenter.settings.resize) == "none"

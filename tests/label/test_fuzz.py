@@ -105,13 +105,13 @@ def test_a_hundred_mutated_vocabularies(tmp_path):
         path.write_bytes(content)
         for source in (path, content.decode("utf-8", "replace")):
             try:
-                ontology = ClassPrompts.parse(source)
+                class_prompts = ClassPrompts.parse(source)
             except UserError as error:
                 bad += 1
                 messages.append(str(error))
             else:
                 good += 1
-                assert len(Labels(ontology.classes).things) >= 1
+                assert len(Labels(class_prompts.classes).things) >= 1
     assert good + bad == 200
     assert all("\n" not in message and len(message) < 500 for message in messages)
     assert good and bad

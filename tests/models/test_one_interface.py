@@ -31,7 +31,7 @@ def _student():
     words = ClassEmbeddings(rows, torch.arange(3), OWN)
     network = build_student(StudentConfig(8, "resnet18"), words)
     contents = {"config": asdict(network.config), "classes": OWN, "prompts": [[n] for n in OWN], "text": {}}
-    return network, "maskclip+", contents | {"matrix": rows, "owner": words.owner}
+    return network, "maskclip+", contents | {"matrix": rows, "owner": words.class_of_prompt}
 
 
 def _denseclip():

@@ -67,10 +67,10 @@ def test_background_is_the_first_class_and_learns():
     logits.square().mean().backward()
     assert net.bg_embeddings.grad.abs().max() > 0
     rows = net.words()
-    assert rows.owner.tolist() == [0, 1, 1, 2] and not rows.matrix.requires_grad
+    assert rows.class_of_prompt.tolist() == [0, 1, 1, 2] and not rows.matrix.requires_grad
     torch.testing.assert_close(rows.matrix.norm(dim=1), torch.ones(4))
     torch.testing.assert_close(
-        rows.reduce(torch.einsum("bdhw,pd->bphw", net.features(IMAGES), rows.matrix)), logits
+        rows.max_over_prompts(torch.einsum("bdhw,pd->bphw", net.features(IMAGES), rows.matrix)), logits
     )
 
 
@@ -151,7 +151,7 @@ def test_mistakes(options, message):
 def test_words_that_do_not_fit():
     with pytest.raises(UserError, match="text vectors of length 8 do not fit the student's 16"):
         student().set_classes(words([0, 1], dim=8))
-    named = ClassEmbeddings(words([0]).matrix, words([0]).owner, ("Background",))
+    named = ClassEmbeddings(words([0]).matrix, words([0]).class_of_prompt, ("Background",))
     with pytest.raises(UserError, match="learned background"):
         student(background=True).set_classes(named)
 

@@ -38,7 +38,7 @@ def test_words_near_the_users_are_left_out_by_letters_and_by_vectors():
     assert made.lead == 0.5
     assert made.classes == ("background", "car")
     assert made.matrix.shape == (42, 64)
-    assert made.owner.tolist() == [0] * 41 + [1]
+    assert made.class_of_prompt.tolist() == [0] * 41 + [1]
 
 
 def test_class_0_of_many_prompts_is_reduced_to_its_best():
@@ -47,12 +47,12 @@ def test_class_0_of_many_prompts_is_reduced_to_its_best():
         torch.zeros(7, 8), torch.tensor([0, 0, 0, 0, 0, 1, 2]), ("background", "a", "b"), 5, 0.5
     )
     expected = torch.stack([scores[:, :5].amax(1) - 0.5, scores[:, 5], scores[:, 6]], 1)
-    assert torch.equal(many.reduce(scores), expected)
+    assert torch.equal(many.max_over_prompts(scores), expected)
     both = ClassEmbeddings(
         torch.zeros(7, 8), torch.tensor([0, 0, 0, 1, 1, 2, 2]), ("background", "a", "b"), 3
     )
     expected = torch.stack([scores[:, :3].amax(1), scores[:, 3:5].amax(1), scores[:, 5:].amax(1)], 1)
-    assert torch.equal(both.reduce(scores), expected)
+    assert torch.equal(both.max_over_prompts(scores), expected)
 
 
 @pytest.fixture(scope="module")

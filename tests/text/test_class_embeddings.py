@@ -36,13 +36,13 @@ def test_ensemble_equals_the_official_one(path: Path) -> None:
 @pytest.mark.parametrize("chunk", [1, 4, 256])
 def test_every_row_is_the_normalized_mean_of_its_sentences(chunk: int) -> None:
     clip = FakeClip()
-    ontology = ClassPrompts.parse("cat|young cat, a big red car, grass")
-    out = embed_classes(clip, ontology, TEMPLATES, cache=None, chunk=chunk)
-    for row, word in zip(out.matrix.numpy(), ontology.words, strict=True):
+    class_prompts = ClassPrompts.parse("cat|young cat, a big red car, grass")
+    out = embed_classes(clip, class_prompts, TEMPLATES, cache=None, chunk=chunk)
+    for row, word in zip(out.matrix.numpy(), class_prompts.words, strict=True):
         mean = np.mean([unit(clip.row(t.replace("{}", word))) for t in TEMPLATES], axis=0)
         np.testing.assert_allclose(row, unit(mean), atol=1e-6)
     assert out.matrix.dtype == torch.float32
-    assert out.owner.tolist() == [0, 0, 1, 2]
+    assert out.class_of_prompt.tolist() == [0, 0, 1, 2]
     assert out.classes == ("cat", "a big red car", "grass")
     assert max(len(call) for call in clip.calls) <= chunk
 
@@ -50,16 +50,16 @@ def test_every_row_is_the_normalized_mean_of_its_sentences(chunk: int) -> None:
 @pytest.mark.parametrize("kind", ["rn", "vit"])
 def test_trimmed_batches_equal_the_official_loop_at_full_length(kind: str) -> None:
     clip = tiny_clip(kind)
-    ontology = ClassPrompts.parse(
+    class_prompts = ClassPrompts.parse(
         "cat, dining table, a very long name of a thing that nobody has ever seen before"
     )
     rows = []
     with torch.no_grad():
-        for word in ontology.words:
+        for word in class_prompts.words:
             tokens = clip.tokenizer([t.replace("{}", word) for t in TEMPLATES_85])
             assert tokens.shape == (85, 77)
             rows.append(ensemble(clip.text(tokens)[None])[0])
-    out = embed_classes(clip, ontology, TEMPLATES_85, cache=None, chunk=50)
+    out = embed_classes(clip, class_prompts, TEMPLATES_85, cache=None, chunk=50)
     torch.testing.assert_close(out.matrix, torch.stack(rows), atol=1e-5, rtol=0)
 
 
@@ -85,11 +85,13 @@ def test_a_literal_is_used_as_it_stands() -> None:
 
 
 def test_blocks_bound_what_is_held_and_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    ontology = ClassPrompts.parse([f"thing {i}" for i in range(23)])
-    whole = embed_classes(FakeClip(), ontology, TEMPLATES, cache=None)
+    class_prompts = ClassPrompts.parse([f"thing {i}" for i in range(23)])
+    whole = embed_classes(FakeClip(), class_prompts, TEMPLATES, cache=None)
     monkeypatch.setattr(module, "BLOCK_SENTENCES", 15)
     seen: list[tuple[int, int]] = []
-    blocks = embed_classes(FakeClip(), ontology, TEMPLATES, cache=None, progress=lambda *x: seen.append(x))
+    blocks = embed_classes(
+        FakeClip(), class_prompts, TEMPLATES, cache=None, progress=lambda *x: seen.append(x)
+    )
     assert torch.equal(whole.matrix, blocks.matrix)
     assert seen == [(5, 23), (10, 23), (15, 23), (20, 23), (23, 23)]
 
@@ -133,15 +135,15 @@ def test_reduce_takes_the_best_prompt_of_each_class() -> None:
     expected = torch.stack(
         [scores[:, [i for i, o in enumerate(owner) if o == k]].amax(1) for k in range(3)], dim=1
     )
-    assert torch.equal(embeddings.reduce(scores), expected)
-    assert torch.equal(embeddings.reduce(scores[0]), expected[0])
-    assert embeddings.reduce(scores.bfloat16()).dtype == torch.bfloat16
+    assert torch.equal(embeddings.max_over_prompts(scores), expected)
+    assert torch.equal(embeddings.max_over_prompts(scores[0]), expected[0])
+    assert embeddings.max_over_prompts(scores.bfloat16()).dtype == torch.bfloat16
 
 
 def test_reduce_leaves_single_prompts_alone() -> None:
     embeddings = ClassEmbeddings(torch.zeros(2, 4), torch.tensor([0, 1]), ("a", "b"))
     scores = torch.randn(2, 3, 3)
-    assert embeddings.reduce(scores) is scores
+    assert embeddings.max_over_prompts(scores) is scores
 
 
 def test_the_cache_gives_the_same_rows_and_one_more_word_costs_one_word(tmp_path: Path) -> None:
@@ -172,14 +174,14 @@ def test_whatever_a_row_depends_on_is_in_its_key(tmp_path: Path, other: dict) ->
     cache = EmbeddingCache(tmp_path)
     embed_classes(FakeClip(), ClassPrompts.parse("cat"), TEMPLATES, cache=cache)
     clip = FakeClip(other.get("fingerprint", "f00d"), other.get("dtype", torch.float32))
-    ontology = ClassPrompts.parse(other.get("words", "cat"))
-    embed_classes(clip, ontology, other.get("templates", TEMPLATES), cache=cache)
+    class_prompts = ClassPrompts.parse(other.get("words", "cat"))
+    embed_classes(clip, class_prompts, other.get("templates", TEMPLATES), cache=cache)
     assert clip.calls
 
 
 def test_an_interrupted_run_keeps_its_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BLOCK_SENTENCES", 3)
-    ontology = ClassPrompts.parse("cat, dog, cow")
+    class_prompts = ClassPrompts.parse("cat, dog, cow")
 
     def stop(done: int, total: int) -> None:
         if done == 2:
@@ -187,7 +189,7 @@ def test_an_interrupted_run_keeps_its_blocks(tmp_path: Path, monkeypatch: pytest
 
     cache = EmbeddingCache(tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        embed_classes(FakeClip(), ontology, TEMPLATES, cache=cache, progress=stop)
+        embed_classes(FakeClip(), class_prompts, TEMPLATES, cache=cache, progress=stop)
     clip = FakeClip()
-    embed_classes(clip, ontology, TEMPLATES, cache=cache)
+    embed_classes(clip, class_prompts, TEMPLATES, cache=cache)
     assert clip.sentences == ["a cow", "the cow", "a photo of the cow"]

@@ -57,22 +57,22 @@ def test_files(tmp_path: Path) -> None:
 
 
 def test_an_ontology_passes_through_and_survives_its_dict() -> None:
-    ontology = ClassPrompts.parse("cat|kitten, =a red car at night")
-    assert ClassPrompts.parse(ontology) is ontology
-    assert ClassPrompts.parse(ontology.to_dict()) == ontology
+    class_prompts = ClassPrompts.parse("cat|kitten, =a red car at night")
+    assert ClassPrompts.parse(class_prompts) is class_prompts
+    assert ClassPrompts.parse(class_prompts.to_dict()) == class_prompts
 
 
 def test_words_and_owners() -> None:
-    ontology = ClassPrompts.parse({"pet": ["cat", "dog"], "grass": "grass"})
-    assert ontology.words == ("cat", "dog", "grass")
-    assert ontology.owner == (0, 0, 1)
+    class_prompts = ClassPrompts.parse({"pet": ["cat", "dog"], "grass": "grass"})
+    assert class_prompts.words == ("cat", "dog", "grass")
+    assert class_prompts.class_of_prompt == (0, 0, 1)
 
 
 def test_background_is_class_zero() -> None:
-    ontology = ClassPrompts.parse("cat, dog").with_background("sky|clouds, wall")
-    assert ontology.classes == ("background", "cat", "dog")
-    assert ontology.prompts[0] == ("sky", "clouds", "wall")
-    assert ontology.owner == (0, 0, 0, 1, 2)
+    class_prompts = ClassPrompts.parse("cat, dog").with_background("sky|clouds, wall")
+    assert class_prompts.classes == ("background", "cat", "dog")
+    assert class_prompts.prompts[0] == ("sky", "clouds", "wall")
+    assert class_prompts.class_of_prompt == (0, 0, 0, 1, 2)
 
 
 @pytest.mark.parametrize(
@@ -178,8 +178,8 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_ten_thousand_classes() -> None:
-    ontology = ClassPrompts.parse(", ".join(f"thing number {i}" for i in range(10_000)))
-    assert len(ontology.words) == len(set(ontology.owner)) == 10_000
+    class_prompts = ClassPrompts.parse(", ".join(f"thing number {i}" for i in range(10_000)))
+    assert len(class_prompts.words) == len(set(class_prompts.class_of_prompt)) == 10_000
 
 
 SOURCES = st.recursive(
@@ -194,11 +194,11 @@ SOURCES = st.recursive(
 def test_any_source_is_read_or_refused_in_one_line(source: object) -> None:
     message = ""
     try:
-        ontology = ClassPrompts.parse(source)  # type: ignore[arg-type]
+        class_prompts = ClassPrompts.parse(source)  # type: ignore[arg-type]
     except UserError as error:
         message = str(error)
     else:
-        assert ClassPrompts.parse(ontology.to_dict()).classes == ontology.classes
-        assert all(word.strip() for word in (*ontology.classes, *ontology.words))
+        assert ClassPrompts.parse(class_prompts.to_dict()).classes == class_prompts.classes
+        assert all(word.strip() for word in (*class_prompts.classes, *class_prompts.words))
     assert len(message.splitlines()) <= 1
     assert len(message) < 400

@@ -12,7 +12,7 @@ from denseclip.segment.attention import DenseEncoder
 from denseclip.segment.settings import Compat
 from denseclip.text import ClassEmbeddings
 from denseclip.train.losses import segmentation_sums
-from denseclip.train.pseudo_labels import Evidence, Labeler, LabelRule, Phases
+from denseclip.train.pseudo_labels import LabelRule, LabelSchedule, PseudoLabeler, PseudoLabelInputs
 from fixtures_support import cases
 from models_support import load_official, tensor
 
@@ -46,13 +46,15 @@ class Case:
         if background:
             self.student.bg_embeddings.data = tensor(self.stored, "bg_raw")
         candidates = tuple(self.stored["unlabeled"].tolist())
-        self.labeler = Labeler(Phases((1, 1), (2, None)), LabelRule(candidates), LabelRule(candidates, False))
+        self.labeler = PseudoLabeler(
+            LabelSchedule((1, 1), (2, None)), LabelRule(candidates), LabelRule(candidates, False)
+        )
 
     def teacher(self):
         arch = {"type": "rn", "layers": [1, 1, 1, 1], "width": 16, "out": self.stored["text"].shape[1]}
         clip = load_openai_checkpoint(arch, int(self.stored["seed"]))
         dense = DenseEncoder(clip, compat=Compat.named("official")).encode(tensor(self.stored, "img"))
-        return Evidence(dense.map, self.student.words())
+        return PseudoLabelInputs(dense.map, self.student.words())
 
 
 @pytest.mark.fixtures
@@ -67,7 +69,7 @@ def test_official_step(path, phase):
         PHASES[phase],
         case.gt,
         teacher=case.teacher,
-        student=lambda: Evidence(features, student.words()),
+        student=lambda: PseudoLabelInputs(features, student.words()),
     )
     sums = segmentation_sums(logits, labels)
     sums.mean().backward()
@@ -91,38 +93,40 @@ def test_official_step(path, phase):
     ("step", "phase"), [(1, "guided"), (9, "guided"), (10, "self-training"), (10**6, "self-training")]
 )
 def test_phases_count_from_one_and_include_their_ends(step, phase):
-    assert Phases((1, 9), (10, None)).at(step) == phase
+    assert LabelSchedule((1, 9), (10, None)).at(step) == phase
 
 
 def test_steps_without_a_phase():
-    phases = Phases((3, 5))
+    phases = LabelSchedule((3, 5))
     assert [phases.at(step) for step in (2, 3, 5, 6)] == [None, "guided", "guided", None]
-    assert Phases(None, None).at(1) is None
+    assert LabelSchedule(None, None).at(1) is None
 
 
 @pytest.mark.parametrize("spans", [((1, None), (5, None)), ((1, 5), (5, None)), ((4, 9), (1, 4))])
 def test_phases_must_not_overlap(spans):
     with pytest.raises(UserError, match="overlap; end one before the other starts"):
-        Phases(*spans)
+        LabelSchedule(*spans)
 
 
 @pytest.mark.parametrize("span", [(0, 5), (5, 4)])
 def test_empty_phases(span):
     with pytest.raises(UserError, match="is empty; give first and last step, counted from 1"):
-        Phases(span)
+        LabelSchedule(span)
 
 
 def evidence(best):
     """Features in which one of two orthogonal words wins everywhere."""
     words = ClassEmbeddings(torch.eye(3), torch.arange(3), ("a", "b", "c"))
-    return Evidence(torch.eye(3)[best].view(1, 3, 1, 1).expand(1, 3, 2, 2), words)
+    return PseudoLabelInputs(torch.eye(3)[best].view(1, 3, 1, 1).expand(1, 3, 2, 2), words)
 
 
 def test_each_phase_asks_only_its_own_labeler():
     def never():
         raise AssertionError("asked for nothing")
 
-    labeler = Labeler(Phases((1, 2), (3, 4)), LabelRule((1, 2)), LabelRule((1, 2), normalize=False))
+    labeler = PseudoLabeler(
+        LabelSchedule((1, 2), (3, 4)), LabelRule((1, 2)), LabelRule((1, 2), normalize=False)
+    )
     gt = torch.tensor([[[-1, 0], [255, -1]]], dtype=torch.int16)
     guided = labeler.labels(2, gt, teacher=lambda: evidence(1), student=never)
     own = labeler.labels(3, gt, teacher=never, student=lambda: evidence(2))
@@ -135,7 +139,7 @@ def test_each_phase_asks_only_its_own_labeler():
 
 
 def test_hidden_classes_must_not_be_shown():
-    labeler = Labeler(Phases(), LabelRule((1, 2)), LabelRule((1, 2)))
+    labeler = PseudoLabeler(LabelSchedule(), LabelRule((1, 2)), LabelRule((1, 2)))
     gt = torch.tensor([[[-1, 1]]])
     with pytest.raises(AssertionError, match="hidden classes are in the labels"):
         labeler.labels(1, gt, teacher=lambda: evidence(1), student=lambda: evidence(1))

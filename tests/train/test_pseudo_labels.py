@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from denseclip.errors import UserError
 from denseclip.segment.settings import Refinement
 from denseclip.text import ClassEmbeddings
-from denseclip.train.pseudo_labels import Evidence, LabelRule, assign_labels, select
+from denseclip.train.pseudo_labels import LabelRule, PseudoLabelInputs, assign_labels, select
 from fixtures_support import cases
 
 
@@ -50,7 +50,9 @@ def test_official_labels(path, source, case):
     matrix = torch.from_numpy(inputs["text"])
     if meta["cls_bg"]:
         matrix = torch.cat([F.normalize(torch.from_numpy(inputs["bg_raw"])), matrix])
-    evidence = Evidence(torch.from_numpy(inputs["feat"]), embeddings(matrix), torch.from_numpy(inputs["k"]))
+    evidence = PseudoLabelInputs(
+        torch.from_numpy(inputs["feat"]), embeddings(matrix), torch.from_numpy(inputs["k"])
+    )
     gt = torch.from_numpy(inputs[f"{case}/gt"])[:, 0]
     ours = assign_labels(gt, evidence, rule_of(meta, "_v1" in path.stem))
     assert ours.dtype == gt.dtype
@@ -66,7 +68,7 @@ def scene():
     gt = torch.randint(0, 2, (3, 20, 26), generator=random)
     gt[:2, :, 10:] = -1
     gt[:, :3] = 255
-    return gt, Evidence(features, words)
+    return gt, PseudoLabelInputs(features, words)
 
 
 def by_hand(gt, evidence, candidates, *, v1):
@@ -77,7 +79,7 @@ def by_hand(gt, evidence, candidates, *, v1):
         features = F.interpolate(features, size, mode="bilinear")
     features = features / features.norm(dim=1, keepdim=True)
     scores = torch.einsum("bdhw,pd->bphw", features, evidence.words.matrix)
-    scores = evidence.words.reduce(F.interpolate(scores, size, mode="bilinear") if v1 else scores)
+    scores = evidence.words.max_over_prompts(F.interpolate(scores, size, mode="bilinear") if v1 else scores)
     scores = F.interpolate(scores[:, list(candidates)], size, mode="bilinear")
     return torch.where(gt < 0, torch.tensor(candidates)[scores.argmax(1)], gt)
 
@@ -88,7 +90,7 @@ def by_hand(gt, evidence, candidates, *, v1):
 def test_only_unlabeled_pixels_change_and_only_to_candidates(scene, order, candidates):
     gt, evidence = scene
     if order == "v1":  # one prompt a class, as that code has: the norm comes after the best prompt is taken
-        evidence = Evidence(evidence.features, embeddings(evidence.words.matrix[:4]))
+        evidence = PseudoLabelInputs(evidence.features, embeddings(evidence.words.matrix[:4]))
     before = gt.clone()
     out = assign_labels(gt, evidence, LabelRule(candidates, order=order))
     assert torch.equal(gt, before)
@@ -99,7 +101,7 @@ def test_only_unlabeled_pixels_change_and_only_to_candidates(scene, order, candi
 
 def test_the_two_orders_differ_only_where_norms_do(scene):
     gt, evidence = scene
-    evidence = Evidence(F.normalize(evidence.features, dim=1), evidence.words)
+    evidence = PseudoLabelInputs(F.normalize(evidence.features, dim=1), evidence.words)
     official, v1 = (
         assign_labels(gt, evidence, LabelRule((0, 1, 2, 3), order=order)) for order in ("official", "v1")
     )
@@ -109,7 +111,7 @@ def test_the_two_orders_differ_only_where_norms_do(scene):
 def test_selected_classes_keep_their_prompts(scene):
     words = scene[1].words
     some = select(words, (3, 1))
-    assert some.classes == ("class 3", "class 1") and some.owner.tolist() == [0, 0, 1, 1]
+    assert some.classes == ("class 3", "class 1") and some.class_of_prompt.tolist() == [0, 0, 1, 1]
     assert torch.equal(some.matrix, words.matrix[[4, 5, 1, 2]])
 
 
@@ -121,7 +123,7 @@ def test_confidence_leaves_labeled_pixels_alone(scene):
     assert 0.1 < unsure[gt < 0].float().mean() < 0.99
     assert (some[unsure] == -1).all() and (gt[unsure] < 0).all()
     full = F.interpolate(
-        evidence.words.reduce(
+        evidence.words.max_over_prompts(
             torch.einsum("bdhw,pd->bphw", F.normalize(evidence.features, dim=1), evidence.words.matrix)
         ),
         gt.shape[1:],
@@ -135,7 +137,7 @@ def test_confidence_leaves_labeled_pixels_alone(scene):
 def test_confidence_after_smoothing_is_a_share(scene):
     gt, evidence = scene
     keys = torch.rand(3, 30, 8, generator=torch.Generator().manual_seed(1))
-    evidence = Evidence(evidence.features, evidence.words, keys)
+    evidence = PseudoLabelInputs(evidence.features, evidence.words, keys)
     rule = LabelRule((0, 1, 2, 3), refine=Refinement(ks=1.0), confidence=0.4)
     left = (assign_labels(gt, evidence, rule)[gt < 0] == -1).float().mean()
     assert 0 < left < 1

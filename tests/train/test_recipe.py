@@ -5,7 +5,7 @@ import pytest
 from denseclip.data.published import dataset_spec
 from denseclip.errors import UserError
 from denseclip.models.config import DenseClipConfig
-from denseclip.train.pseudo_labels import Phases
+from denseclip.train.pseudo_labels import LabelSchedule
 from denseclip.train.recipe import make_recipe, parse_changes, read_recipe, recipe_names
 from denseclip.train.run import training_data_or_words
 from train_support import small
@@ -66,7 +66,7 @@ def test_packaged_recipes(name):
     if name.startswith(("own-", "web-")) or recipe.system == "detection":
         return
     spec = dataset_spec(recipe.data.train)
-    Phases(recipe.labels.guided, recipe.labels.self_training)  # refuses overlaps
+    LabelSchedule(recipe.labels.guided, recipe.labels.self_training)  # refuses overlaps
     assert recipe.labels.hide != "unseen" or spec.unseen
     assert not recipe.student.background or spec.background == 0
 

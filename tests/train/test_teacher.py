@@ -45,23 +45,23 @@ def test_kept_labels_are_the_teachers():
 
 
 def test_watch_and_verdict():
-    believed = torch.arange(4).repeat_interleave(16).view(1, 8, 8)
-    hidden = torch.ones_like(believed, dtype=torch.bool)
-    good = watch(believed, believed, hidden, 4, range(4))
+    reference = torch.arange(4).repeat_interleave(16).view(1, 8, 8)
+    hidden = torch.ones_like(reference, dtype=torch.bool)
+    good = watch(reference, reference, hidden, 4, range(4))
     assert good["score"] == pytest.approx(1) and good["classes"] == pytest.approx(4)
-    collapsed = watch(torch.zeros_like(believed), believed, hidden, 4, range(4))
+    collapsed = watch(torch.zeros_like(reference), reference, hidden, 4, range(4))
     assert collapsed["classes"] == pytest.approx(1)
     assert "1.0 classes" in verdict(good, collapsed)
-    other = believed.flip(2).clone()
+    other = reference.flip(2).clone()
     other[:, 4:] = (other[:, 4:] + 1) % 4
-    assert "against the teacher" in verdict(good, watch(other, believed, hidden, 4, range(4)))
+    assert "against the teacher" in verdict(good, watch(other, reference, hidden, 4, range(4)))
     assert verdict(good, good) is None
     assert "from 0.49 to 0.44" in verdict(good | {"agreement": 0.49}, good | {"agreement": 0.44})
     assert verdict(good | {"agreement": 0.49}, good | {"agreement": 0.45}) is None
     guided = watch(
-        believed, believed // 2, hidden, 4, (0, 1)
+        reference, reference // 2, hidden, 4, (0, 1)
     )  # some labeled classes are seen where there are none
-    trained = watch(believed // 2, believed // 2, hidden, 4, (0, 1))
+    trained = watch(reference // 2, reference // 2, hidden, 4, (0, 1))
     assert verdict(guided, trained) is None and guided["classes"] == trained["classes"] == pytest.approx(2)
-    unknown = watch(believed, torch.full_like(believed, 255), hidden, 4, range(4))
+    unknown = watch(reference, torch.full_like(reference, 255), hidden, 4, range(4))
     assert unknown["score"] == 0

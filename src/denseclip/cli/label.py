@@ -30,7 +30,7 @@ Classes = Annotated[
     str | None,
     typer.Option(
         "--classes",
-        "--ontology",
+        "--class_prompts",
         "-c",
         help='Words: "cat|kitten, red car, grass", a class set such as voc, or a .json or .txt file.',
     ),

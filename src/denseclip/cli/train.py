@@ -13,7 +13,7 @@ from denseclip.cli import options as o
 from denseclip.cli.doctor import recipes
 
 if TYPE_CHECKING:
-    from denseclip.train.loop import Told
+    from denseclip.train.loop import StepLog
     from denseclip.train.recipe import TrainRecipe
     from denseclip.train.run import Outcome
 
@@ -83,7 +83,7 @@ def run(
     with Progress(*columns, console=o.console, disable=quiet) as progress:
         bar = progress.add_task("loading", total=recipe.steps, told="")
 
-        def tell(told: "Told") -> None:
+        def tell(told: "StepLog") -> None:
             line = (
                 f"step {told.step}/{recipe.steps} loss {told.values['loss']:.4f} "
                 f"{told.images_per_second:.1f} images/s {_time(told.seconds_left)} left"

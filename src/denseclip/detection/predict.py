@@ -204,8 +204,8 @@ class TrainedDetector(TrainedModel):
     model: Detector
 
     def __init__(self, name: str, model: Detector, stats: ImageStats, resize: ResizeRule) -> None:
-        ontology = ClassPrompts(model.classes, tuple((one.strip(),) for one in model.classes))
-        super().__init__(name, model, ontology, stats)
+        class_prompts = ClassPrompts(model.classes, tuple((one.strip(),) for one in model.classes))
+        super().__init__(name, model, class_prompts, stats)
         self.resize = resize
 
     @classmethod
@@ -242,19 +242,21 @@ class TrainedDetector(TrainedModel):
         return f"{'DenseCLIP' if self.model.config.language else 'fine-tuned CLIP'}, {head}"
 
     def embed(
-        self, ontology: ClassPrompts, templates: Sequence[str], cache: EmbeddingCache | None
+        self, class_prompts: ClassPrompts, templates: Sequence[str], cache: EmbeddingCache | None
     ) -> ClassEmbeddings:
         """Rows (P, K) that choose among its own classes; UserError for other words."""
         del templates, cache
-        places = self.own_places(ontology)
+        places = self.own_places(class_prompts)
         if None in places:
-            other = ontology.words[places.index(None)]
+            other = class_prompts.words[places.index(None)]
             raise UserError(
                 f"{self.name} is a detector and does not find {other!r}; use classes of its own: "
                 f"{', '.join(self.classes[:5])}, ..."
             )
         rows = F.one_hot(torch.tensor(places, device=self.device), len(self.classes)).float()
-        return ClassEmbeddings(rows, torch.tensor(ontology.owner, device=self.device), ontology.classes)
+        return ClassEmbeddings(
+            rows, torch.tensor(class_prompts.class_of_prompt, device=self.device), class_prompts.classes
+        )
 
     def encode(self, images: Tensor, *, keys: bool = False) -> DenseFeatures:
         """Images (B, 3, H, W), normalized -> `score_planes`, as `map`."""

@@ -39,7 +39,7 @@ class InstanceDecoding(Decoding):
         regions, scores = self.detected.regions()
         asked = self.scorer.embeddings
         class_of = np.zeros(1 + len(self.detected.classes), np.int64)  # by what `regions` are labeled
-        own, owner = asked.matrix.argmax(1).cpu().numpy(), asked.owner.cpu().numpy()
+        own, owner = asked.matrix.argmax(1).cpu().numpy(), asked.class_of_prompt.cpu().numpy()
         class_of[1 + own] = 1 + owner
         kept = class_of[regions.label] > 0
         threshold = self.scorer.settings.background.threshold

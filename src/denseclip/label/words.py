@@ -40,10 +40,14 @@ class WordLabeller:
 
     def identity(self) -> dict[str, Any]:
         """See `Labeler`."""
-        model, settings, ontology = self.segmenter.clip, self.segmenter.settings, self.segmenter._ontology
-        assert ontology is not None
+        model, settings, class_prompts = (
+            self.segmenter.clip,
+            self.segmenter.settings,
+            self.segmenter._ontology,
+        )
+        assert class_prompts is not None
         return {
-            "prompts": ontology.to_dict(),
+            "prompts": class_prompts.to_dict(),
             "templates": settings.templates,
             "model": f"{self.name}, {model.fingerprint[:16]}, {model.device.type}",
             "precision": str(getattr(model, "dtype", "")).removeprefix("torch."),

@@ -71,7 +71,7 @@ class TrainingFree(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """See the class."""
         encoder = self.segmenter.encoder
-        return self.segmenter.embeddings.reduce(encoder.scores(encoder.encode(images), self.matrix))
+        return self.segmenter.embeddings.max_over_prompts(encoder.scores(encoder.encode(images), self.matrix))
 
 
 def export(

@@ -76,7 +76,7 @@ class Student(nn.Module):
     """
 
     matrix: Tensor  # (P, D) unit rows, one a prompt
-    owner: Tensor  # (P,) the class of each
+    class_of_prompt: Tensor  # (P,) the class of each
 
     def __init__(self, config: StudentConfig, backbone: Backbone, embeddings: ClassEmbeddings) -> None:
         super().__init__()
@@ -86,13 +86,13 @@ class Student(nn.Module):
         self.bg_embeddings = nn.Parameter(torch.randn(1, config.dim)) if config.background else None
         self.mapper = _mapper(config.dim) if config.classifier == "mapped" else None
         self.register_buffer("matrix", embeddings.matrix.clone(), persistent=False)
-        self.register_buffer("owner", embeddings.owner.clone(), persistent=False)
+        self.register_buffer("class_of_prompt", embeddings.class_of_prompt.clone(), persistent=False)
         self.set_classes(embeddings)
 
     @property
     def embeddings(self) -> ClassEmbeddings:
         """The words in use, without the background."""
-        return ClassEmbeddings(self.matrix, self.owner, self._names)
+        return ClassEmbeddings(self.matrix, self.class_of_prompt, self._names)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -118,13 +118,13 @@ class Student(nn.Module):
         if self.config.background and BACKGROUND in (name.strip().lower() for name in embeddings.classes):
             raise UserError("this student has a learned background; take 'background' off the classes")
         self.matrix = embeddings.matrix.detach().clone().to(self.matrix)
-        self.owner = embeddings.owner.clone().to(self.owner)
+        self.class_of_prompt = embeddings.class_of_prompt.clone().to(self.class_of_prompt)
         self._names = embeddings.classes
 
     def words(self) -> ClassEmbeddings:
         """The classifier's rows as class embeddings without gradient, background first: for pseudo labels."""
         with torch.no_grad():
-            matrix, owner = self._rows(), self.owner
+            matrix, owner = self._rows(), self.class_of_prompt
             if self.bg_embeddings is not None:
                 matrix = torch.cat([F.normalize(self.bg_embeddings, dim=1), matrix])  # (1 + P, D)
                 owner = torch.cat([owner.new_zeros(1), owner + 1])
@@ -138,7 +138,7 @@ class Student(nn.Module):
     def classify(self, features: Tensor) -> Tensor:
         """Features (B, D, h, w) -> logits (B, K, h, w) of `classes`."""
         scores = F.conv2d(features, self._rows()[:, :, None, None])  # (B, P, h, w)
-        scores = self.embeddings.reduce(scores)  # (B, K, h, w)
+        scores = self.embeddings.max_over_prompts(scores)  # (B, K, h, w)
         if self.bg_embeddings is not None:
             row = F.normalize(self.bg_embeddings, dim=1)  # (1, D)
             scores = torch.cat([F.conv2d(features, row[:, :, None, None]), scores], dim=1)

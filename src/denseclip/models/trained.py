@@ -43,10 +43,12 @@ class TrainedStudent(TrainedModel):
 
     model: Student
 
-    def __init__(self, name: str, student: Student, ontology: ClassPrompts, text: Mapping[str, str]) -> None:
-        """ontology: of all channels, background first if there is one. text: see `Teacher.source`."""
+    def __init__(
+        self, name: str, student: Student, class_prompts: ClassPrompts, text: Mapping[str, str]
+    ) -> None:
+        """class_prompts: of all channels, background first if there is one. text: see `Teacher.source`."""
         scale = student.config.temperature
-        super().__init__(name, student, ontology, IMAGENET_STATS, logit_scale=scale)
+        super().__init__(name, student, class_prompts, IMAGENET_STATS, logit_scale=scale)
         self.text = dict(text)
 
     @classmethod
@@ -57,10 +59,10 @@ class TrainedStudent(TrainedModel):
         student = build_student(StudentConfig.from_dict(contents["config"]), embeddings)
         restore(student, saved, name)
         prompts = tuple(tuple(words) for words in contents["prompts"])
-        ontology = ClassPrompts(
+        class_prompts = ClassPrompts(
             student.classes, (("background",), *prompts) if student.config.background else prompts
         )
-        return cls(name, student, ontology, contents["text"]).to(device, dtype)
+        return cls(name, student, class_prompts, contents["text"]).to(device, dtype)
 
     @classmethod
     def published(cls, path: Path, device: torch.device, dtype: torch.dtype) -> Self:
@@ -91,31 +93,33 @@ class TrainedStudent(TrainedModel):
         return F.conv2d(features.map, matrix[:, :, None, None])
 
     def embed(
-        self, ontology: ClassPrompts, templates: Sequence[str], cache: EmbeddingCache | None
+        self, class_prompts: ClassPrompts, templates: Sequence[str], cache: EmbeddingCache | None
     ) -> ClassEmbeddings:
         """Its own words from what it was trained with, others through the text tower of its CLIP."""
-        known = dict(zip(self.ontology.words, self.model.words().matrix, strict=True))  # the background first
-        new = [word for word in ontology.words if word not in known]
+        known = dict(
+            zip(self.class_prompts.words, self.model.words().matrix, strict=True)
+        )  # the background first
+        new = [word for word in class_prompts.words if word not in known]
         if new:
             flat = ClassPrompts(tuple(new), tuple((word,) for word in new))
             rows = embed_classes(self._clip, flat, templates, cache=cache).matrix.to(self.device, self.dtype)
             if self.model.mapper is not None:
                 rows = self.model.mapper(rows)
             known |= zip(new, rows, strict=True)
-        matrix = torch.stack([known[word] for word in ontology.words]).float()  # (P, D)
-        owner = torch.tensor(ontology.owner, device=self.device)
-        return ClassEmbeddings(matrix, owner, ontology.classes)
+        matrix = torch.stack([known[word] for word in class_prompts.words]).float()  # (P, D)
+        owner = torch.tensor(class_prompts.class_of_prompt, device=self.device)
+        return ClassEmbeddings(matrix, owner, class_prompts.classes)
 
     def network(
-        self, ontology: ClassPrompts | None, templates: Sequence[str]
+        self, class_prompts: ClassPrompts | None, templates: Sequence[str]
     ) -> tuple[nn.Module, tuple[str, ...]]:
         """A network from normalized images (B, 3, H, W) to logits (B, K, h, w), and its K class names.
 
-        ontology: other words than its own.
+        class_prompts: other words than its own.
         """
-        if ontology is None:
+        if class_prompts is None:
             return self.model, self.model.classes
-        return _Fixed(self.model, self.embed(ontology, templates, None)), ontology.classes
+        return _Fixed(self.model, self.embed(class_prompts, templates, None)), class_prompts.classes
 
     @cached_property
     def _clip(self) -> Clip:
@@ -164,7 +168,9 @@ class _Fixed(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) -> logits (B, K, h, w)."""
-        return self.words.reduce(F.conv2d(self.student.features(images), self.matrix[:, :, None, None]))
+        return self.words.max_over_prompts(
+            F.conv2d(self.student.features(images), self.matrix[:, :, None, None])
+        )
 
 
 def contents_of(model: DenseClipSegmenter, stats: ImageStats) -> dict[str, Any]:
@@ -183,10 +189,10 @@ class TrainedDenseClip(TrainedModel):
     model: DenseClipSegmenter
 
     def __init__(self, name: str, model: DenseClipSegmenter, stats: ImageStats) -> None:
-        ontology = ClassPrompts(model.classes, tuple((one.strip(),) for one in model.classes))
+        class_prompts = ClassPrompts(model.classes, tuple((one.strip(),) for one in model.classes))
         shape = model.shapes.backbone
         stride = shape.patch << (3 - model.backbone.score_level) if isinstance(shape, VitShape) else 32
-        super().__init__(name, model, ontology, stats, stride=stride)
+        super().__init__(name, model, class_prompts, stats, stride=stride)
 
     @classmethod
     def of(cls, name: str, saved: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -> Self:
@@ -230,7 +236,7 @@ class TrainedDenseClip(TrainedModel):
         return scores / self.model.config.tau
 
     def embed(
-        self, ontology: ClassPrompts, templates: Sequence[str], cache: EmbeddingCache | None
+        self, class_prompts: ClassPrompts, templates: Sequence[str], cache: EmbeddingCache | None
     ) -> ClassEmbeddings:
         """Rows (P, K + D): which of its own classes a word is; or, if one is not, the embeddings of all words.
 
@@ -238,28 +244,30 @@ class TrainedDenseClip(TrainedModel):
         must be embedded anew for every picture (pre-model prompting), or if it has no language.
         """
         del templates, cache
-        places, model = self.own_places(ontology), self.model
+        places, model = self.own_places(class_prompts), self.model
         rows = torch.zeros(len(places), len(model.classes) + model.shapes.embed_dim, device=self.device)
         if None not in places:
             rows[torch.arange(len(places)), torch.tensor(places)] = 1
         else:
-            rows[:, len(model.classes) :] = self._embedded(ontology)
-        return ClassEmbeddings(rows, torch.tensor(ontology.owner, device=self.device), ontology.classes)
+            rows[:, len(model.classes) :] = self._embedded(class_prompts)
+        return ClassEmbeddings(
+            rows, torch.tensor(class_prompts.class_of_prompt, device=self.device), class_prompts.classes
+        )
 
     def network(
-        self, ontology: ClassPrompts | None, templates: Sequence[str]
+        self, class_prompts: ClassPrompts | None, templates: Sequence[str]
     ) -> tuple[nn.Module, tuple[str, ...]]:
         """Normalized images (B, 3, H, W) to logits (B, K, h, w) as one module, and its K class names."""
         del templates
-        if ontology is None:
+        if class_prompts is None:
             return freeze_text(self.model), self.model.classes
-        if len(ontology.words) != len(ontology.classes):
+        if len(class_prompts.words) != len(class_prompts.classes):
             raise UserError("a network has one word a class; leave out the synonyms")
-        return freeze_text(self.model, _bare(ontology)), ontology.classes
+        return freeze_text(self.model, _bare(class_prompts)), class_prompts.classes
 
     @torch.no_grad()
-    def _embedded(self, ontology: ClassPrompts) -> Tensor:
-        words = self.model.words_for(_bare(ontology))
+    def _embedded(self, class_prompts: ClassPrompts) -> Tensor:
+        words = self.model.words_for(_bare(class_prompts))
         if self.model.config.prompting == "pre":
             raise UserError(
                 f"{self.name} makes its words anew for every picture (pre-model prompting); "
@@ -268,8 +276,8 @@ class TrainedDenseClip(TrainedModel):
         return words.embeddings(self.model.text_encoder, self.model.contexts)[0].float()  # (P, D)
 
 
-def _bare(ontology: ClassPrompts) -> list[str]:
-    return [word.removeprefix(LITERAL) for word in ontology.words]
+def _bare(class_prompts: ClassPrompts) -> list[str]:
+    return [word.removeprefix(LITERAL) for word in class_prompts.words]
 
 
 def load_trained(

@@ -36,7 +36,7 @@ from denseclip.reproduce.runs import Finished, FinishedRun, Key, Rows, Run, runs
 from denseclip.reproduce.tables import Scale, Table, read_table
 from denseclip.text.embeddings import cache_folder
 from denseclip.train.checkpoint import LAST, Progress
-from denseclip.train.loop import Told
+from denseclip.train.loop import StepLog
 from denseclip.train.run import train
 
 Watch = Callable[[str, int, int], None]
@@ -188,7 +188,7 @@ class RowRunner:
     def train(self, run: Run) -> bool:
         """Train on to the end, or until time is up, in all processes together; returns whether it is finished."""
 
-        def tell(told: Told) -> None:
+        def tell(told: StepLog) -> None:
             self.watch(f"training {run.title}", told.step, run.training.steps)
 
         def stop() -> bool:  # the first process says it for all, or the others would wait for it

@@ -27,7 +27,7 @@ def with_pool(
     lead: cosine that the user's words are ahead.
     """
     kept = generic.matrix[~near(classes.matrix, words, generic)]
-    owner = torch.cat([classes.owner.new_zeros(len(kept)), classes.owner + 1])
+    owner = torch.cat([classes.class_of_prompt.new_zeros(len(kept)), classes.class_of_prompt + 1])
     matrix = torch.cat([kept.to(classes.matrix), classes.matrix])
     return ClassEmbeddings(matrix, owner, (BACKGROUND, *classes.classes), len(kept), lead)
 

@@ -29,22 +29,22 @@ from denseclip.text.prompts import key
 class TrainedModel(nn.Module):
     """A trained network, frozen, that answers for its own words, and for others as well as it can.
 
-    name: what the user asked for. ontology: its own classes. stats: how pixels are normalized. logit_scale: factor on
-    scores in the soft-max of a probability. stride: sides of network inputs are made a multiple of it.
+    name: what the user asked for. class_prompts: its own classes. stats: how pixels are normalized. logit_scale:
+    factor on scores in the soft-max of a probability. stride: sides of network inputs are made a multiple of it.
     """
 
     def __init__(
         self,
         name: str,
         model: nn.Module,
-        ontology: ClassPrompts,
+        class_prompts: ClassPrompts,
         stats: ImageStats,
         *,
         logit_scale: float = 1.0,
         stride: int = 1,
     ) -> None:
         super().__init__()
-        self.name, self.ontology, self.stats = name, ontology, stats
+        self.name, self.class_prompts, self.stats = name, class_prompts, stats
         self.logit_scale, self.stride = logit_scale, stride
         self.model = model
         self.requires_grad_(False).eval()
@@ -73,17 +73,17 @@ class TrainedModel(nn.Module):
         """One line, the name first."""
         millions = sum(p.numel() for p in self.parameters()) / 1e6
         return (
-            f"{self.name}: {self.kind}, {len(self.ontology.classes)} classes, {millions:.1f} M parameters, "
+            f"{self.name}: {self.kind}, {len(self.class_prompts.classes)} classes, {millions:.1f} M parameters, "
             f"{str(self.dtype).removeprefix('torch.')} on {self.device}"
         )
 
-    def own_places(self, ontology: ClassPrompts) -> list[int | None]:
+    def own_places(self, class_prompts: ClassPrompts) -> list[int | None]:
         """Which of its own classes each word is."""
-        own = {key(name): k for k, name in enumerate(self.ontology.classes)}
-        return [own.get(key(word)) for word in ontology.words]
+        own = {key(name): k for k, name in enumerate(self.class_prompts.classes)}
+        return [own.get(key(word)) for word in class_prompts.words]
 
     def embed(
-        self, ontology: ClassPrompts, templates: Sequence[str], cache: EmbeddingCache | None
+        self, class_prompts: ClassPrompts, templates: Sequence[str], cache: EmbeddingCache | None
     ) -> ClassEmbeddings:
         """Rows of words; UserError for a word that it cannot look for."""
         raise NotImplementedError
@@ -97,7 +97,7 @@ class TrainedModel(nn.Module):
         raise NotImplementedError
 
     def network(
-        self, ontology: ClassPrompts | None, templates: Sequence[str]
+        self, class_prompts: ClassPrompts | None, templates: Sequence[str]
     ) -> tuple[nn.Module, tuple[str, ...]]:
         """Normalized images (B, 3, H, W) to logits (B, K, h, w) as one module, and its K class names."""
         raise NotImplementedError
@@ -150,7 +150,7 @@ class Scorer:
         refine = self.settings.refine
         scores = self.encoder.scores(features, self.embeddings.matrix)
         if not self.settings.compat.by_word:
-            scores = self.embeddings.reduce(scores)
+            scores = self.embeddings.max_over_prompts(scores)
         if refine.pd:
             keep = not self.settings.compat.drop_all
             scores = prompt_denoising(scores, refine.pd, temperature=self.temperature, keep_best=keep)
@@ -237,7 +237,7 @@ class Decoding:
         """The upsampled scores of one class in a picture, (H, W) float32."""
         settings = self.scorer.settings
         if settings.refine.pamr or settings.compat.by_word:
-            owner = self.scorer.embeddings.owner.cpu() if settings.compat.by_word else None
+            owner = self.scorer.embeddings.class_of_prompt.cpu() if settings.compat.by_word else None
             rows = torch.tensor([name]) if owner is None else (owner == name).nonzero()[:, 0]
             return self.planes(index).some(rows).amax(0).cpu().numpy()
         if self.composer is not None:
@@ -256,7 +256,9 @@ class Decoding:
 
     def _of_classes(self, scores: Tensor) -> Tensor:
         """Scores (K, h, w), of words under `compat.by_word` until here."""
-        return self.scorer.embeddings.reduce(scores) if self.scorer.settings.compat.by_word else scores
+        return (
+            self.scorer.embeddings.max_over_prompts(scores) if self.scorer.settings.compat.by_word else scores
+        )
 
     def planes(self, index: int) -> Planes:
         """The full-size scores of a picture, some classes at a time, followed by PAMR if the settings say so."""
@@ -298,7 +300,7 @@ class Decoding:
 
     def _by_word(self, threshold: float | None, confidence: bool) -> Prediction:
         compat, background = self.scorer.settings.compat, self.scorer.settings.background
-        owner = self.scorer.embeddings.owner + (threshold is not None and not background.scored)
+        owner = self.scorer.embeddings.class_of_prompt + (threshold is not None and not background.scored)
         parts = [
             decode_words(self.planes(index), owner, self.scorer.temperature, threshold, compat.area)
             for index in range(len(self.maps[0]))

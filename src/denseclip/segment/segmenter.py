@@ -74,7 +74,7 @@ class Segmenter(nn.Module):
         self._ontology: ClassPrompts | None = None
         self._embeddings: ClassEmbeddings | None = None
         self._pool: ClassEmbeddings | None = None
-        classes = clip.ontology if classes is None and isinstance(clip, TrainedModel) else classes
+        classes = clip.class_prompts if classes is None and isinstance(clip, TrainedModel) else classes
         if classes is not None:
             self.set_classes(classes)
         self.eval()
@@ -91,7 +91,7 @@ class Segmenter(nn.Module):
             images.new_tensor(v)[:, None, None] for v in (self.encoder.stats.mean, self.encoder.stats.std)
         )
         features = self.encoder.encode((images - mean) / std)
-        return self.embeddings.reduce(self.encoder.scores(features, self.embeddings.matrix))
+        return self.embeddings.max_over_prompts(self.encoder.scores(features, self.embeddings.matrix))
 
     def _check(self, images: Tensor) -> None:
         if images.dim() != 4 or images.shape[1] != 3:
@@ -157,12 +157,12 @@ class Segmenter(nn.Module):
 
         Raises UserError for words that cannot be used, see `ClassPrompts.parse`.
         """
-        ontology, background = ClassPrompts.parse(classes), self.settings.background
-        background.names(ontology)  # refuses a second "background"
-        prompts = background.prompts(ontology)
+        class_prompts, background = ClassPrompts.parse(classes), self.settings.background
+        background.names(class_prompts)  # refuses a second "background"
+        prompts = background.prompts(class_prompts)
         embeddings = self._embed(prompts)
         self._embeddings = self._with_pool(embeddings, prompts) if background.auto else embeddings
-        self._ontology = ontology
+        self._ontology = class_prompts
 
     def _with_pool(self, embeddings: ClassEmbeddings, prompts: ClassPrompts) -> ClassEmbeddings:
         if not isinstance(self.clip, Clip):

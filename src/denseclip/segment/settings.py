@@ -234,28 +234,28 @@ class Background:
         """Whether the background has scores of its own, as class 0."""
         return bool(self.words) or self.auto
 
-    def prompts(self, ontology: ClassPrompts) -> ClassPrompts:
+    def prompts(self, class_prompts: ClassPrompts) -> ClassPrompts:
         """What is embedded: the user's classes, behind class 0 if there are background words.
 
         The word "usual" stands for a list of usual backgrounds, without the user's own words.
         """
         if not self.words:
-            return ontology
+            return class_prompts
         if self.words == (USUAL,):
-            taken = {word.strip().lower() for word in ontology.words}
-            return ontology.with_background([word for word in USUAL_BACKGROUND if word not in taken])
-        return ontology.with_background(list(self.words))
+            taken = {word.strip().lower() for word in class_prompts.words}
+            return class_prompts.with_background([word for word in USUAL_BACKGROUND if word not in taken])
+        return class_prompts.with_background(list(self.words))
 
-    def names(self, ontology: ClassPrompts) -> tuple[str, ...]:
+    def names(self, class_prompts: ClassPrompts) -> tuple[str, ...]:
         """Class names by mask id."""
-        if self and has_background(ontology):
+        if self and has_background(class_prompts):
             raise UserError("there is a class 'background' already; rename it or give no background rule")
-        return (BACKGROUND, *ontology.classes) if self else ontology.classes
+        return (BACKGROUND, *class_prompts.classes) if self else class_prompts.classes
 
 
-def has_background(ontology: ClassPrompts) -> bool:
+def has_background(class_prompts: ClassPrompts) -> bool:
     """Whether the user looks for a background himself."""
-    return BACKGROUND in (name.strip().lower() for name in ontology.classes)
+    return BACKGROUND in (name.strip().lower() for name in class_prompts.classes)
 
 
 @dataclass(frozen=True)

@@ -220,26 +220,31 @@ class TextEncoder(Protocol):
 class ClassEmbeddings:
     """Unit vectors of the P prompts of K classes.
 
-    `matrix` (P, D) float32, `owner` (P,) int64: the class of each prompt, never falling; `classes`: K names;
+    `matrix` (P, D) float32; `class_of_prompt` (P,) int64, never falling; `classes`: K names;
     `generic`: how many of the first prompts are generic words, all of class 0; `lead`: taken off their scores.
     """
 
     matrix: Tensor
-    owner: Tensor
+    class_of_prompt: Tensor
     classes: tuple[str, ...]
     generic: int = 0
     lead: float = 0.0
 
-    def reduce(self, scores: Tensor) -> Tensor:
+    def max_over_prompts(self, scores: Tensor) -> Tensor:
         """Scores (..., P, h, w) of prompts -> (..., K, h, w) of classes: the best prompt of each."""
-        if len(self.owner) == len(self.classes):
+        if len(self.class_of_prompt) == len(self.classes):
             return scores
         if self.generic:
             pool, rest = scores.split([self.generic, scores.shape[-3] - self.generic], dim=-3)
-            own = replace(self, owner=self.owner[self.generic :] - 1, classes=self.classes[1:], generic=0)
-            return torch.cat([pool.amax(-3, keepdim=True) - self.lead, own.reduce(rest)], dim=-3)
+            own = replace(
+                self,
+                class_of_prompt=self.class_of_prompt[self.generic :] - 1,
+                classes=self.classes[1:],
+                generic=0,
+            )
+            return torch.cat([pool.amax(-3, keepdim=True) - self.lead, own.max_over_prompts(rest)], dim=-3)
         shape = (*scores.shape[:-3], len(self.classes), *scores.shape[-2:])
-        index = self.owner.to(scores.device)[:, None, None].expand_as(scores)  # (..., P, h, w)
+        index = self.class_of_prompt.to(scores.device)[:, None, None].expand_as(scores)  # (..., P, h, w)
         return scores.new_zeros(shape).scatter_reduce(-3, index, scores, "amax", include_self=False)
 
 
@@ -253,14 +258,14 @@ def ensemble(per_template: Tensor) -> Tensor:
 
 def embed_classes(
     clip: TextEncoder,
-    ontology: ClassPrompts,
+    class_prompts: ClassPrompts,
     templates: Sequence[str],
     *,
     cache: EmbeddingCache | None,
     chunk: int = 256,
     progress: Callable[[int, int], None] | None = None,
 ) -> ClassEmbeddings:
-    """Embed every prompt of an ontology under all templates, on the CLIP's device, in float32.
+    """Embed every prompt of an class_prompts under all templates, on the CLIP's device, in float32.
 
     Prompts in `cache` cost nothing. The others run through the text tower `chunk` sentences at a time, those
     of similar length together, so that little padding is computed. `progress(done, all)` counts them.
@@ -271,8 +276,8 @@ def embed_classes(
     assert templates
     group = _group(clip, templates)
     rows = cache.load(group) if cache else {}
-    missing = [word for word in ontology.words if _row_key(word) not in rows]
-    lengths = [_token_lengths(clip, ontology, word, templates) for word in missing]
+    missing = [word for word in class_prompts.words if _row_key(word) not in rows]
+    lengths = [_token_lengths(clip, class_prompts, word, templates) for word in missing]
     size = max(1, BLOCK_SENTENCES // len(templates))
     for start in range(0, len(missing), size):
         some = slice(start, start + size)
@@ -282,18 +287,18 @@ def embed_classes(
             cache.store(group, new)
         if progress:
             progress(start + len(new), len(missing))
-    matrix = torch.from_numpy(np.stack([rows[_row_key(word)] for word in ontology.words]))  # (P, D)
-    owner = torch.tensor(ontology.owner, dtype=torch.int64)
-    return ClassEmbeddings(matrix.to(clip.device), owner.to(clip.device), ontology.classes)
+    matrix = torch.from_numpy(np.stack([rows[_row_key(word)] for word in class_prompts.words]))  # (P, D)
+    owner = torch.tensor(class_prompts.class_of_prompt, dtype=torch.int64)
+    return ClassEmbeddings(matrix.to(clip.device), owner.to(clip.device), class_prompts.classes)
 
 
 def _token_lengths(
-    clip: TextEncoder, ontology: ClassPrompts, word: str, templates: Sequence[str]
+    clip: TextEncoder, class_prompts: ClassPrompts, word: str, templates: Sequence[str]
 ) -> np.ndarray:
     """Tokens of a prompt's sentences, (T,)."""
     lengths = np.array(clip.token_lengths(_sentences(word, templates)), np.int32)
     if lengths.max() > clip.text.context_length:
-        name = ontology.classes[ontology.owner[ontology.words.index(word)]]
+        name = class_prompts.classes[class_prompts.class_of_prompt[class_prompts.words.index(word)]]
         raise UserError(
             f"class {show(name)}: prompt {show(word)} makes a sentence of {lengths.max()} tokens, "
             f"the text tower reads {clip.text.context_length}; shorten it"

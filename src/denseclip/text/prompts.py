@@ -457,7 +457,7 @@ class ClassPrompts:
         return tuple(prompt for prompts in self.prompts for prompt in prompts)
 
     @cached_property
-    def owner(self) -> tuple[int, ...]:
+    def class_of_prompt(self) -> tuple[int, ...]:
         """Index of the class of each of the P prompts, never falling."""
         return tuple(index for index, prompts in enumerate(self.prompts) for _ in prompts)
 

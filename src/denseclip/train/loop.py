@@ -72,23 +72,23 @@ LESS_AGREEMENT = 0.9  # of the agreement at the end of guidance; it rises where 
 
 
 def watch(
-    predicted: Tensor, believed: Tensor, hidden: Tensor, classes: int, candidates: Sequence[int]
+    predicted: Tensor, reference: Tensor, hidden: Tensor, classes: int, candidates: Sequence[int]
 ) -> dict[str, float]:
-    """Figures of predictions on pictures set aside.
+    """Figures of predictions on pictures held out.
 
-    predicted: (N, H, W) classes. believed: (N, H, W), the annotation where there is one, the teacher's labels where
+    predicted: (N, H, W) classes. reference: (N, H, W), the annotation where there is one, the teacher's labels where
     it is hidden, outside 0..classes-1 where nothing is known. hidden: (N, H, W) bool. candidates: the classes that
     hidden pixels can be of.
-    Returns score: mean IoU of predicted and believed; agreement: the same where hidden; classes: effective number
+    Returns score: mean IoU of predicted and reference; agreement: the same where hidden; classes: effective number
     of candidates predicted where hidden, the exponential of their entropy; that other classes die out there is no
     drift.
     """
-    known = (believed >= 0) & (believed < classes)
+    known = (reference >= 0) & (reference < classes)
     counts = torch.bincount(predicted[hidden & known], minlength=classes).double()[list(candidates)]
     shares = counts[counts > 0] / counts.sum().clamp_min(1)
     return {
-        "score": _mean_iou(predicted[known], believed[known], classes),
-        "agreement": _mean_iou(predicted[hidden & known], believed[hidden & known], classes),
+        "score": _mean_iou(predicted[known], reference[known], classes),
+        "agreement": _mean_iou(predicted[hidden & known], reference[hidden & known], classes),
         "classes": float((-(shares * shares.log()).sum()).exp()) if len(shares) else 0.0,
     }
 
@@ -139,7 +139,7 @@ class Journal:
     ) -> None:
         self._board.close()
 
-    def note(self, told: "Told", parts: Iterable[AnyBatch]) -> None:
+    def note(self, told: "StepLog", parts: Iterable[AnyBatch]) -> None:
         """The values of a step, and images that were skipped in it for the first time."""
         if told.step % SCALARS_EVERY == 0 or told.step == 1:
             self.scalars({**told.values, "images_per_second": told.images_per_second}, told.step)
@@ -164,7 +164,7 @@ Untyped: TypeAlias = Any
 
 
 @dataclass(frozen=True)
-class Told:
+class StepLog:
     """What is reported after an optimizer step."""
 
     step: int
@@ -273,7 +273,7 @@ class Loop:
     def run(
         self,
         batches: Iterator[AnyBatch],
-        tell: Callable[[Told], None] = lambda told: None,
+        tell: Callable[[StepLog], None] = lambda told: None,
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
         """Train to the end. `batches`: from the step of `progress` on, `accumulate` a step.
@@ -289,7 +289,7 @@ class Loop:
                 self.progress.seconds = earlier + spent
                 pace = spent / (self.progress.step - first)
                 left = pace * (self.recipe.steps - self.progress.step)
-                told = Told(
+                told = StepLog(
                     self.progress.step,
                     self.task.phase(self.progress.step),
                     values,
@@ -347,7 +347,7 @@ class Loop:
             self.save(LAST)
 
     def _probe(self, journal: "Journal | None") -> None:
-        """Look at pictures set aside; the best state of a run is kept beside the last one."""
+        """Look at pictures held out; the best state of a run is kept beside the last one."""
         self.model.eval()
         with self.fabric.autocast():
             found = self.task.probe(self.progress.step)

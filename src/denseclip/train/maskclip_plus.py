@@ -31,7 +31,7 @@ from denseclip.train.batches import Batch, Share, TrainingBatches, normalized
 from denseclip.train.loop import watch
 from denseclip.train.losses import SegmentationSums, feature_distillation, segmentation_sums
 from denseclip.train.panels import draw_panel
-from denseclip.train.pseudo_labels import Evidence, Labeler, LabelRule, Phases, select
+from denseclip.train.pseudo_labels import LabelRule, LabelSchedule, PseudoLabeler, PseudoLabelInputs, select
 from denseclip.train.recipe import TeacherPart, TrainRecipe
 from denseclip.train.task import Task
 
@@ -110,7 +110,7 @@ class Teacher:
             encoded = self.segmenter.encode(image)
             dense = encoded.features[0]
             scores = self.segmenter.encoder.scores(dense, self.embeddings.matrix)
-            scores = self.embeddings.reduce(scores)[:, candidates]  # (1, K', h, w)
+            scores = self.embeddings.max_over_prompts(scores)[:, candidates]  # (1, K', h, w)
             if self.refine.pd:
                 scores = prompt_denoising(scores, self.refine.pd, temperature=self.temperature)
             if self.refine.ks:
@@ -171,8 +171,8 @@ class MaskClipPlus(Task):
         labels, spec = recipe.labels, dataset.spec
         things = tuple(k for k in range(len(spec.classes)) if k != spec.background)
         self.hidden = {"all": things, "unseen": spec.unseen, "none": ()}[labels.hide]
-        self.labeler = Labeler(
-            Phases(labels.guided, labels.self_training),
+        self.labeler = PseudoLabeler(
+            LabelSchedule(labels.guided, labels.self_training),
             guided=_rule(recipe, self.hidden or (0,), guided=True, temperature=teacher.temperature),
             own=_rule(recipe, self.hidden or (0,), guided=False, temperature=recipe.student.temperature),
         )
@@ -206,7 +206,7 @@ class MaskClipPlus(Task):
             step,
             batch.labels,
             teacher=lambda: self._teachers_evidence(batch),
-            student=lambda: Evidence(features, self.model.words()),
+            student=lambda: PseudoLabelInputs(features, self.model.words()),
         )
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -224,11 +224,11 @@ class MaskClipPlus(Task):
 
     @torch.no_grad()
     def probe(self, step: int) -> dict[str, float]:
-        """Agreement with annotation and teacher on pictures set aside, see `watch`."""
+        """Agreement with annotation and teacher on pictures held out, see `watch`."""
         del step
         if not self.hidden:
             return {}
-        batch, believed = self._aside
+        batch, reference = self._holdout
         predicted = torch.cat(
             [
                 self._predicted(self.model.features(normalized(part, STATS)), part)
@@ -236,7 +236,7 @@ class MaskClipPlus(Task):
             ]
         )
         classes = len(self.dataset.spec.classes)
-        return watch(predicted, believed, batch.labels < 0, classes, self.hidden)
+        return watch(predicted, reference, batch.labels < 0, classes, self.hidden)
 
     def contents(self) -> Mapping[str, Any]:
         """See `TrainedStudent.of`."""
@@ -247,13 +247,13 @@ class MaskClipPlus(Task):
             "classes": list(words.classes),
             "prompts": [list(spec.prompts[k]) for k in names],
             "matrix": words.matrix.cpu(),
-            "owner": words.owner.cpu(),
+            "owner": words.class_of_prompt.cpu(),
             "text": self.teacher.source,
         }
 
-    def _teachers_evidence(self, batch: Batch) -> Evidence:
+    def _teachers_evidence(self, batch: Batch) -> PseudoLabelInputs:
         dense = self.teacher.features(batch, unit=self.recipe.labels.order == "official")
-        return Evidence(dense.map, self.teacher.embeddings, dense.keys)
+        return PseudoLabelInputs(dense.map, self.teacher.embeddings, dense.keys)
 
     def _mean(self, sums: SegmentationSums) -> Tensor:
         """The loss; over processes, "valid" divides by the labels of all of them."""
@@ -272,8 +272,8 @@ class MaskClipPlus(Task):
         )
 
     @cached_property
-    def _aside(self) -> tuple[Batch, Tensor]:
-        """Views of training images that are always the same, and what is believed of them."""
+    def _holdout(self) -> tuple[Batch, Tensor]:
+        """Views of training images that are always the same, and their reference labels."""
         recipe = self.recipe
         plain = recipe.augment.build(self.dataset.spec.resize)
         still = Augmentation(plain.resize, (1.0, 1.0), plain.crop, 1.0, 0.0, colors=False)
@@ -290,13 +290,13 @@ class MaskClipPlus(Task):
             skip_bad=recipe.data.classes is not None,
         )
         batch = made.batch(0).to(self.model.device)
-        guided = Labeler(Phases((1, None)), self.labeler.guided, self.labeler.own)
+        guided = PseudoLabeler(LabelSchedule((1, None)), self.labeler.guided, self.labeler.own)
         labels = []
         for part in batch.split(PANEL):
             evidence = self._teachers_evidence(part)
             labels.append(guided.labels(1, part.labels, teacher=lambda: evidence, student=_nobody))  # noqa: B023
-        believed = torch.cat(labels)
-        return batch, believed
+        reference = torch.cat(labels)
+        return batch, reference
 
 
 def build_maskclip_plus(
@@ -356,5 +356,5 @@ def _rule(recipe: TrainRecipe, hidden: tuple[int, ...], *, guided: bool, tempera
     )
 
 
-def _nobody() -> Evidence:
-    raise AssertionError("only the teacher labels what is set aside")
+def _nobody() -> PseudoLabelInputs:
+    raise AssertionError("only the teacher labels what is held out")

@@ -19,7 +19,7 @@ Order = Literal["official", "v1"]
 
 
 @dataclass(frozen=True)
-class Evidence:
+class PseudoLabelInputs:
     """What pixels are labeled by: features (B, D, h, w), words of the same space, keys (B, hw, E) for smoothing."""
 
     features: Tensor
@@ -64,7 +64,7 @@ class LabelRule:
 
 
 @torch.no_grad()
-def assign_labels(gt: Tensor, evidence: Evidence, rule: LabelRule) -> Tensor:
+def assign_labels(gt: Tensor, evidence: PseudoLabelInputs, rule: LabelRule) -> Tensor:
     """Label the pixels that are -1.
 
     gt: (B, H, W) integers: a class, -1 unlabeled, 255 ignored. Full-size scores of all classes are never held.
@@ -93,12 +93,12 @@ def assign_labels(gt: Tensor, evidence: Evidence, rule: LabelRule) -> Tensor:
 
 def select(words: ClassEmbeddings, classes: Sequence[int]) -> ClassEmbeddings:
     """The embeddings of some classes, in this order."""
-    rows = [(words.owner == index).nonzero()[:, 0] for index in classes]  # (p,) each
-    owner = torch.repeat_interleave(torch.tensor([len(one) for one in rows])).to(words.owner)
+    rows = [(words.class_of_prompt == index).nonzero()[:, 0] for index in classes]  # (p,) each
+    owner = torch.repeat_interleave(torch.tensor([len(one) for one in rows])).to(words.class_of_prompt)
     return ClassEmbeddings(words.matrix[torch.cat(rows)], owner, tuple(words.classes[i] for i in classes))
 
 
-def _scores(evidence: Evidence, rule: LabelRule, pictures: Tensor) -> Tensor:
+def _scores(evidence: PseudoLabelInputs, rule: LabelRule, pictures: Tensor) -> Tensor:
     """Refined scores (N, candidates, h, w) at map resolution."""
     features = evidence.features[pictures].float()  # (N, D, h, w)
     if (
@@ -106,7 +106,7 @@ def _scores(evidence: Evidence, rule: LabelRule, pictures: Tensor) -> Tensor:
     ):  # in v1 a pixel's norm comes later, when it changes no winner
         features = features / features.norm(dim=1, keepdim=True).clamp_min(1e-12)
     words = select(evidence.words, rule.candidates)
-    scores = words.reduce(F.conv2d(features, words.matrix.to(features)[:, :, None, None]))
+    scores = words.max_over_prompts(F.conv2d(features, words.matrix.to(features)[:, :, None, None]))
     if rule.refine.pd:
         scores = prompt_denoising(
             scores, rule.refine.pd, temperature=rule.temperature, keep_best=not rule.official
@@ -133,7 +133,7 @@ Span = tuple[int, int | None]
 
 
 @dataclass(frozen=True)
-class Phases:
+class LabelSchedule:
     """First and last step of guided learning and of self-training, counted from 1; None is "to the end".
 
     Published zero-shot runs: guided (1, n / 10 - 1), self-training (n / 10, None). Raises UserError for spans that
@@ -165,16 +165,21 @@ class Phases:
 
 
 @dataclass(frozen=True)
-class Labeler:
+class PseudoLabeler:
     """The labels of every step: the teacher's under `guided`, the student's under `own`."""
 
-    phases: Phases
+    phases: LabelSchedule
     guided: LabelRule
     own: LabelRule
 
     @torch.no_grad()
     def labels(
-        self, step: int, gt: Tensor, *, teacher: Callable[[], Evidence], student: Callable[[], Evidence]
+        self,
+        step: int,
+        gt: Tensor,
+        *,
+        teacher: Callable[[], PseudoLabelInputs],
+        student: Callable[[], PseudoLabelInputs],
     ) -> Tensor:
         """What the loss of step `step` (from 1) sees.
 

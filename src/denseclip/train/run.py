@@ -26,7 +26,7 @@ from denseclip.text import ClassPrompts
 from denseclip.text.prompts import coco_things
 from denseclip.train.batches import Share, load_batches
 from denseclip.train.checkpoint import LAST, differences
-from denseclip.train.loop import Loop, Told, make_fabric, training_precision
+from denseclip.train.loop import Loop, StepLog, make_fabric, training_precision
 from denseclip.train.recipe import DataPart, TrainRecipe
 from denseclip.train.tasks import TrainingData, build_task, make_batches
 
@@ -62,8 +62,8 @@ class LimitedDataset(SegmentationDataset):
 def open_training_data(part: DataPart, root: Path | None) -> SegmentationDataset:
     """The images to train on; UserError for whatever is not there."""
     if part.classes is not None:
-        ontology = ClassPrompts.parse(part.classes)
-        dataset = open_folder(Path(part.train), ontology.classes, ontology.prompts)
+        class_prompts = ClassPrompts.parse(part.classes)
+        dataset = open_folder(Path(part.train), class_prompts.classes, class_prompts.prompts)
     elif part.side is not None:
         if not is_dataset(part.train) or dataset_spec(part.train).scenes is None:
             raise UserError(f"data.side goes with sticker sets, not with {part.train}; leave it out")
@@ -111,7 +111,7 @@ def train(
     root: Path | None = None,
     device: str = "auto",
     strategy: str = "auto",
-    tell: Callable[[Told], None] = lambda told: None,
+    tell: Callable[[StepLog], None] = lambda told: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Outcome:
     """Train a recipe in `folder`: from its last checkpoint, or from the start.
@@ -136,7 +136,7 @@ def _train(
     root: Path | None,
     device: str,
     strategy: str,
-    tell: Callable[[Told], None],
+    tell: Callable[[StepLog], None],
     stop: Callable[[], bool],
 ) -> Outcome:
     precision = training_precision(recipe.precision, device, folder)

@@ -87,7 +87,7 @@ class Task(nn.Module, ABC, Generic[B]):
         return None
 
     def probe(self, step: int) -> dict[str, float]:
-        """Figures on pictures set aside, made without ground truth; "score": higher is better."""
+        """Figures on pictures held out, made without ground truth; "score": higher is better."""
         del step
         return {}
 

@@ -100,7 +100,7 @@ class ModelServer:
         if isinstance(model, Clip):
             note = EMBEDDED_NOTE if self.origin.model in EMBEDDED else None
             return {"text": f"{name}: {_clip_line(model)}", "note": note, "instead": INSTEAD, "words": None}
-        own = ", ".join("|".join(words) for words in model.ontology.prompts)
+        own = ", ".join("|".join(words) for words in model.class_prompts.prompts)
         return {
             "text": model.describe().replace(model.name, name, 1),
             "note": None,

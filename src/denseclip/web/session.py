@@ -90,7 +90,12 @@ class Answer:
         scores = each.decoding(fitting(self.view, each.settings)).at(row, column)  # (P,)
         shares = (scores * each.clip.logit_scale).softmax(0)
         return [
-            WordScore(prompts.words[i], prompts.classes[prompts.owner[i]], float(scores[i]), float(shares[i]))
+            WordScore(
+                prompts.words[i],
+                prompts.classes[prompts.class_of_prompt[i]],
+                float(scores[i]),
+                float(shares[i]),
+            )
             for i in scores.argsort(descending=True)[:count].tolist()
         ]
 
