@@ -134,18 +134,18 @@ def test_the_best_word_of_a_pixel_gives_its_class(session):
     answer = session.ask(question("cat|kitten, dog, cow|ox|bull", background="none", refine="none"))
     for row, column in ((0, 0), (39, 59), (17, 31)):
         words = answer.words_at(row, column)
-        assert words[0].class_of_prompt == answer.result.classes[answer.result.mask[row, column]]
+        assert words[0].owner == answer.result.classes[answer.result.mask[row, column]]
         assert len(words) == 6
         assert [word.score for word in words] == sorted((word.score for word in words), reverse=True)
         assert sum(word.share for word in words) == pytest.approx(1, abs=1e-4)
-        assert {word.word: word.class_of_prompt for word in words}["ox"] == "cow"
+        assert {word.word: word.owner for word in words}["ox"] == "cow"
 
 
 def test_words_of_a_pixel_do_not_depend_on_refinement_and_thresholds(session):
     plain = session.ask(question()).words_at(5, 6)
     assert session.ask(question(refine="pd=0.9+ks=1", threshold=0.9)).words_at(5, 6) == plain
     with_sky = session.ask(question(background="sky")).words_at(5, 6)
-    assert {word.class_of_prompt for word in with_sky if word.word == "sky"} == {"background"}
+    assert {word.owner for word in with_sky if word.word == "sky"} == {"background"}
 
 
 def test_pixels_outside_are_refused(session):
