@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN = $(VENV)/bin
 
-.PHONY: demo test test-slow test-gpu test-oldest fixtures check format bench tables clean
+.PHONY: demo test test-slow test-gpu test-oldest test-package docs fixtures check format bench tables clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -26,6 +26,12 @@ test-slow: $(VENV)/.developer
 test-gpu: $(VENV)/.developer  ## what needs a GPU; skipped without one
 	$(BIN)/python -m pytest -m gpu -rs
 
+test-package: $(VENV)/.developer  ## the wheel, built, checked, installed by itself and used
+	$(BIN)/python -m pytest tests/test_wheel.py
+
+docs: $(VENV)/.developer  ## the documentation site in site/; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 OLDEST ?= .venv-oldest
 
 test-oldest:  ## all tests but the slow ones, with the oldest versions that pyproject.toml allows
@@ -38,13 +44,13 @@ fixtures: $(VENV)/.developer  ## equality with the official code; DENSECLIP_FIXT
 	$(BIN)/python -m pytest -m fixtures
 
 check: $(VENV)/.developer  ## format, lint, types
-	$(BIN)/ruff format --check src tests benchmarks tools
-	$(BIN)/ruff check src tests benchmarks tools
+	$(BIN)/ruff format --check src tests benchmarks tools examples
+	$(BIN)/ruff check src tests benchmarks tools examples
 	$(BIN)/mypy
 
 format: $(VENV)/.developer
-	$(BIN)/ruff format src tests benchmarks tools
-	$(BIN)/ruff check --fix src tests benchmarks tools
+	$(BIN)/ruff format src tests benchmarks tools examples
+	$(BIN)/ruff check --fix src tests benchmarks tools examples
 
 bench: $(VENV)/.developer  ## speed as ratios, written to results/bench.json
 	$(BIN)/python -m benchmarks
@@ -57,4 +63,4 @@ tables: $(VENV)/.developer  ## the papers' tables in miniature: hours; the same 
 	done
 
 clean:
-	rm -rf $(VENV) demo runs
+	rm -rf $(VENV) demo runs site dist

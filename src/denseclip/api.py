@@ -20,6 +20,7 @@ from denseclip.cli import export as exporting
 from denseclip.cli import label as labeling
 from denseclip.cli import train as training
 from denseclip.cli.console import Partly, silent
+from denseclip.errors import not_installed
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -72,6 +73,8 @@ def _function(command: Callable[P, R], signature: inspect.Signature) -> Callable
                 return cast(Callable[..., R], command)(**values)
             except Partly as partly:  # some pictures were left out; the result lists them
                 return cast(R, partly.result)
+            except ModuleNotFoundError as error:
+                raise not_installed(error) or error from None
 
     shown = [one.replace(annotation=kinds[name]) for name, one in signature.parameters.items()]
     cast(Any, call).__signature__ = inspect.Signature(shown)

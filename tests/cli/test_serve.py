@@ -1,6 +1,5 @@
 """`denseclip serve` as a user meets it."""
 
-import builtins
 import json
 import socket
 
@@ -91,16 +90,3 @@ def test_a_port_in_use(capsys, model):
         ran = run(capsys, "serve", "-m", model, "--port", port)
     assert ran.code == 2
     assert f"127.0.0.1:{port} cannot be served" in ran.err
-
-
-def test_without_the_extra(capsys, model, monkeypatch):
-    real = builtins.__import__
-
-    def without(name, *rest):
-        if name == "denseclip.web.server":
-            raise ModuleNotFoundError("No module named 'uvicorn'", name="uvicorn")
-        return real(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    ran = run(capsys, "serve", "-m", model)
-    assert (ran.code, ran.err) == (2, "denseclip: the page needs uvicorn: pip install 'denseclip[web]'\n")

@@ -12,15 +12,8 @@ import typer
 from rich.table import Table
 
 from denseclip.cli import options as o
+from denseclip.errors import EXTRAS
 
-EXTRAS = {
-    "evaluate": ("scipy", "matplotlib"),
-    "train": ("lightning_fabric", "pydantic", "tensorboard", "timm"),
-    "export": ("onnx", "onnxscript", "onnxruntime"),
-    "coco": ("pycocotools",),
-    "cluster": ("ray",),
-    "web": ("starlette", "uvicorn", "pycocotools"),
-}
 Name = Annotated[str, typer.Argument(help="voc, ade, coco-stuff, context, ...", show_default=False)]
 
 

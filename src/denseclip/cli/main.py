@@ -26,7 +26,7 @@ from denseclip.cli import (
     serve,
     train,
 )
-from denseclip.errors import UserError
+from denseclip.errors import UserError, not_installed
 from denseclip.io import cannot_write
 
 app = typer.Typer(
@@ -93,6 +93,12 @@ def main() -> None:
         app()
     except UserError as error:
         print(f"denseclip: {error}", file=sys.stderr)
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        fix = not_installed(error)
+        if fix is None:
+            raise
+        print(f"denseclip: {fix}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
         message = cannot_write(error)

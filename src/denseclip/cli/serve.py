@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from denseclip.cli import options as o
-from denseclip.errors import UserError
+from denseclip.errors import need
 
 Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")]
 Port = Annotated[int, typer.Option(help="0 for any free one.", min=0, max=65535)]
@@ -49,13 +49,11 @@ def serve(
     Pictures stay in this process's memory, each visitor sees their own; nothing is written to disk. With
     --label-studio annotators get masks of their labels live; its token is read from LABEL_STUDIO_API_KEY.
     """
-    try:
-        from denseclip.web.server import serving
-    except ModuleNotFoundError as error:
-        raise UserError(f"the page needs {error.name}: pip install 'denseclip[web]'") from None
+    need("uvicorn", "the page")
     from denseclip.web.ml_backend import LabelStudio
     from denseclip.web.model_server import ModelServer
     from denseclip.web.request import Limits, Origin
+    from denseclip.web.server import serving
 
     limits = Limits(upload=max_upload * 2**20, pixels=max_pixels, words=max_words)
     with o.status(f"loading {model}"):

@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from denseclip.clip import config as configs
 from denseclip.clip.clip import ImageStats
 from denseclip.clip.config import PLAIN_WEIGHTS, SUPPORTED, Config, settings_beside, unsupported
 from denseclip.clip.model import build_towers, without_values
-from denseclip.errors import UserError
+from denseclip.errors import UserError, need
 
 EMBEDDED = ("tiny-rn", "tiny-vit")
 OPENAI_CACHE = Path("~/.cache/clip")  # where OpenAI's package and open_clip keep downloads by address
@@ -43,14 +44,18 @@ def canonical_name(name: str) -> str:
 
 
 def is_known(source: str) -> bool:
-    """Whether this is the name of a model, with or without a tag."""
+    """Whether this is the name of a model, with or without a tag; without open_clip any may be one."""
+    if source in EMBEDDED or find_spec("open_clip") is None:
+        return source in EMBEDDED
     import open_clip
 
-    return source in EMBEDDED or canonical_name(source.partition(":")[0]) in open_clip.list_models()
+    return canonical_name(source.partition(":")[0]) in open_clip.list_models()
 
 
 def all_pretrained() -> list[Pretrained]:
-    """Every (name, tag) of open_clip whose towers work here, without touching the network."""
+    """Every (name, tag) of open_clip whose towers work here, without touching the network; none without it."""
+    if find_spec("open_clip") is None:
+        return []
     import open_clip
 
     found = (_entry(name, tag) for name, tag in open_clip.list_pretrained())
@@ -63,6 +68,7 @@ def find_pretrained(source: str, tag: str | None) -> Pretrained:
     Raises UserError for an unknown name (with close ones), an unknown tag (with all there are), towers that
     do not work here, and a tag given twice.
     """
+    need("open_clip", f"model {source!r}, unless it is a file or {' or '.join(EMBEDDED)},")
     import open_clip
 
     name, _, inline = source.partition(":")
@@ -257,6 +263,8 @@ def _embedded() -> list[CatalogRow]:
 
 def _transformers_cache() -> list[CatalogRow]:
     """`CLIPModel` folders that transformers left in the Hugging Face cache; loaded by their path."""
+    if find_spec("huggingface_hub") is None:
+        return []
     from huggingface_hub import constants
 
     rows = []

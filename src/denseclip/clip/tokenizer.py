@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from denseclip.errors import UserError
+from denseclip.errors import UserError, need
 
 CLIP_VOCABULARY = 49408
 SHORT_VOCABULARY = 8514  # the first 8,000 merges of CLIP's byte pairs: what the embedded models read
@@ -126,12 +126,14 @@ _byte_pairs = cache(BytePairs)
 
 def _open_clip_folder() -> Path:
     """Where open_clip is installed; it is not imported, which costs seconds."""
+    need("open_clip", "CLIP's full vocabulary")
     found = find_spec("open_clip")
-    assert found is not None and found.origin is not None, "open_clip_torch is a requirement of this package"
+    assert found is not None and found.origin is not None
     return Path(found.origin).parent
 
 
 def _hugging_face(tokenizer: str, text_config: dict[str, Any], name: str) -> Untyped:
+    need("open_clip", f"the tokenizer of {name}")
     from open_clip.tokenizer import HFTokenizer
 
     options = {

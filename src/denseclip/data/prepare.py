@@ -16,7 +16,7 @@ from denseclip.data.masks import read_ids
 from denseclip.data.published import dataset_spec
 from denseclip.data.specs import DatasetSpec
 from denseclip.data.texts import read_lines
-from denseclip.errors import UserError
+from denseclip.errors import UserError, need
 from denseclip.io import atomic_path, write_text
 from denseclip.text.prompts import facts
 
@@ -49,10 +49,9 @@ def convert(job: Conversion) -> str | None:
 def _read(job: Conversion) -> NDArray[Any]:
     if job.variable is None:
         return read_ids(job.source)
-    try:
-        from scipy.io import loadmat
-    except ImportError:
-        raise UserError("MATLAB files need scipy: pip install 'denseclip[evaluate]'") from None
+    need("scipy", "a MATLAB file")
+    from scipy.io import loadmat
+
     try:
         found = loadmat(job.source, variable_names=[job.variable])[job.variable]
         return found["Segmentation"][0, 0] if job.variable == "GTcls" else found

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from denseclip.data.transforms import Image, ResizeRule, Size, disturb_colors
-from denseclip.errors import UserError
+from denseclip.errors import UserError, need
 
 Rle = dict[str, Any]  # COCO's compressed run lengths: {"size": [H, W], "counts": bytes}
 
@@ -174,10 +174,7 @@ def encode(mask: NDArray[Any]) -> Rle:
 
 def need_pycocotools() -> None:
     """UserError if it is not installed."""
-    try:
-        import pycocotools  # noqa: F401
-    except ImportError:
-        raise UserError("detection needs pycocotools: pip install 'denseclip[coco]'") from None
+    need("pycocotools", "detection")
 
 
 THINNEST = 1.0  # pixels; what a crop leaves less of is gone

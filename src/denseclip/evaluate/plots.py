@@ -10,7 +10,7 @@ from PIL import Image
 from denseclip.data.datasets import SegmentationDataset
 from denseclip.data.things import InstanceDataset
 from denseclip.detection.predict import TrainedDetector, draw_instances
-from denseclip.errors import UserError
+from denseclip.errors import UserError, need
 from denseclip.evaluate.result import Corruption, Result
 from denseclip.io import atomic_path, write_text
 from denseclip.loading import class_ids
@@ -193,10 +193,7 @@ STATE = "counts.pt"  # where an interrupted evaluation continues
 
 def need_matplotlib() -> None:
     """Raise UserError if figures cannot be drawn."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise UserError("figures need matplotlib: pip install 'denseclip[evaluate]'") from None
+    need("matplotlib", "a figure")
 
 
 def write_report(result: Result, folder: Path) -> None:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Self
 
 import torch
@@ -30,7 +30,14 @@ def digest(text: str) -> str:
 def versions(**packages: str) -> dict[str, str]:
     """Of denseclip, torch and these packages, by what they are called here."""
     named = {"denseclip": "denseclip", "torch": "torch", **packages}
-    return {name: version(package) for name, package in named.items()}
+    return {name: _version(package) for name, package in named.items()}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"
 
 
 def number(value: float) -> float | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from denseclip.errors import UserError
+from denseclip.errors import UserError, need
 from denseclip.label.labelled import Labeler
 from denseclip.label.sources import Item
 from denseclip.label.stages import Outcome, Plan, Stages, Task, outcome
@@ -121,9 +121,8 @@ def _line(error: Exception) -> str:
 
 
 def _ray() -> Any:  # noqa: ANN401
-    try:
-        import ray
-        import ray.data
-    except ImportError:
-        raise UserError("engine ray needs Ray: pip install 'denseclip[cluster]'") from None
+    need("ray", "engine ray")
+    import ray
+    import ray.data
+
     return ray

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from denseclip.clip import ImageStats
-from denseclip.errors import UserError
+from denseclip.errors import UserError, need
 from denseclip.io import atomic_path
 from denseclip.segment.segmenter import Segmenter
 
@@ -142,11 +142,9 @@ def free_sizes() -> bool:
 def _onnx(
     module: nn.Module, outputs: Sequence[str], names: str, path: Path, example: Tensor, cell: int
 ) -> None:
-    try:
-        import onnx
-        import onnxscript  # noqa: F401
-    except ImportError:
-        raise UserError('ONNX needs its packages; pip install "denseclip[export]"') from None
+    need("onnxscript", "ONNX")
+    import onnx
+
     program = torch.onnx.export(
         module,
         (example,),

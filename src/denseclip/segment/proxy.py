@@ -15,7 +15,7 @@ from denseclip.clip.convert import from_dino
 from denseclip.clip.model import without_values
 from denseclip.clip.transformer import Block, Grid, resize_positions, to_map
 from denseclip.data.transforms import IMAGENET_MEAN, IMAGENET_STD
-from denseclip.errors import UserError
+from denseclip.errors import UserError, need
 from denseclip.segment.sc_clip import centered_softmax, similarity
 
 BETA, GAMMA = 1.2, 3.0  # what counts as similar, and how sharply; the paper's for every data set
@@ -111,10 +111,9 @@ def load_proxy(source: str, *, heads: int | None = None) -> Dino:
 
 
 def _timm_state(name: str) -> dict[str, Tensor]:
-    try:
-        import timm
-    except ImportError:
-        raise UserError(f"proxy {TIMM}{name} needs timm: pip install timm") from None
+    need("timm", f"proxy {TIMM}{name}")
+    import timm
+
     try:
         return dict(timm.create_model(name, pretrained=True, num_classes=0).state_dict())
     except Exception as error:  # whatever timm and the hub raise

@@ -19,7 +19,7 @@ from torch import Tensor
 from denseclip import outputs
 from denseclip.data.coco_masks import box_of
 from denseclip.data.things import encode, need_pycocotools
-from denseclip.errors import UserError
+from denseclip.errors import UserError, need
 from denseclip.io import atomic_path, write_text
 from denseclip.segment import paint
 from denseclip.segment.instances import Instance, find_instances
@@ -136,10 +136,9 @@ class Segmentation:
 
     def to_supervision(self) -> Any:  # noqa: ANN401
         """`supervision.Detections`, one for each class that occurs; class ids are those of the mask."""
-        try:
-            import supervision
-        except ImportError:
-            raise UserError("to_supervision needs supervision: pip install supervision") from None
+        need("supervision", "to_supervision")
+        import supervision
+
         masks = np.stack(list(self.masks.values()))
         ids = np.array([self.classes.index(name) for name in self.areas])
         boxes = supervision.mask_to_xyxy(masks)
@@ -171,11 +170,10 @@ class Segmentation:
 
         Raises UserError without matplotlib.
         """
-        try:
-            from matplotlib import pyplot
-            from matplotlib.patches import Patch
-        except ImportError:
-            raise UserError("result.plot needs matplotlib: pip install 'denseclip[evaluate]'") from None
+        need("matplotlib", "result.plot")
+        from matplotlib import pyplot
+        from matplotlib.patches import Patch
+
         if ax is None:
             _, ax = pyplot.subplots(figsize=(8, 5), layout="constrained")
         ax.imshow(self._painted())

@@ -16,7 +16,7 @@ from denseclip.models.checkpoint import FORMAT, KIND, read_saved
 from denseclip.train.recipe import TrainRecipe
 
 LAST, BEST = "last.pt", "best.pt"
-_PACKAGES = ("denseclip", "torch", "open_clip_torch")
+_PACKAGES = ("denseclip", "torch")
 
 
 @dataclass

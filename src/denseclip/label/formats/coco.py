@@ -5,7 +5,7 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
-from denseclip.errors import UserError
+from denseclip.errors import need
 from denseclip.label.formats.base import Entries, Target, Writer, listed, write_lines
 from denseclip.label.labelled import Labeled
 from denseclip.segment.regions import along_edges
@@ -82,10 +82,7 @@ class CocoWriter(_Coco):
 
     def __init__(self, target: Target) -> None:
         super().__init__(target)
-        try:
-            import pycocotools  # noqa: F401
-        except ImportError:
-            raise UserError("format coco needs pycocotools: pip install 'denseclip[coco]'") from None
+        need("pycocotools", "format coco")
 
     def shape(self, picture: Labeled, index: int) -> str:
         """Compressed counts."""
