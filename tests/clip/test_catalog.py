@@ -9,7 +9,7 @@ import torch
 
 from clip_support import put_in_hub_cache, write_embedded
 from denseclip.clip import pretrained
-from denseclip.clip.pretrained import catalog
+from denseclip.clip.pretrained import catalog, not_supported
 
 
 @pytest.fixture
@@ -38,7 +38,16 @@ def test_openais_models_come_first_with_their_facts(machine: Path) -> None:
     assert (resnet.tower, resnet.cell, resnet.image_size, resnet.embed_dim) == ("ResNet", 32, 288, 640)
     assert not by_name["ViT-B-16:laion2b_s34b_b88k"].quick_gelu
     assert all(row.local is None and row.local_bytes is None for row in rows)
-    assert not any("SigLIP" in name or "coca" in name or "quickgelu" in name for name in by_name)
+    assert not any("EVA" in name or "coca" in name or "quickgelu" in name for name in by_name)
+    siglip = by_name["ViT-SO400M-14-SigLIP-384:webli"]
+    assert (siglip.tower, siglip.cell, siglip.image_size, siglip.embed_dim) == ("ViT", 14, 384, 1152)
+
+
+def test_what_does_not_work_is_told_with_the_reason() -> None:
+    found = not_supported()
+    assert "EVA02-B-16" in found["its image tower is the timm model"]
+    assert "coca_ViT-B-32" in found["it is a CoCa model with attentional pooling"]
+    assert sum(map(len, found.values())) < len(open_clip.list_models()) / 2
 
 
 @pytest.mark.parametrize("name", ["RN50", "ViT-B-16", "ViT-H-14-CLIPA"])
@@ -69,6 +78,6 @@ def test_transformers_folders_in_the_cache(machine: Path) -> None:
         path = put_in_hub_cache(machine / "hub", repository, "model.safetensors").parent / "config.json"
         path.write_text(json.dumps({"model_type": kind, "vision_config": vision, "text_config": text}))
     found = [row for row in catalog() if row.origin == "transformers"]
-    assert [(row.cell, row.embed_dim, row.quick_gelu) for row in found] == [(16, 512, True)]
+    assert [(row.cell, row.embed_dim, row.quick_gelu) for row in found] == [(16, 512, True), (16, 768, False)]
     assert Path(found[0].model).is_dir()
     assert "clip-vit-base-patch16" in found[0].model

@@ -89,9 +89,9 @@ TABLE: dict[str, tuple[Callable[[Path], str | Path | Arguments], str]] = {
         "ViT-S-16: open_clip has no weights for it; pass the path of a file with its weights",
     ),
     "timm tower": (
-        lambda _: "ViT-B-16-SigLIP",
-        "ViT-B-16-SigLIP: its image tower is the timm model vit_base_patch16_siglip_224; "
-        "CLIP's ResNets and plain ViTs work, `denseclip models` lists them",
+        lambda _: "EVA02-B-16",
+        "EVA02-B-16: its image tower is the timm model eva02_base_patch16_clip_224; "
+        "CLIP's ResNets and plain ViTs work, and SigLIP's, `denseclip models` lists them",
     ),
     "CoCa": (
         lambda _: "coca_ViT-B-32",
@@ -256,8 +256,8 @@ TABLE: dict[str, tuple[Callable[[Path], str | Path | Arguments], str]] = {
         r".*clip\.pt: mean and std must be three numbers each \(R, G, B\); mend the configuration",
     ),
     "another transformers model": (
-        lambda tmp: hugging_face(tmp, model_type="siglip"),
-        r".*: its config\.json describes a 'siglip' model; only CLIPModel folders work",
+        lambda tmp: hugging_face(tmp, model_type="blip"),
+        r".*: its config\.json describes a 'blip' model; only CLIPModel's and SiglipModel's work",
     ),
     "mixed activations": (
         lambda tmp: hugging_face(tmp, vision_config={"hidden_act": "gelu"}),

@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import normalize
 
+from denseclip.clip.build import build_towers
 from denseclip.clip.clip import OPENAI_STATS, Clip
-from denseclip.clip.model import ResNet, build_towers
+from denseclip.clip.model import ResNet
 from denseclip.clip.tokenizer import tokenizer_for
 from denseclip.data.stickers import COLORS, TEXTURES, sprite_names
 from denseclip.data.stickers.sprites import RECOLORABLE

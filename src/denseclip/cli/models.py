@@ -18,7 +18,7 @@ Local = Annotated[bool, typer.Option("--local", help="Only what is on this machi
 
 def models(everything: Everything = False, local: Local = False) -> None:
     """List the models that can be used, and which of them are on this machine."""
-    from denseclip.clip.pretrained import catalog
+    from denseclip.clip.pretrained import catalog, not_supported
 
     rows = catalog()
     shown = [row for row in rows if _wanted(row, everything, local)]
@@ -39,6 +39,8 @@ def models(everything: Everything = False, local: Local = False) -> None:
     hidden = len(rows) - len(shown)
     if hidden and not local:
         o.say(f"{hidden} more with --all.")
+    for reason, names in not_supported().items() if everything and not local else ():
+        o.say(f"not supported ({reason}): {', '.join(names)}")
 
 
 def _wanted(row: "CatalogRow", everything: bool, local: bool) -> bool:

@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -30,7 +30,8 @@ class Clip(nn.Module):
     """A CLIP with weights, frozen and in eval mode. Made by `load_clip`, never with random weights.
 
     name: what the user asked for. visual, text: the towers. stats: how pixels are normalized. image_size:
-    native side in pixels. embed_dim: D. logit_scale: factor on cosines, e.g. 100.0.
+    native side in pixels. embed_dim: D. logit_scale: factor on cosines, e.g. 100.0. logit_bias: what is added
+    before a sigmoid, of those that were trained with one (SigLIP).
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Clip(nn.Module):
         image_size: int,
         embed_dim: int,
         logit_scale: float,
+        logit_bias: float | None = None,
     ) -> None:
         super().__init__()
         self.name = name
@@ -54,6 +56,7 @@ class Clip(nn.Module):
         self.image_size = image_size
         self.embed_dim = embed_dim
         self.logit_scale = logit_scale
+        self.logit_bias = logit_bias
         self.requires_grad_(False).eval()
 
     @property
@@ -79,7 +82,9 @@ class Clip(nn.Module):
         """
         visual, text = self.visual, self.text
         image_heads = visual.pool.heads if isinstance(visual, ResNet) else visual.heads
-        used = (self.quick_gelu, image_heads, text.heads, text.pool, text.causal)
+        used: tuple[Any, ...] = (self.quick_gelu, image_heads, text.heads, text.pool, text.causal)
+        if any(getattr(part, "approximate", "none") == "tanh" for part in self.modules()):
+            used += ("tanh",)
         weights = {n: t for n, t in sorted(self.state_dict().items()) if t.is_floating_point()}
         image_first = sorted(weights, key=lambda name: name.startswith("text."))
         return fingerprint_of({name: weights[name] for name in image_first}, repr(used))

@@ -12,10 +12,12 @@ from torch import Tensor
 
 from denseclip.clip.checkpoint import INDEX
 from denseclip.clip.clip import ImageStats
+from denseclip.clip.siglip import is_siglip, plain_vision
 from denseclip.errors import UserError
 
 Config = dict[str, Any]
-SUPPORTED = "CLIP's ResNets and plain ViTs work, `denseclip models` lists them"
+SUPPORTED = "CLIP's ResNets and plain ViTs work, and SigLIP's, `denseclip models` lists them"
+TANH = {"approximate": "tanh"}
 SECTIONS = ("vision_cfg", "text_cfg")
 REQUIRED = ("embed_dim", *SECTIONS)
 LOSS_KEYS = {"init_logit_scale", "init_logit_bias", "nonscalar_logit_scale"}  # nothing to the towers
@@ -36,21 +38,26 @@ TEXT_KEYS = SHARED_KEYS | {*BLOCK_OPTIONS, "context_length", "vocab_size", "hf_t
 def unsupported(config: Mapping[str, Any]) -> str | None:
     """Why the towers of an open_clip model configuration cannot be used here, or None."""
     vision, text = config["vision_cfg"], config["text_cfg"]
-    if vision.get("timm_model_name"):
+    if vision.get("timm_model_name") and not is_siglip(vision):
         return f"its image tower is the timm model {vision['timm_model_name']}"
     if "multimodal_cfg" in config or vision.get("attentional_pool") or text.get("embed_cls"):
         return "it is a CoCa model with attentional pooling"
     if text.get("hf_model_name"):
         return f"its text tower is the transformers model {text['hf_model_name']}"
-    if vision.get("act_kwargs") or any(part.get(o) for part in (vision, text) for o in BLOCK_OPTIONS):
+    if vision.get("act_kwargs", TANH) != TANH or any(
+        part.get(o) for part in (vision, text) for o in BLOCK_OPTIONS
+    ):
         return "its transformer blocks are not CLIP's"
     if any(_is_oblong(vision.get(side)) for side in ("image_size", "patch_size")):
         return "its image or patch size is not square"
     return "it has no single image vector" if vision.get("pool_type") == "none" else None
 
 
-def check(config: Mapping[str, Any], source: str) -> Config:
-    """A complete copy of an open_clip model configuration; UserError when it is not one or not supported."""
+def check(config: Mapping[str, Any], source: str, state: Mapping[str, Tensor] | None = None) -> Config:
+    """A complete copy of an open_clip model configuration; UserError when it is not one or not supported.
+
+    state: weights, whose shapes say how large a tower is that the configuration only names (SigLIP's).
+    """
     missing = [key for key in REQUIRED if key not in config]
     if missing:
         raise UserError(
@@ -63,6 +70,8 @@ def check(config: Mapping[str, Any], source: str) -> Config:
         raise UserError(f"{source}: {reason}; {SUPPORTED}")
     checked = deepcopy(dict(config))
     checked["quick_gelu"] = bool(config.get("quick_gelu", False))
+    if is_siglip(checked["vision_cfg"]):
+        checked["vision_cfg"] = plain_vision(checked["vision_cfg"], state)
     vision, text = checked["vision_cfg"], checked["text_cfg"]
     for side in ("image_size", "patch_size"):
         if isinstance(vision.get(side), list | tuple):
@@ -115,6 +124,11 @@ def infer(state: Mapping[str, Tensor], source: str) -> Config:
 
 
 def _inferred(shapes: _Shapes) -> Config:
+    if "visual.head.probe" in shapes:
+        raise UserError(
+            f"{shapes.source}: SigLIP's weights do not say all; keep their open_clip_config.json, or transformers' "
+            "config.json, and their tokenizer in the same folder"
+        )
     return {
         "embed_dim": shapes["text.text_projection"][1],
         "vision_cfg": _vit(shapes) if "visual.class_embedding" in shapes else _resnet(shapes),
@@ -201,13 +215,29 @@ OPEN_CLIP_WEIGHTS = (
 )
 PLAIN_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".ckpt")
-ACTIVATIONS = {"quick_gelu": True, "gelu": False}
+ACTIVATIONS = {"quick_gelu": True, "gelu": False, "gelu_pytorch_tanh": False}
 # transformers writes only what differs from these
 HF_COMMON = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "num_hidden_layers": 12}
 HF_VISION = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, **HF_COMMON}
 HF_VISION |= {"image_size": 224, "patch_size": 32}
 HF_TEXT = {"hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8, **HF_COMMON}
 HF_TEXT |= {"max_position_embeddings": 77, "vocab_size": 49408, "eos_token_id": 49407}
+SIGLIP_COMMON: Config = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_attention_heads": 12,
+    "num_hidden_layers": 12,
+}
+SIGLIP_COMMON |= {
+    "hidden_act": "gelu_pytorch_tanh",
+    "layer_norm_eps": 1e-6,
+    "image_size": 224,
+    "patch_size": 16,
+}
+SIGLIP_COMMON |= {"vocab_size": 32000, "max_position_embeddings": 64}
+SIGLIP_TEXT: Config = {"no_causal_mask": True, "proj_bias": True, "pool_type": "last"}
+SIGLIP_TEXT |= {"tokenizer_kwargs": {"clean": "canonicalize"}}
+TOKENIZER = "tokenizer_config.json"
 
 
 @dataclass(frozen=True)
@@ -259,9 +289,10 @@ def settings_beside(weights: Path, *, hugging_face: bool) -> Settings:
         raise UserError(
             f"{weights.parent / 'open_clip_config.json'}: no model_cfg in it; fetch the file again"
         )
-    return Settings(
-        {"quick_gelu": False, **settings["model_cfg"]}, stats_of(settings.get("preprocess_cfg", {}), weights)
-    )
+    model = {"quick_gelu": False, **settings["model_cfg"]}
+    if model.get("text_cfg", {}).get("hf_tokenizer_name") and (weights.parent / TOKENIZER).is_file():
+        model["text_cfg"] = model["text_cfg"] | {"hf_tokenizer_name": str(weights.parent)}
+    return Settings(model, stats_of(settings.get("preprocess_cfg", {}), weights))
 
 
 def stats_of(settings: Mapping[str, Any], source: object, prefix: str = "") -> ImageStats | None:
@@ -285,15 +316,16 @@ def _transformers_stats(folder: Path) -> ImageStats | None:
 
 
 def _from_transformers(settings: Config, weights: Path) -> Config:
-    """transformers' `CLIPConfig` in open_clip's form."""
+    """transformers' `CLIPConfig` or `SiglipConfig` in open_clip's form."""
     kind = settings.get("model_type")
-    if kind != "clip":
+    if kind not in ("clip", "siglip"):
         raise UserError(
-            f"{weights.parent}: its config.json describes a {kind!r} model; only CLIPModel folders work"
+            f"{weights.parent}: its config.json describes a {kind!r} model; only CLIPModel's and SiglipModel's work"
         )
+    usual: tuple[Config, Config] = (HF_VISION, HF_TEXT) if kind == "clip" else (SIGLIP_COMMON, SIGLIP_COMMON)
     vision, text = (
-        {**HF_VISION, **(settings.get("vision_config") or {})},
-        {**HF_TEXT, **(settings.get("text_config") or {})},
+        {**own, **(settings.get(f"{name}_config") or {})}
+        for own, name in zip(usual, ("vision", "text"), strict=True)
     )
     activations = {str(part["hidden_act"]) for part in (vision, text)}
     if len(activations) > 1 or not activations <= ACTIVATIONS.keys():
@@ -301,26 +333,38 @@ def _from_transformers(settings: Config, weights: Path) -> Config:
             f"{weights.parent}: hidden_act {' and '.join(sorted(activations))} in config.json; "
             "both towers must have quick_gelu, or both gelu"
         )
-    end = text[
-        "eos_token_id"
-    ]  # 2: written before transformers 4.30, and means the largest token, as 49407 does
+    act = activations.pop()
+    shared = {"act_kwargs": TANH} if act == "gelu_pytorch_tanh" else {}
     return {
-        "embed_dim": settings.get("projection_dim", 512),
-        "quick_gelu": ACTIVATIONS[activations.pop()],
+        "embed_dim": settings.get("projection_dim", 512) if kind == "clip" else vision["hidden_size"],
+        "quick_gelu": ACTIVATIONS[act],
         "vision_cfg": {
             "image_size": vision["image_size"],
             "patch_size": vision["patch_size"],
             "head_width": vision["hidden_size"] // vision["num_attention_heads"],
+            **({"pool_type": "map"} if kind == "siglip" else {}),
+            **shared,
             **_transformer(vision),
         },
         "text_cfg": {
             "context_length": text["max_position_embeddings"],
             "vocab_size": text["vocab_size"],
             "heads": text["num_attention_heads"],
-            **({} if end in (2, 49407) else {"pool_type": "eos", "eos_id": end}),
+            **(
+                SIGLIP_TEXT | {"hf_tokenizer_name": str(weights.parent)}
+                if kind == "siglip"
+                else _end_of(text)
+            ),
+            **shared,
             **_transformer(text),
         },
     }
+
+
+def _end_of(text: Config) -> Config:
+    end = text["eos_token_id"]
+    # 2: written before transformers 4.30, and means the largest token, as 49407 does
+    return {} if end in (2, 49407) else {"pool_type": "eos", "eos_id": end}
 
 
 def _transformer(part: Config) -> Config:

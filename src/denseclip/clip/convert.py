@@ -11,7 +11,6 @@ State = dict[str, Tensor]
 # Extras that may stand in a file and are dropped on purpose; everything else must be used.
 DROPPED = re.compile(
     r"(input_resolution|context_length|vocab_size"  # OpenAI's archives: numbers, not weights
-    r"|logit_bias"  # SigLIP's loss
     r"|attn_mask|text\.attn_mask"  # old open_clip: a constant
     r"|(text|vision)_model\.embeddings\.position_ids)$"  # transformers: 0, 1, 2, ...
 )
@@ -19,7 +18,11 @@ OPENAI_TEXT = ("text_projection", "positional_embedding", "token_embedding.", "t
 
 HF_RENAMED = (
     (r"^vision_model\.embeddings\.class_embedding$", "visual.class_embedding"),
-    (r"^vision_model\.embeddings\.patch_embedding\.weight$", "visual.conv1.weight"),
+    (r"^vision_model\.embeddings\.patch_embedding\.", "visual.conv1."),
+    (r"^vision_model\.head\.attention\.", "visual.head.attn."),
+    (r"^vision_model\.head\.layernorm\.", "visual.head.ln."),
+    (r"^vision_model\.head\.", "visual.head."),
+    (r"^text_model\.head\.", "text.text_projection."),
     (r"^vision_model\.embeddings\.position_embedding\.weight$", "visual.positional_embedding"),
     (r"^vision_model\.pre_layrnorm\.", "visual.ln_pre."),
     (r"^vision_model\.post_layernorm\.", "visual.ln_post."),
@@ -32,6 +35,22 @@ HF_RENAMED = (
     (r"^text_projection\.weight$", "text.text_projection"),
     (r"\.layer_norm([12])\.", r".ln_\1."),
     (r"\.self_attn\.out_proj\.", ".attn.out_proj."),
+    (r"\.mlp\.fc1\.", ".mlp.c_fc."),
+    (r"\.mlp\.fc2\.", ".mlp.c_proj."),
+)
+SIGLIP_POOL = "visual.trunk.attn_pool."
+SIGLIP = (  # timm's tower in open_clip
+    (r"^visual\.trunk\.patch_embed\.proj\.", "visual.conv1."),
+    (r"^visual\.trunk\.pos_embed$", "visual.positional_embedding"),
+    (r"^visual\.trunk\.norm\.", "visual.ln_post."),
+    (r"^visual\.trunk\.attn_pool\.latent$", "visual.head.probe"),
+    (r"^visual\.trunk\.attn_pool\.norm\.", "visual.head.ln."),
+    (r"^visual\.trunk\.attn_pool\.(qkv|proj)\.", r"visual.head.attn.\1."),
+    (r"^visual\.trunk\.attn_pool\.", "visual.head."),
+    (r"^visual\.trunk\.blocks\.", "visual.transformer.resblocks."),
+    (r"\.norm([12])\.", r".ln_\1."),
+    (r"\.attn\.qkv\.", ".attn.in_proj_"),
+    (r"\.attn\.proj\.", ".attn.out_proj."),
     (r"\.mlp\.fc1\.", ".mlp.c_fc."),
     (r"\.mlp\.fc2\.", ".mlp.c_proj."),
 )
@@ -51,6 +70,8 @@ def to_open_clip(state: Mapping[str, Tensor]) -> State:
     kept = {name: tensor for name, tensor in state.items() if not DROPPED.match(name)}
     if is_hugging_face(kept):
         kept = _from_hugging_face(kept)
+    elif f"{SIGLIP_POOL}latent" in kept:
+        kept = _from_timm_siglip(kept)
     elif not any(name.startswith("text.") for name in kept):
         kept = {f"text.{name}" if name.startswith(OPENAI_TEXT) else name: t for name, t in kept.items()}
     if "logit_scale" in kept and kept["logit_scale"].numel() == 1:  # (1,) in some of open_clip's files
@@ -65,6 +86,16 @@ def _from_hugging_face(state: State) -> State:
         name = _renamed(old, HF_RENAMED)
         renamed[name] = tensor.T if old in ("visual_projection.weight", "text_projection.weight") else tensor
     return renamed
+
+
+def _from_timm_siglip(state: State) -> State:
+    for part in ("weight", "bias"):
+        own = [f"{SIGLIP_POOL}{name}.{part}" for name in ("q", "kv")]
+        if all(name in state for name in own):
+            state[f"{SIGLIP_POOL}qkv.{part}"] = torch.cat([state.pop(name) for name in own])
+    renamed = {_renamed(name, SIGLIP) if name.startswith("visual.") else name: t for name, t in state.items()}
+    table = renamed.get("visual.positional_embedding")
+    return renamed | ({} if table is None else {"visual.positional_embedding": table.flatten(0, -2)})
 
 
 def _stack_projections(state: State) -> State:

@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from denseclip.clip.build import build_towers
 from denseclip.clip.checkpoint import Checkpoint, complete, read_checkpoint
 from denseclip.clip.clip import OPENAI_STATS, Clip, ImageStats
 from denseclip.clip.config import (
@@ -22,7 +23,7 @@ from denseclip.clip.config import (
     weights_in,
 )
 from denseclip.clip.convert import State, is_hugging_face, to_open_clip
-from denseclip.clip.model import Towers, build_towers, without_values
+from denseclip.clip.model import Towers, without_values
 from denseclip.clip.pretrained import EMBEDDED, fetch, find_pretrained, is_known
 from denseclip.clip.tokenizer import tokenizer_for
 from denseclip.errors import UserError
@@ -64,7 +65,8 @@ def load_clip(
 
     source: "tiny-rn" or "tiny-vit" (embedded); a name such as "RN50", "ViT-B-16" or "ViT-B/16" (OpenAI's
     weights) or "NAME:TAG" with any pretrained tag of open_clip; or the path of a file (OpenAI archive, state dict,
-    safetensors, training checkpoint, index of shards) or folder (open_clip's, or transformers' `CLIPModel`). A bare
+    safetensors, training checkpoint, index of shards) or folder (open_clip's, or transformers' `CLIPModel` or
+    `SiglipModel`). A bare
     name wins over a file of that name: write "./RN50" for the file.
     pretrained: the tag, instead of ":TAG".
     config: what a file does not say, in open_clip's form: a whole model config, or parts of one that are laid
@@ -75,6 +77,7 @@ def load_clip(
     Raises UserError for whatever cannot be found, read, understood or used; weights are never random.
     """
     recipe = _recipe(source, pretrained, _with_activation(config, activation))
+    bias = recipe.state.pop("logit_bias", None)
     towers = _skeleton(recipe.config, recipe.source)
     state = complete(recipe.state, towers.state_dict(), recipe.source, CURE)
     tokenizer = tokenizer_for(recipe.config["text_cfg"], recipe.source)
@@ -94,6 +97,7 @@ def load_clip(
         image_size=recipe.config["vision_cfg"].get("image_size", 224),
         embed_dim=recipe.config["embed_dim"],
         logit_scale=float(state["logit_scale"].exp()),
+        logit_bias=None if bias is None else float(bias.float().sum()),
     )
     return clip.to(device, dtype)
 
@@ -134,7 +138,7 @@ def _recipe(source: str | Path, pretrained: str | None, config: Mapping[str, Any
             f"{name}: its configuration is known; config= and activation go with a file, leave them out"
         )
     state = to_open_clip(read_checkpoint(fetch(entry)).state)
-    return Recipe(name, entry.label, state, check(entry.config, entry.label), entry.stats)
+    return Recipe(name, entry.label, state, check(entry.config, entry.label, state), entry.stats)
 
 
 def _is_path(source: str | Path) -> bool:
@@ -155,7 +159,7 @@ def _from_path(path: Path, name: str, config: Mapping[str, Any] | None) -> Recip
     state = to_open_clip(checkpoint.state)
     full = _configuration(checkpoint, state, beside.config, given)
     silent = None if "quick_gelu" in full else checkpoint.path
-    return Recipe(name, name, state, check(full, name), stats, silent)
+    return Recipe(name, name, state, check(full, name, state), stats, silent)
 
 
 def _configuration(checkpoint: Checkpoint, state: State, beside: Config | None, given: Config) -> Config:

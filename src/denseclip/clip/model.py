@@ -5,7 +5,7 @@ embedded tiny models.
 """
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self, TypeVar
 
 import torch
@@ -246,7 +246,11 @@ class VisionTransformer(nn.Module):
     patch: pixels on the side of a patch. grid: (g, g), the patches of the native size. hidden: width of the MLPs.
     embed_dim: D; None for a trunk without the last norm and projection. pool: what stands for the whole picture,
     "tok" (class token) or "avg" (mean of the patches). drop_path: highest rate, rising with depth.
+
+    prefix: tokens before the patches.
     """
+
+    prefix = 1
 
     def __init__(
         self,
@@ -259,6 +263,7 @@ class VisionTransformer(nn.Module):
         hidden: int,
         embed_dim: int | None,
         quick_gelu: bool,
+        tanh: bool = False,
         pool: str = "tok",
         norm_first: bool = True,
         norm_after_pool: bool = False,
@@ -274,7 +279,12 @@ class VisionTransformer(nn.Module):
         self.class_embedding = _normal(width, std=width**-0.5)
         self.positional_embedding = _normal(1 + grid * grid, width, std=width**-0.5)
         self.ln_pre = nn.LayerNorm(width, eps) if norm_first else nn.Identity()
-        options: dict[str, Any] = {"quick_gelu": quick_gelu, "layer_scale": layer_scale, "eps": eps}
+        options: dict[str, Any] = {
+            "quick_gelu": quick_gelu,
+            "layer_scale": layer_scale,
+            "eps": eps,
+            "tanh": tanh,
+        }
         blocks = [Block(width, heads, hidden, drop_path=drop_path(i), **options) for i in range(layers)]
         self.transformer = Transformer(blocks)
         self.proj: nn.Parameter | None = None
@@ -345,6 +355,7 @@ class TextTransformer(nn.Module):
         hidden: int,
         embed_dim: int,
         quick_gelu: bool,
+        tanh: bool = False,
         causal: bool = True,
         pool: str = "argmax",
         eos: int | None = None,
@@ -358,7 +369,12 @@ class TextTransformer(nn.Module):
         self.quick_gelu = quick_gelu
         self.token_embedding = nn.Embedding(vocabulary, width)
         self.positional_embedding = _normal(context_length, width, std=0.01)
-        options: dict[str, Any] = {"quick_gelu": quick_gelu, "layer_scale": layer_scale, "eps": eps}
+        options: dict[str, Any] = {
+            "quick_gelu": quick_gelu,
+            "layer_scale": layer_scale,
+            "eps": eps,
+            "tanh": tanh,
+        }
         blocks = [Block(width, heads, hidden, causal=causal, **options) for _ in range(layers)]
         self.transformer = Transformer(blocks)
         self.ln_final = nn.LayerNorm(width, eps)
@@ -427,56 +443,3 @@ class _NoDraws(TorchFunctionMode):
         if func.__name__.endswith(("normal_", "uniform_")):  # of torch.nn.init or of tensors
             return args[0] if args else kwargs["tensor"]
         return func(*args, **kwargs)
-
-
-def build_towers(config: Mapping[str, Any]) -> Towers:
-    """Networks with initial values for a configuration in open_clip's form that `config.check` let pass."""
-    vision, text, dim = config["vision_cfg"], config["text_cfg"], config["embed_dim"]
-    quick = bool(config.get("quick_gelu", False))
-    return Towers(_image_tower(vision, dim, quick), _text_tower(text, dim, quick))
-
-
-def _image_tower(cfg: Mapping[str, Any], dim: int, quick: bool) -> ResNet | VisionTransformer:
-    layers, size, head = cfg.get("layers", 12), cfg.get("image_size", 224), cfg.get("head_width", 64)
-    if isinstance(layers, list | tuple):
-        width = cfg.get("width", 64)
-        return ResNet(layers, width, embed_dim=dim, heads=32 * width // head, grid=size // 32)
-    width, patch = cfg.get("width", 768), cfg.get("patch_size", 16)
-    return VisionTransformer(
-        patch=patch,
-        grid=size // patch,
-        width=width,
-        layers=layers,
-        heads=width // head,
-        hidden=int(width * cfg.get("mlp_ratio", 4.0)),
-        embed_dim=dim,
-        quick_gelu=quick,
-        pool=cfg.get("pool_type", "tok"),
-        norm_first=not cfg.get("no_ln_pre", False),
-        norm_after_pool=bool(cfg.get("final_ln_after_pool", False)),
-        layer_scale=cfg.get("ls_init_value") is not None,
-        eps=(cfg.get("norm_kwargs") or {}).get("eps", 1e-5),
-    )
-
-
-def _text_tower(cfg: Mapping[str, Any], dim: int, quick: bool) -> TextTransformer:
-    width = cfg.get("width", 512)
-    projection = (
-        "none" if cfg.get("proj_type", "linear") == "none" else "linear" if cfg.get("proj_bias") else "matrix"
-    )
-    return TextTransformer(
-        vocabulary=cfg.get("vocab_size", 49408),
-        context_length=cfg.get("context_length", 77),
-        width=width,
-        layers=cfg.get("layers", 12),
-        heads=cfg.get("heads", 8),
-        hidden=int(width * cfg.get("mlp_ratio", 4.0)),
-        embed_dim=dim,
-        quick_gelu=quick,
-        causal=not cfg.get("no_causal_mask", False),
-        pool=cfg.get("pool_type", "argmax"),
-        eos=cfg.get("eos_id", 2),
-        layer_scale=cfg.get("ls_init_value") is not None,
-        eps=(cfg.get("norm_kwargs") or {}).get("eps", 1e-5),
-        projection=projection,
-    )

@@ -1,6 +1,7 @@
 """open_clip's catalogue, downloads, and which CLIPs work here and are on this machine."""
 
 import json
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -11,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from denseclip.clip import config as configs
+from denseclip.clip.build import build_towers
 from denseclip.clip.clip import ImageStats
-from denseclip.clip.config import PLAIN_WEIGHTS, SUPPORTED, Config, settings_beside, unsupported
-from denseclip.clip.model import build_towers, without_values
+from denseclip.clip.config import PLAIN_WEIGHTS, SUPPORTED, Config, check, settings_beside, unsupported
+from denseclip.clip.model import without_values
 from denseclip.errors import UserError, need
 
 EMBEDDED = ("tiny-rn", "tiny-vit")
@@ -58,8 +60,23 @@ def all_pretrained() -> list[Pretrained]:
         return []
     import open_clip
 
-    found = (_entry(name, tag) for name, tag in open_clip.list_pretrained())
-    return [entry for entry in found if unsupported(entry.config) is None]
+    works = {
+        name for name in open_clip.list_models() if unsupported(open_clip.get_model_config(name)) is None
+    }
+    return [_entry(name, tag) for name, tag in open_clip.list_pretrained() if name in works]
+
+
+def not_supported() -> dict[str, list[str]]:
+    """Names in open_clip's catalogue that do not work here, by the reason; none without it."""
+    if find_spec("open_clip") is None:
+        return {}
+    import open_clip
+
+    found: dict[str, list[str]] = {}
+    for name in open_clip.list_models():
+        if reason := unsupported(open_clip.get_model_config(name)):
+            found.setdefault(re.sub(r"(timm|transformers) model \S+", r"\1 model", reason), []).append(name)
+    return found
 
 
 def find_pretrained(source: str, tag: str | None) -> Pretrained:
@@ -152,7 +169,7 @@ def _entry(name: str, tag: str) -> Pretrained:
     config = open_clip.get_model_config(name)
     config["quick_gelu"] = bool(settings.get("quick_gelu", False) or tag == "openai")
     stats = ImageStats(tuple(settings["mean"]), tuple(settings["std"]))
-    return Pretrained(name, tag, config, stats, repository, filename, settings.get("url", ""))
+    return Pretrained(name, tag, check(config, name), stats, repository, filename, settings.get("url", ""))
 
 
 def _filenames(entry: Pretrained) -> list[str]:
@@ -281,6 +298,6 @@ def _transformers_cache() -> list[CatalogRow]:
 
 def _is_clip(path: Path) -> bool:
     try:
-        return json.loads(path.read_text(encoding="utf-8")).get("model_type") == "clip"
+        return json.loads(path.read_text(encoding="utf-8")).get("model_type") in ("clip", "siglip")
     except (ValueError, AttributeError):
         return False

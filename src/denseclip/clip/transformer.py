@@ -70,12 +70,12 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two linear layers with QuickGELU or exact GELU between them."""
+    """Two linear layers with QuickGELU or GELU between them, exact or, with `tanh`, approximated."""
 
-    def __init__(self, width: int, hidden: int, *, quick_gelu: bool) -> None:
+    def __init__(self, width: int, hidden: int, *, quick_gelu: bool, tanh: bool = False) -> None:
         super().__init__()
         self.c_fc = nn.Linear(width, hidden)
-        self.gelu = QuickGELU() if quick_gelu else nn.GELU()
+        self.gelu = QuickGELU() if quick_gelu else nn.GELU("tanh" if tanh else "none")
         self.c_proj = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -105,6 +105,7 @@ class Block(nn.Module):
         hidden: int,
         *,
         quick_gelu: bool,
+        tanh: bool = False,
         causal: bool = False,
         layer_scale: bool = False,
         eps: float = 1e-5,
@@ -113,7 +114,7 @@ class Block(nn.Module):
         super().__init__()
         self.attn = Attention(width, heads, causal=causal)
         self.ln_1 = nn.LayerNorm(width, eps)
-        self.mlp = Mlp(width, hidden, quick_gelu=quick_gelu)
+        self.mlp = Mlp(width, hidden, quick_gelu=quick_gelu, tanh=tanh)
         self.ln_2 = nn.LayerNorm(width, eps)
         self.ls_1 = LayerScale(width) if layer_scale else nn.Identity()
         self.ls_2 = LayerScale(width) if layer_scale else nn.Identity()

@@ -63,9 +63,10 @@ def dense_vit(
             shares, cells = proxy.shares(images)
             y = proxy_mixed(last, x, grid, shares, cells)
         else:
-            y = dense_block(last, x, options, grid, attention)[:, 1:]
+            pooled = vit.prefix == 0 and options.mix == "identity"  # the head is what is made dense
+            y = last(x) if pooled else dense_block(last, x, options, grid, attention)[:, vit.prefix :]
     features = to_map(y if raw else vit.project(y), cells)
-    asked = _keys(last, x[:, 1:], projected=compat.keys_projected) if keys else None
+    asked = _keys(last, x[:, vit.prefix :], projected=compat.keys_projected) if keys else None
     whole = vit.pooled(last(x)) if options.cls_bias else None
     return Dense(features, asked, whole, x if options.sfr else None, attention if options.sfr else None)
 
@@ -123,6 +124,7 @@ def mix_values(q: Tensor, k: Tensor, v: Tensor, options: DenseOptions, grid: Gri
     if options.mix == "identity":
         return v
     bias = neighborhood(grid, options.sigma, v) if options.sigma else None
+    bias = bias[-v.shape[2] :, -v.shape[2] :] if bias is not None else None  # some have no token 0
     pairs = {"qk": [(q, k)], "qq": [(q, q)], "kk": [(k, k)], "qq+kk": [(q, q), (k, k)]}[options.mix]
     parts = [F.scaled_dot_product_attention(a, b, v, attn_mask=bias) for a, b in pairs]
     return parts[0] if len(parts) == 1 else parts[0] + parts[1]
@@ -240,6 +242,11 @@ class DenseEncoder:
                 f"{clip.name} is a ViT, its map has one cell a patch; leave out stride, or take a ResNet"
             )
         self.stride = clip.visual.patch_size
+        if clip.visual.prefix == 0 and (self.options.vit_only or self.compat != Compat()):
+            raise UserError(
+                f"{clip.name} has no class token, as this preset or compat needs; choose maskclip, sclip, clearclip "
+                "or naclip, without compat"
+            )
         quick = clip.quick_gelu and not self.compat.exact_gelu
         self._vit = clip.visual.variant(quick_gelu=quick, eps=self.compat.eps)
         if self.options.mix == "proxy":

@@ -294,6 +294,18 @@ SMALL_SCORES = 1 << 20  # below this many, computing all of them is quicker than
 
 
 @torch.no_grad()
+def probabilities(scores: Tensor, temperature: float | None, bias: float | None = None) -> Tensor:
+    """Scores (K, ...) as probabilities: a soft-max of temperature x score; with a bias each word's own sigmoid.
+
+    Without a temperature they are shares already, up to their sum.
+    """
+    if temperature is None:
+        return scores.clamp_min(0) / scores.clamp_min(0).sum(0).clamp_min(1e-12)
+    if bias is not None:
+        return (scores * temperature + bias).sigmoid()
+    return (scores * temperature).softmax(0)
+
+
 def decode(
     scores: Tensor,
     size: Size,

@@ -22,6 +22,7 @@ from denseclip.data.things import encode, need_pycocotools
 from denseclip.errors import UserError, need
 from denseclip.io import atomic_path, write_text
 from denseclip.segment import paint
+from denseclip.segment.decode import probabilities
 from denseclip.segment.instances import Instance, find_instances
 from denseclip.segment.palette import background_of, class_colors
 from denseclip.text import BACKGROUND
@@ -50,6 +51,7 @@ class Segmentation:
     temperature: float | None = (
         None  # of the soft-max that makes probabilities of scores; None: scores are shares
     )
+    bias: float | None = None  # of a sigmoid in its place
 
     def __getstate__(self) -> dict[str, Any]:
         """Heat maps at full size need the model, which does not travel with a result."""
@@ -75,10 +77,7 @@ class Segmentation:
     def probabilities(self) -> Tensor:
         """(K, H, W) float32 over the classes that are `scored`, at every pixel; K H W numbers are held."""
         full = F.interpolate(self.scores[None].float(), self.mask.shape, mode="bilinear")[0]  # (K, H, W)
-        if self.temperature is None:
-            shares = full.clamp_min(0)
-            return shares / shares.sum(0).clamp_min(1e-12)
-        return (full * self.temperature).softmax(0)
+        return probabilities(full, self.temperature, self.bias)
 
     def instances(self, *, min_area: int = 1, fill_holes: bool = False) -> list[Instance]:
         """Connected regions of one class with area, box and score, the largest first; neither background nor void.
@@ -210,11 +209,7 @@ class Segmentation:
     @cached_property
     def _shares(self) -> Tensor:
         """Probabilities (K, h, w) float32 on the coarse map."""
-        coarse = self.scores.float().cpu()
-        if self.temperature is not None:
-            return (coarse * self.temperature).softmax(0)
-        shares = coarse.clamp_min(0)
-        return shares / shares.sum(0).clamp_min(1e-12)
+        return probabilities(self.scores.float().cpu(), self.temperature, self.bias)
 
     def _scored(self, name: str) -> int:
         if name not in self.scored:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
+from math import log
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from denseclip.clip.clip import fingerprint_of
 from denseclip.clip.model import ResNet
 from denseclip.errors import UserError
 from denseclip.segment.attention import DenseEncoder, DenseFeatures
-from denseclip.segment.decode import Confidence, Prediction, decode
+from denseclip.segment.decode import Confidence, Prediction, decode, probabilities
 from denseclip.segment.fusion import ScoreFusion
 from denseclip.segment.guided import follow_edges
 from denseclip.segment.planes import Planes, decode_planes, decode_words
@@ -124,6 +125,11 @@ def encoder_of(model: Model, settings: Settings) -> Encoder:
     return model
 
 
+def logit(probability: float) -> float:
+    """What a sigmoid makes the probability of."""
+    return log(probability / (1 - probability))
+
+
 COARSE = 8  # pixels per cell of composed scores
 
 
@@ -143,6 +149,11 @@ class Scorer:
             return self.settings.compat.logit_scale
         official = self.settings.compat.drop_all and isinstance(self.model, Clip)
         return 100.0 if official else self.model.logit_scale
+
+    @property
+    def bias(self) -> float | None:
+        """What is added before a sigmoid, if that makes probabilities: each word's by itself, without soft-max."""
+        return self.model.logit_bias if isinstance(self.model, Clip) else None
 
     @torch.inference_mode()
     def scores(self, features: DenseFeatures) -> Tensor:
@@ -289,10 +300,8 @@ class Decoding:
         parts = []
         for index, image in enumerate(self.images):
             scores = self.scores(index)
-            if self.scorer.settings.refine.ks:
-                shares = scores.clamp_min(0) / scores.clamp_min(0).sum(0).clamp_min(1e-12)
-            else:
-                shares = (scores * self.scorer.temperature).softmax(0)
+            temperature = None if self.scorer.settings.refine.ks else self.scorer.temperature
+            shares = probabilities(scores, temperature, self.scorer.bias)
             mask, best = follow_edges(out.mask[index], shares, image)
             parts.append((mask if threshold is None else mask.masked_fill(best < threshold, void), best))
         masks, best = (torch.stack(part) for part in zip(*parts, strict=True))
@@ -322,7 +331,12 @@ class Decoding:
     def _decode(
         self, kind: Confidence | None, threshold: float | None, *, void: int, wait: bool
     ) -> Prediction:
-        temperature = self.scorer.temperature
+        temperature, bias = self.scorer.temperature, self.scorer.bias
+        if kind == "probability" and bias is not None:  # of the winner alone: it grows with the score
+            least = None if threshold is None else (logit(threshold) - bias) / temperature
+            out = self._decode("score", least, void=void, wait=wait)
+            assert out.confidence is not None
+            return out._replace(confidence=(out.confidence * temperature + bias).sigmoid())
         if self.composer is None and not self.scorer.settings.refine.pamr:
             return decode(
                 self.maps[0],

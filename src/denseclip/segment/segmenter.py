@@ -341,6 +341,7 @@ class Segmenter(nn.Module):
             heat_of=partial(decoding.heat, index=index),
             has_background=bool(self.settings.background),
             temperature=None if self.settings.refine.ks else decoding.scorer.temperature,
+            bias=decoding.scorer.bias,
         )
 
     def _many(
