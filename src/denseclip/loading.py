@@ -1,6 +1,6 @@
 """`denseclip.load`: from names and plain values to a Segmenter, and the words of a data set for it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ def load(
     model: str | Path = "tiny-rn",
     classes: "ClassSource | ClassPrompts | None" = None,
     *,
-    preset: str | DenseOptions = "maskclip",
+    preset: str | DenseOptions = AUTO,
     pretrained: str | None = None,
     activation: str | None = None,
     device: str = "auto",
@@ -55,9 +55,10 @@ def load(
     classes: words, see `ClassPrompts.parse`; may be set later. preset: the last block, see `PRESETS`.
     activation: "quick-gelu" or "gelu", for a file of weights that does not say it.
     device: "auto", "cpu", "cuda", ... precision: "auto", "fp32", "bf16", "fp16". cache: keep class embeddings on
-    disk. options: the keywords of `make_settings`; here background and refine are "auto" by default: generic words
-    make the background, and outlines are "guided", but of a trained model and, for refine, under compat. Classes that
-    have a background of their own get no other.
+    disk. options: the keywords of `make_settings`. Here preset, resize, slide, refine and background are "auto" by
+    default: what the weights' own configuration recommends (see `Clip.recommended`), else maskclip on whole pictures
+    with "guided" outlines, and generic words make the background. A trained model, and published protocols (compat),
+    keep to what they are. Classes that have a background of their own get no other.
 
     Raises UserError for whatever cannot be used.
     """
@@ -66,19 +67,37 @@ def load(
         raise UserError(f"{model} is a trained model, which knows its activation; leave out activation")
     if options.setdefault("background", AUTO) == AUTO and (kind or _own_background(classes)):
         options["background"] = NONE
-    if options.setdefault("refine", AUTO) == AUTO:
-        options["refine"] = GUIDED if not kind and options.get("compat") in (None, "none") else None
-    settings = make_settings(preset, **options)
+    options["preset"] = preset
+    make_settings(**resolve_auto(options, {}))  # a value that cannot be used is said before weights are read
     target = pick_device(device)
     how = pick_precision("fp32" if kind in DETECTORS and precision == "auto" else precision, target)
     store = EmbeddingCache() if cache else None
     if kind in DETECTORS:
+        settings = make_settings(**resolve_auto(options, {"refine": NONE}))
         return _load_detector(model, classes, settings, target, how)
     if kind:
         trained = load_trained(model, target, how.dtype)
+        settings = make_settings(**resolve_auto(options, {"refine": NONE}))
         return Segmenter(trained, classes, settings, cache=store, precision=how)
     clip = load_clip(model, pretrained=pretrained, activation=activation, device=target)
+    settings = make_settings(**resolve_auto(options, clip.recommended))
     return Segmenter(clip.folded().to(dtype=how.dtype), classes, settings, cache=store, precision=how)
+
+
+def resolve_auto(options: Mapping[str, Any], recommended: Mapping[str, str]) -> dict[str, Any]:
+    """Keywords of `make_settings` from those that may say "auto", or nothing, for what a model recommends.
+
+    A published protocol (compat) is made of what it says alone.
+    """
+    published = options.get("compat") not in (None, "none")
+    usual = {
+        "preset": "maskclip",
+        "resize": "2048x512",
+        "slide": NONE,
+        "refine": NONE if published else GUIDED,
+    }
+    best = usual if published else usual | dict(recommended)
+    return {**options, **{name: best[name] for name in usual if options.get(name, AUTO) == AUTO}}
 
 
 def _load_detector(

@@ -45,7 +45,14 @@ def test_a_clip_with_its_words_runs_where_there_is_no_torch(tmp_path, capsys, mo
     assert "'cat'" in told and "'grass'" in told
     expected = (
         denseclip.load(
-            model, WORDS, preset=preset, resize="none", background=None, refine=None, precision="fp32"
+            model,
+            WORDS,
+            preset=preset,
+            resize="none",
+            slide=None,
+            background=None,
+            refine=None,
+            precision="fp32",
         )
         .segment(image)
         .mask
@@ -60,11 +67,11 @@ def test_a_clip_with_its_words_runs_where_there_is_no_torch(tmp_path, capsys, mo
 )
 def test_what_a_file_cannot_hold_is_refused(options, named):
     with pytest.raises(UserError, match=named):
-        TrainingFree(denseclip.load("tiny-rn", WORDS, precision="fp32", **options))
+        TrainingFree(denseclip.load("tiny-rn", WORDS, precision="fp32", **{"refine": None, **options}))
 
 
 def test_its_scores_are_the_segmenters():
-    model = denseclip.load("tiny-rn", WORDS, precision="fp32", background="wall")
+    model = denseclip.load("tiny-rn", WORDS, precision="fp32", background="wall", refine=None)
     images = torch.rand(2, 3, 64, 96)
     network = TrainingFree(model)
     mean, std = (torch.tensor(v)[:, None, None] for v in (model.encoder.stats.mean, model.encoder.stats.std))

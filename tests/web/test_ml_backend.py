@@ -123,7 +123,9 @@ def post(visitor, path, body, kind="application/json"):
 
 def expected(tiny):
     prompts = Interface.parse(BRUSH).prompts
-    settings = SegmentRequest(words="x", preset=tiny.preset, background="none").settings()  # there is a label
+    settings = SegmentRequest(words="x", preset=tiny.preset, background="none").settings(
+        tiny.shared.recommended
+    )  # there is a label
     return Segmenter(tiny.shared.model, prompts, settings).segment(SCENE)
 
 

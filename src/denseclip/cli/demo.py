@@ -12,8 +12,6 @@ from denseclip.cli.segment import Out, Overwrite, segment
 SPLIT = "demo"
 SCENES = (0, 1, 2, 3)
 SIDE = 448
-RESIZE = "short:320"  # about the size of the scenes that the tiny CLIPs learned from
-REFINE = "pd"
 DISTRACTORS = ("cat", "dog", "bird", "car", "apple", "fish", "water", "brick wall", "sky", "snow")
 
 
@@ -44,9 +42,7 @@ def demo(
             Image.fromarray(scene.image).save(temporary, quality=92)
     classes = ", ".join(dict.fromkeys((*words, *DISTRACTORS)))
     names = [str(path) for path in pictures]
-    preset = "maskclip" if model == "tiny-vit" else "maskclip-dilated"
     command = ["denseclip", "segment", *names, "--model", model, "--classes", classes, "--out", str(out)]
-    command += ["--preset", preset, "--resize", RESIZE, "--refine", REFINE]
     o.say(f"$ {shlex.join(command)}")
-    segment(names, classes, model, out, preset=preset, resize=RESIZE, refine=REFINE, overwrite=overwrite)
+    segment(names, classes, model, out, overwrite=overwrite)
     o.say(f"Look at {out}/scene-*-overlay.png (the pictures themselves are in {out}/pictures).")

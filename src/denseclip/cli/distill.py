@@ -27,7 +27,7 @@ def distill(
     classes: o.Classes = None,
     out: Out = Path("runs/distill"),
     model: Teacher = "tiny-rn",
-    preset: o.Preset = "maskclip",
+    preset: o.Preset = "auto",
     refine: o.Refine = None,
     steps: Steps = None,
     from_scratch: FromScratch = False,

@@ -25,7 +25,10 @@ Root = Annotated[Path | None, typer.Option(help="Folder that holds the data set'
 Split = Annotated[str | None, typer.Option(help="Which images; default: the ones to evaluate.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first images.")]
 ProtocolName = Annotated[
-    str, typer.Option("--protocol", help="ours, official or slide; other options go before it.")
+    str,
+    typer.Option(
+        "--protocol", help="recommended (by the model), ours, official or slide; other options go before."
+    ),
 ]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder for tables, counts and figures.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the interrupted evaluation in --out.")]
@@ -41,14 +44,14 @@ def evaluate(
     root: Root = None,
     split: Split = None,
     limit: Limit = None,
-    protocol: ProtocolName = "ours",
-    preset: o.Preset = "maskclip",
+    protocol: ProtocolName = "recommended",
+    preset: o.Preset = "auto",
     refine: o.Refine = None,
     ks_norm: o.KsNorm = BY_PROTOCOL,
     background: o.BackgroundWords = None,
     threshold: o.Threshold = None,
     resize: o.Resize = BY_PROTOCOL,
-    slide: o.SlideOption = None,
+    slide: o.SlideOption = "auto",
     scales: o.Scales = "1",
     flip: o.Flip = False,
     templates: o.Templates = BY_PROTOCOL,

@@ -27,7 +27,7 @@ def export(
     kind: Format = "onnx",
     out: Out = None,
     classes: o.Classes = None,
-    preset: o.Preset = "maskclip",
+    preset: o.Preset = "auto",
     templates: o.Templates = "85",
     activation: o.Activation = None,
     scores: Scores = False,
@@ -59,7 +59,7 @@ def export(
         return path
     cell, note = 1, ""
     if trained:
-        if preset != "maskclip" or activation is not None:
+        if preset != "auto" or activation is not None:
             raise UserError(f"{model} is a trained model; leave out --preset and --activation")
         loaded = load_trained(model, torch.device("cpu"), torch.float32)
         words = None if classes is None else ClassPrompts.parse(classes)
@@ -67,7 +67,11 @@ def export(
         stats = loaded.stats
     else:
         settings = {"preset": preset, "templates": templates, "activation": activation, "resize": "none"}
-        settings |= {"background": None, "refine": None}  # what runs elsewhere gives the words' scores alone
+        settings |= {
+            "background": None,
+            "refine": None,
+            "slide": None,
+        }  # what runs elsewhere gives the words' scores alone
         segmenter = o.ModelOptions(model, classes, settings, "cpu", "fp32").load()
         network, names = TrainingFree(segmenter).eval(), segmenter.classes
         stats, cell = segmenter.encoder.stats, segmenter.encoder.stride

@@ -45,8 +45,9 @@ Classes = Annotated[
 Preset = Annotated[
     str,
     typer.Option(
-        help="The last block: maskclip, maskclip-reduced, sclip, clearclip, naclip, vanilla, sc-clip, resclip, "
-        "resclip-sclip, resclip-clearclip, proxyclip; for ResNets also maskclip-dilated."
+        help="The last block: auto (the model's choice, else maskclip), maskclip, maskclip-reduced, sclip, "
+        "clearclip, naclip, vanilla, sc-clip, resclip, resclip-sclip, resclip-clearclip, proxyclip; for ResNets "
+        "also maskclip-dilated."
     ),
 ]
 Proxy = Annotated[
@@ -73,10 +74,17 @@ Threshold = Annotated[
     float | None, typer.Option(help="Pixels whose best word has a lower probability are background.")
 ]
 Resize = Annotated[
-    str, typer.Option(help="2048x512 (long x short side), short:512, long:520, exact:224x224, none.")
+    str,
+    typer.Option(
+        help="auto (the model's choice, else 2048x512, long x short side), short:512, long:520, exact:224x224, none."
+    ),
 ]
 SlideOption = Annotated[
-    str | None, typer.Option("--slide", help="Windows: crop/stride in pixels, such as 224/112.")
+    str | None,
+    typer.Option(
+        "--slide",
+        help="Windows: crop/stride in pixels, such as 224/112; none; auto: the model's choice.",
+    ),
 ]
 FusionOption = Annotated[
     str, typer.Option("--fusion", help="Windows meet in their scores, or, before the last norm, in features.")

@@ -31,7 +31,8 @@ class Clip(nn.Module):
 
     name: what the user asked for. visual, text: the towers. stats: how pixels are normalized. image_size:
     native side in pixels. embed_dim: D. logit_scale: factor on cosines, e.g. 100.0. logit_bias: what is added
-    before a sigmoid, of those that were trained with one (SigLIP).
+    before a sigmoid, of those that were trained with one (SigLIP). recommended: options of `denseclip.load` that
+    serve these weights best, by the word of who trained them.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Clip(nn.Module):
         embed_dim: int,
         logit_scale: float,
         logit_bias: float | None = None,
+        recommended: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
         self.name = name
@@ -57,6 +59,7 @@ class Clip(nn.Module):
         self.embed_dim = embed_dim
         self.logit_scale = logit_scale
         self.logit_bias = logit_bias
+        self.recommended = dict(recommended or {})
         self.requires_grad_(False).eval()
 
     @property

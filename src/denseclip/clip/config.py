@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isqrt
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from denseclip.errors import UserError
 Config = dict[str, Any]
 SUPPORTED = "CLIP's ResNets and plain ViTs work, and SigLIP's, `denseclip models` lists them"
 TANH = {"approximate": "tanh"}
+RECOMMENDED = {"preset", "resize", "slide", "refine"}  # options that a configuration may recommend
 SECTIONS = ("vision_cfg", "text_cfg")
 REQUIRED = ("embed_dim", *SECTIONS)
 LOSS_KEYS = {"init_logit_scale", "init_logit_bias", "nonscalar_logit_scale"}  # nothing to the towers
@@ -242,10 +243,11 @@ TOKENIZER = "tokenizer_config.json"
 
 @dataclass(frozen=True)
 class Settings:
-    """What configuration files say: a model configuration in open_clip's form, and image statistics."""
+    """What configuration files say: a model's shape in open_clip's form, image statistics, recommended options."""
 
     config: Config | None = None
     stats: ImageStats | None = None
+    recommended: Mapping[str, str] = field(default_factory=dict)
 
 
 def embedded_folder(name: str) -> Path:
@@ -292,7 +294,20 @@ def settings_beside(weights: Path, *, hugging_face: bool) -> Settings:
     model = {"quick_gelu": False, **settings["model_cfg"]}
     if model.get("text_cfg", {}).get("hf_tokenizer_name") and (weights.parent / TOKENIZER).is_file():
         model["text_cfg"] = model["text_cfg"] | {"hf_tokenizer_name": str(weights.parent)}
-    return Settings(model, stats_of(settings.get("preprocess_cfg", {}), weights))
+    stats = stats_of(settings.get("preprocess_cfg", {}), weights)
+    return Settings(model, stats, _recommended(settings, weights.parent))
+
+
+def _recommended(settings: Config, folder: Path) -> Mapping[str, str]:
+    """The options that whoever trained the weights recommends, under the key `denseclip` of a configuration."""
+    found = settings.get("denseclip", {})
+    texts = isinstance(found, dict) and all(isinstance(value, str) for value in found.values())
+    if not (texts and found.keys() <= RECOMMENDED):
+        raise UserError(
+            f"{folder}: 'denseclip' in its configuration must be an object with texts for some of "
+            f"{', '.join(sorted(RECOMMENDED))}; mend it"
+        )
+    return found
 
 
 def stats_of(settings: Mapping[str, Any], source: object, prefix: str = "") -> ImageStats | None:

@@ -1,7 +1,7 @@
 """From a name or a path to a CLIP with weights: every tensor accounted for, or an error."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -41,7 +41,7 @@ Activation = Literal["quick-gelu", "gelu"]
 class Recipe:
     """What a Clip is made of. `name`: what the user asked for; `source`: what errors name.
 
-    silent: the file of weights if nothing says its activation.
+    silent: the file of weights if nothing says its activation. recommended: see `Clip`.
     """
 
     name: str
@@ -50,6 +50,7 @@ class Recipe:
     config: Config  # complete
     stats: ImageStats
     silent: Path | None = None
+    recommended: Mapping[str, str] = field(default_factory=dict)
 
 
 def load_clip(
@@ -98,6 +99,7 @@ def load_clip(
         embed_dim=recipe.config["embed_dim"],
         logit_scale=float(state["logit_scale"].exp()),
         logit_bias=None if bias is None else float(bias.float().sum()),
+        recommended=recipe.recommended,
     )
     return clip.to(device, dtype)
 
@@ -159,7 +161,7 @@ def _from_path(path: Path, name: str, config: Mapping[str, Any] | None) -> Recip
     state = to_open_clip(checkpoint.state)
     full = _configuration(checkpoint, state, beside.config, given)
     silent = None if "quick_gelu" in full else checkpoint.path
-    return Recipe(name, name, state, check(full, name, state), stats, silent)
+    return Recipe(name, name, state, check(full, name, state), stats, silent, beside.recommended)
 
 
 def _configuration(checkpoint: Checkpoint, state: State, beside: Config | None, given: Config) -> Config:

@@ -11,13 +11,17 @@ from denseclip.data.specs import DatasetSpec
 from denseclip.errors import UserError, choose
 from denseclip.segment.settings import LATER, Compat, preset
 
+PLAIN: dict[str, Any] = {"preset": "maskclip", "slide": "none", "refine": "none"}
 PROTOCOLS: dict[str, dict[str, Any]] = {
-    "ours": {},  # whole pictures at the data set's size, CLIP's own arithmetic, 85 templates
-    "official": {
+    "recommended": {},  # as the weights' own configuration recommends; where it says nothing, ours
+    "ours": PLAIN,  # whole pictures at the data set's size, CLIP's own arithmetic, 85 templates
+    "official": PLAIN
+    | {
         "compat": "official",
         "ks_norm": "positions",
     },  # as the papers' numbers were made (maskclip a.3)
-    "slide": {"resize": "short:336", "slide": "224/112", "templates": "80"},  # SCLIP, ClearCLIP, NACLIP
+    "slide": PLAIN
+    | {"resize": "short:336", "slide": "224/112", "templates": "80"},  # SCLIP, ClearCLIP, NACLIP
 }
 RESCLIP = ("rcs", "sfr", "feedback_threshold")
 OTHERS = ("words", "spaced", "logit_scale", "area")  # which are no keywords of `make_settings`

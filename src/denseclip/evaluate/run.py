@@ -25,7 +25,7 @@ from denseclip.segment.devices import Spread
 from denseclip.segment.engine import Engine, default_batch
 from denseclip.segment.result import Segmentation
 from denseclip.segment.segmenter import Segmenter
-from denseclip.segment.settings import has_background
+from denseclip.segment.settings import Refinement, has_background
 
 
 def segmenter_for(
@@ -54,8 +54,12 @@ def segmenter_for(
         device=device,
         precision=precision,
         cache=cache,
-        **{"background": None, "refine": None, **settings},
+        **{"background": None, **settings},
     )
+    if "refine" not in {**settings, **getattr(segmenter.clip, "recommended", {})}:
+        segmenter.configure(
+            refine=Refinement()
+        )  # figures are of the method itself, unless somebody says otherwise
     if usual is not None and not has_background(segmenter._words):
         segmenter.configure(background=make_settings(background=usual).background)
     set_dataset_classes(segmenter, worded(spec, changes.get("compat")))

@@ -22,6 +22,7 @@ from denseclip.models.backbones import at_hand
 from denseclip.segment import paint
 from denseclip.segment.result import Segmentation
 from denseclip.segment.segmenter import Segmenter
+from denseclip.segment.settings import AUTO
 from denseclip.text import ClassPrompts
 from denseclip.train.recipe import CLIP_START, TrainRecipe, laid_over, make_recipe
 from denseclip.train.run import RECIPE, open_training_data
@@ -39,6 +40,9 @@ def distill_recipe(
     crops of 224 pixels. teacher: keys of `TeacherPart`. changes: other keys of the recipe, as nested dicts.
     Raises UserError for what cannot be used.
     """
+    preset = teacher.get("preset", AUTO)
+    if preset == AUTO:
+        preset = load_clip(teacher["model"]).recommended.get("preset", "maskclip")
     gpu = torch.cuda.is_available()
     backbone = "timm:resnet50" if gpu else "timm:resnet18"
     content: dict[str, Any] = {
@@ -57,7 +61,7 @@ def distill_recipe(
             "backbone": backbone,
             "pretrained": not from_scratch,
         },
-        "teacher": {"official": False, **teacher},
+        "teacher": {"official": False, **teacher, "preset": preset},
         "labels": {"hide": "all", "ignore_mask": "none", "average": "valid"},
     }
     return make_recipe(laid_over(content, changes))

@@ -115,7 +115,7 @@ class LabelStudio:
         schema = str(body.get("schema") or "")
         if schema:  # Label Studio sets up before there is an interface
             interface = Interface.parse(schema)
-            settings = self._request(interface, _object(extra)).settings()
+            settings = self._request(interface, _object(extra)).settings(self.server.shared.recommended)
             background = self.server.shared.fitting(interface.prompts, settings).background
             (
                 background.prompts(interface.prompts),
@@ -166,7 +166,9 @@ class LabelStudio:
         file.name = where[:80]
         image = read_image(file, max_pixels=self.server.limits.pixels)
         request = self._request(interface, extra)
-        segmenter = self.server.shared.segmenter(interface.prompts, request.settings())
+        segmenter = self.server.shared.segmenter(
+            interface.prompts, request.settings(self.server.shared.recommended)
+        )
         result = segmenter.segment(image, confidence=True)
         assert result.confidence is not None
         background = background_of(result.classes)

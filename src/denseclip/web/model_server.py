@@ -88,7 +88,8 @@ class ModelServer:
             )
         model = load(origin.model, cache=False, **origin.options).clip
         known = presets(model)
-        first = preset or next(iter(known))
+        best = model.recommended.get("preset") if isinstance(model, Clip) else None
+        first = preset or best or next(iter(known))
         if first not in known:
             raise UserError(f"preset {first!r} is not for {origin.model}; choose one of {', '.join(known)}")
         return cls(SharedModel(model, MemoryCache(limits.rows)), origin, limits, first)

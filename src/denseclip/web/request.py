@@ -5,11 +5,12 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import PurePath, PurePosixPath
+from types import MappingProxyType
 from typing import Any, Self
 
 from denseclip.errors import UserError
-from denseclip.loading import make_settings
-from denseclip.segment.settings import AUTO, GUIDED, Settings
+from denseclip.loading import make_settings, resolve_auto
+from denseclip.segment.settings import AUTO, Settings
 from denseclip.text import ClassPrompts
 
 
@@ -98,9 +99,9 @@ class SegmentRequest:
             given["templates"] = self.templates
         return given
 
-    def settings(self) -> Settings:
-        """The settings asked for. Raises UserError for a value that cannot be used."""
-        return make_settings(**{"background": AUTO, "refine": GUIDED, **self.options})
+    def settings(self, recommended: Mapping[str, str] = MappingProxyType({})) -> Settings:
+        """The settings asked for, over those that the model recommends. UserError for a value that cannot be used."""
+        return make_settings(**resolve_auto({"background": AUTO, **self.options}, recommended))
 
     def prompts(self, limits: Limits) -> ClassPrompts:
         """The classes asked for. Raises UserError for words that cannot be used, or too many."""

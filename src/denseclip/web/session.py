@@ -3,6 +3,7 @@
 import secrets
 import time
 from collections import OrderedDict
+from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass, field, replace
 from threading import Lock
@@ -26,6 +27,11 @@ class SharedModel:
 
     model: Model
     cache: EmbeddingCache
+
+    @property
+    def recommended(self) -> Mapping[str, str]:
+        """What the weights' configuration recommends, see `Clip.recommended`."""
+        return self.model.recommended if isinstance(self.model, Clip) else {}
 
     def segmenter(self, prompts: ClassPrompts, settings: Settings) -> Segmenter:
         """The model under words and settings; nothing of another visitor's is in it."""
@@ -167,7 +173,9 @@ class Session:
         with self._lock:
             start = time.perf_counter()
             picture = self.shown()
-            segmenter = self.shared.segmenter(question.prompts(self.limits), question.settings())
+            segmenter = self.shared.segmenter(
+                question.prompts(self.limits), question.settings(self.shared.recommended)
+            )
             view, encoded = self._view(segmenter, picture)
             result = segmenter.segment(view)
             seconds = time.perf_counter() - start
