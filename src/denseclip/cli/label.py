@@ -30,7 +30,6 @@ Classes = Annotated[
     str | None,
     typer.Option(
         "--classes",
-        "--class_prompts",
         "-c",
         help='Words: "cat|kitten, red car, grass", a class set such as voc, or a .json or .txt file.',
     ),
