@@ -55,6 +55,13 @@ class Attention(nn.Module):
         q, k, v = y.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         return q, k, v
 
+    def keys_and_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens (B, N, W) -> keys and values, as `qkv`."""
+        width = x.shape[-1]
+        y = F.linear(x, self.in_proj_weight[width:], self.in_proj_bias[width:])  # (B, N, 2W)
+        k, v = y.unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        return k, v
+
     def keys(self, x: Tensor) -> Tensor:
         """Tokens (B, N, W) -> keys (B, N, W), the heads side by side."""
         width = x.shape[-1]

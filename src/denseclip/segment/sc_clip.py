@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,6 +14,7 @@ NEIGHBORS, SHARE = (
     0.05,
 )  # of the outlier test: neighbors looked at, and the share of tokens that is replaced
 LEAST = 0.4  # similarities below it do not count where tokens are regrouped
+BELOW = float(np.nextafter(np.float32(LEAST), np.float32(0)))
 CLASS_TOKEN = 0.3  # of the class token that is added to every position
 FIRST, MIDDLE, STOP = 4, 9, 10  # blocks, counted from 1, of CLIPs with 12 blocks or more
 
@@ -38,13 +40,10 @@ def sc_clip(blocks: Sequence[Block], x: Tensor, grid: Grid) -> tuple[Tensor, Ten
             total = total + x
     bad = outliers(x[:, 1:])  # (B, hw)
     near = similarity(repair(pre[:, 1:], bad, grid))  # (B, hw, hw)
-    regroup = aggregation(similarity(early[:, 1:]))
-    deep = aggregation(near) @ repair(x[:, 1:], bad, grid).float()  # (B, hw, W)
-    ways = (deep.to(x.dtype), x[:, :1]), (total[:, 1:], total[:, :1])
+    deep = regrouped(near, repair(x[:, 1:], bad, grid))  # (B, hw, W)
     share = centered_softmax(near, 3.0, 1.0).to(x.dtype)  # (B, hw, hw)
-    parts = [_last(blocks[-1], tokens, share) + CLASS_TOKEN * whole for tokens, whole in ways]
-    found = [(regroup @ part.float()).to(x.dtype) for part in parts]
-    return found[0] + found[1], x
+    both = _last(blocks[-1], (deep, total[:, 1:]), share) + CLASS_TOKEN * (x[:, :1] + total[:, :1])
+    return regrouped(similarity(early[:, 1:]), both), x
 
 
 def outlier_scores(x: Tensor, neighbors: int = NEIGHBORS) -> Tensor:
@@ -56,7 +55,9 @@ def outlier_scores(x: Tensor, neighbors: int = NEIGHBORS) -> Tensor:
     x = x.float()
     x = x - x.mean(1, keepdim=True)  # distances stay, and are rounded less
     square = x.square().sum(-1)
-    distance = (square[:, :, None] + square[:, None] - 2 * (x @ x.mT)).clamp_min_(0)  # (B, N, N)
+    distance = torch.baddbmm(square[:, :, None] + square[:, None], x, x.mT, alpha=-2).clamp_min_(
+        0
+    )  # (B, N, N)
     distance.diagonal(dim1=1, dim2=2).fill_(-1)  # each token comes first in its own list
     count = min(neighbors, x.shape[1] - 1)
     nearest = distance.topk(count + 1, largest=False, sorted=True)
@@ -96,10 +97,10 @@ def similarity(x: Tensor) -> Tensor:
         return unit @ unit.mT
 
 
-def aggregation(similar: Tensor) -> Tensor:
-    """Similarities (B, N, N) of at least 0.4, as shares of their row."""
-    kept = similar.masked_fill(similar < LEAST, 0)
-    return kept / (kept.sum(-1, keepdim=True) + 1e-6)
+def regrouped(similar: Tensor, x: Tensor) -> Tensor:
+    """Tokens (B, N, W) as means of those that are similar (B, N, N), at least 0.4, weighted by it."""
+    kept = F.threshold(similar, BELOW, 0.0)
+    return (kept @ x.float() / (kept.sum(-1, keepdim=True) + 1e-6)).to(x.dtype)
 
 
 def centered_softmax(similar: Tensor, scale: float, beta: float) -> Tensor:
@@ -107,13 +108,21 @@ def centered_softmax(similar: Tensor, scale: float, beta: float) -> Tensor:
 
     similar: (B, N, N). Without the diagonal a row could be empty, where all positions are alike, and give NaN.
     """
-    moved = scale * (similar - beta * similar.mean((1, 2), keepdim=True))
-    out = (moved < 0) & ~torch.eye(moved.shape[1], dtype=torch.bool, device=moved.device)
-    return moved.masked_fill(out, -torch.inf).softmax(-1)
+    moved = (similar - beta * similar.mean((1, 2), keepdim=True)).mul_(scale)
+    out = moved < 0
+    out.diagonal(dim1=1, dim2=2).fill_(False)
+    return moved.masked_fill_(out, -torch.inf).softmax(-1)
 
 
-def _last(block: Block, x: Tensor, share: Tensor) -> Tensor:
-    """The last attention on positions (B, hw, W): the mean of `share` (B, hw, hw) and of keys with keys; no more."""
-    _, k, v = block.attn.qkv(block.ln_1(x))
-    mixed = (share[:, None] @ v + F.scaled_dot_product_attention(k, k, v)) / 2  # (B, heads, hw, d)
-    return block.ls_1(block.attn.project(mixed))
+def _last(block: Block, ways: Sequence[Tensor], share: Tensor) -> Tensor:
+    """The sum of the last attention on positions (B, hw, W) of several ways; no more than the attention.
+
+    It is the mean of `share` (B, hw, hw) and of keys with keys. All after the soft-max is linear, and done once.
+    """
+    attn = block.attn
+    pairs = [attn.keys_and_values(block.ln_1(x)) for x in ways]  # (B, heads, hw, d) each
+    values = torch.stack([v for _, v in pairs]).sum(0)
+    shared = share @ values.transpose(1, 2).flatten(2)  # (B, hw, W)
+    own = torch.stack([F.scaled_dot_product_attention(k, k, v) for k, v in pairs]).sum(0)
+    mixed = (shared.unflatten(2, (attn.heads, -1)).transpose(1, 2) + own) / 2
+    return block.ls_1(attn.project(mixed) + (len(ways) - 1) * attn.out_proj.bias)
