@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from denseclip.clip import tokenizer as module
-from denseclip.clip.tokenizer import CLIP_VOCABULARY, SHORT_VOCABULARY, tokenizer_for
+from denseclip.clip.clip import CLIP_VOCABULARY, SHORT_VOCABULARY, tokenizer_for
 from denseclip.errors import UserError
 
 SENTENCES = ["a photo of a cat", "Two RED cars, seen from above!", "naïve café 猫 🐈", ""]
@@ -84,6 +84,6 @@ def test_only_the_catalog_and_the_tokenizers_of_others_need_open_clip() -> None:
         for path in package.rglob("*.py")
     }
     users = {name: found for name, found in imports.items() if found}
-    assert set(users) == {"clip/pretrained.py", "clip/tokenizer.py"}
+    assert set(users) == {"clip/pretrained.py", "clip/clip.py"}
     assert set(users["clip/pretrained.py"]) <= {"open_clip", "open_clip.pretrained"}
-    assert set(users["clip/tokenizer.py"]) == {"open_clip.tokenizer"}
+    assert set(users["clip/clip.py"]) == {"open_clip.tokenizer"}

@@ -9,10 +9,10 @@ import torch
 import denseclip
 from denseclip import UserError
 from denseclip.data.stickers import render
-from denseclip.segment.background import near, pool, with_pool
 from denseclip.segment.segmenter import Segmenter
 from denseclip.segment.settings import Background
 from denseclip.text import ClassEmbeddings, ClassPrompts
+from denseclip.text.embeddings import near, pool, with_pool
 
 
 def generic(names, matrix):

@@ -7,7 +7,7 @@ import torch
 import denseclip
 from denseclip import UserError
 from denseclip.loading import make_settings
-from denseclip.segment.guided import follow_edges, guided_filter
+from denseclip.segment.scoring import follow_edges, guided_filter
 from denseclip.segment.settings import Refinement
 
 

@@ -31,7 +31,7 @@ DENSE = {
 
 def test_it_trains_and_answers_for_its_words_and_others(tmp_path):
     seen = []
-    outcome = train(small(**DENSE, panel_every=3), tmp_path, tell=seen.append)
+    outcome = train(small(**DENSE, panel_every=3), tmp_path, on_step=seen.append)
     assert {"decode", "aux", "loss"} <= seen[0].values.keys()
     assert seen[0].values["loss"] == pytest.approx(seen[0].values["decode"] + seen[0].values["aux"], rel=1e-5)
     assert (tmp_path / "panels" / "000003.png").exists()

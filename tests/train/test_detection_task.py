@@ -54,7 +54,7 @@ def recipe(kind="retinanet", **changes):
 def trained(request, tmp_path_factory):
     """A folder with a finished training, and what was told."""
     folder, told = tmp_path_factory.mktemp(request.param), []
-    train(recipe(request.param, panel_every=2), folder, tell=told.append)
+    train(recipe(request.param, panel_every=2), folder, on_step=told.append)
     return request.param, folder, told
 
 

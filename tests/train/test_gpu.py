@@ -118,7 +118,7 @@ def test_masks_are_those_of_the_cpu(model, precision):
 def test_two_steps_of_each_kind(kind, precision, tmp_path):
     told = []
     outcome = train(
-        KINDS[kind](precision=precision, panel_every=2), tmp_path, device=DEVICE, tell=told.append
+        KINDS[kind](precision=precision, panel_every=2), tmp_path, device=DEVICE, on_step=told.append
     )
     assert f"{precision} (asked for)" in outcome.precision and outcome.finished
     assert len(told) == 2 and all(math.isfinite(one.values["loss"]) for one in told)

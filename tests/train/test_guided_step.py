@@ -11,8 +11,13 @@ from denseclip.models.student import Student, StudentConfig
 from denseclip.segment.attention import DenseEncoder
 from denseclip.segment.settings import Compat
 from denseclip.text import ClassEmbeddings
-from denseclip.train.losses import segmentation_sums
-from denseclip.train.pseudo_labels import LabelRule, LabelSchedule, PseudoLabeler, PseudoLabelInputs
+from denseclip.train.pseudo_labels import (
+    LabelRule,
+    LabelSchedule,
+    PseudoLabeler,
+    PseudoLabelInputs,
+    segmentation_sums,
+)
 from fixtures_support import cases
 from models_support import load_official, tensor
 

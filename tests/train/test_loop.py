@@ -17,9 +17,8 @@ from denseclip.data.published import dataset_spec
 from denseclip.data.sticker_sets import open_stickers
 from denseclip.errors import UserError
 from denseclip.models.checkpoint import read_saved, trained_kind
-from denseclip.train.loop import learning_rate, make_optimizer
+from denseclip.train.loop import learning_rate, make_optimizer, poly_lr
 from denseclip.train.run import train
-from denseclip.train.task import poly_lr
 from train_support import same, small, weights
 
 
@@ -28,18 +27,18 @@ class StopError(Exception):
 
 
 def stop_after(step):
-    def tell(told):
+    def on_step(told):
         if told.step == step:
             raise StopError
 
-    return tell
+    return on_step
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     seen = []
-    outcome = train(small(panel_every=4, probe_every=2), folder, tell=seen.append)
+    outcome = train(small(panel_every=4, probe_every=2), folder, on_step=seen.append)
     return folder, outcome, seen
 
 
@@ -63,9 +62,9 @@ def test_resumed_runs_end_in_the_same_bits(trained, tmp_path):
     folder, _, _ = trained
     for step in (1, 3):  # before the first checkpoint, and one step after it
         with pytest.raises(StopError):
-            train(small(), tmp_path, tell=stop_after(step))
+            train(small(), tmp_path, on_step=stop_after(step))
     seen = []
-    train(small(), tmp_path, tell=seen.append)
+    train(small(), tmp_path, on_step=seen.append)
     assert seen[0].step == 3
     assert same(weights(tmp_path / "last.pt"), weights(folder / "last.pt"))
 
@@ -73,9 +72,9 @@ def test_resumed_runs_end_in_the_same_bits(trained, tmp_path):
 def test_phases_follow_the_global_step(tmp_path):
     labels = {"hide": "all", "guided": [1, 2], "self_training": [3]}
     with pytest.raises(StopError):
-        train(small(labels=labels), tmp_path, tell=stop_after(2 + 1))
+        train(small(labels=labels), tmp_path, on_step=stop_after(2 + 1))
     seen = []
-    train(small(labels=labels), tmp_path, tell=seen.append)
+    train(small(labels=labels), tmp_path, on_step=seen.append)
     assert [(told.step, told.phase) for told in seen] == [(3, "self-training"), (4, "self-training")]
 
 
@@ -179,7 +178,7 @@ from denseclip.train.run import train
 from train_support import small
 losses = []
 recipe = small(steps=6, batch=4, student={"head": "aspp_v2"}, labels={"hide": "all", "average": sys.argv[2]})
-train(recipe, __import__("pathlib").Path(sys.argv[1]), tell=lambda told: losses.append(told.values["loss"]))
+train(recipe, __import__("pathlib").Path(sys.argv[1]), on_step=lambda told: losses.append(told.values["loss"]))
 import os
 open(sys.argv[1] + "-rank" + os.environ.get("RANK", "0") + ".json", "w").write(json.dumps(losses))
 """

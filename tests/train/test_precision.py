@@ -30,7 +30,7 @@ KINDS = {
 
 def losses(kind, precision, folder):
     told = []
-    outcome = train(KINDS[kind](precision=precision, panel_every=2), folder, tell=told.append)
+    outcome = train(KINDS[kind](precision=precision, panel_every=2), folder, on_step=told.append)
     assert f"{precision} (asked for)" in outcome.precision
     return [one.values["loss"] for one in told]
 

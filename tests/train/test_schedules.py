@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from denseclip.train.task import poly_lr
+from denseclip.train.loop import poly_lr
 from fixtures_support import cases
 
 

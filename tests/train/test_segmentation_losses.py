@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from denseclip.errors import UserError
-from denseclip.train.losses import feature_distillation, segmentation_sums
+from denseclip.train.pseudo_labels import feature_distillation, segmentation_sums
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from denseclip.clip.tokenizer import tokenizer_for
+from denseclip.clip.clip import tokenizer_for
 from denseclip.data.stickers import TEXTURES, Scene, describe, render, short_captions, sprite_names, window
 from denseclip.text import TEMPLATES_85
 from tools.train_tiny.recipes import TEXT, TinyRecipe

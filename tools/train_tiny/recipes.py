@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from denseclip.clip.tokenizer import SHORT_VOCABULARY
+from denseclip.clip.clip import SHORT_VOCABULARY
 from denseclip.data.stickers import SceneRecipe, sprite_names
 
 TEXT = {"context_length": 48, "vocab_size": SHORT_VOCABULARY, "width": 128, "heads": 2, "layers": 2}

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from torchvision.transforms.v2.functional import normalize
 
 from denseclip.clip.build import build_towers
-from denseclip.clip.clip import OPENAI_STATS, Clip
+from denseclip.clip.clip import OPENAI_STATS, Clip, tokenizer_for
 from denseclip.clip.model import ResNet
-from denseclip.clip.tokenizer import tokenizer_for
 from denseclip.data.stickers import COLORS, TEXTURES, sprite_names
 from denseclip.data.stickers.sprites import RECOLORABLE
 from denseclip.segment.attention import dense_block

@@ -83,7 +83,7 @@ def run(
     with Progress(*columns, console=o.console, disable=quiet) as progress:
         bar = progress.add_task("loading", total=recipe.steps, told="")
 
-        def tell(told: "StepLog") -> None:
+        def on_step(told: "StepLog") -> None:
             line = (
                 f"step {told.step}/{recipe.steps} loss {told.values['loss']:.4f} "
                 f"{told.images_per_second:.1f} images/s {_time(told.seconds_left)} left"
@@ -93,7 +93,7 @@ def run(
             if not o.console.is_terminal and not quiet and told.step % every == 0:
                 o.say(f"{told.phase}: {line}")
 
-        outcome = start(recipe, folder, root=root, device=device, strategy=strategy, tell=tell)
+        outcome = start(recipe, folder, root=root, device=device, strategy=strategy, on_step=on_step)
     if not quiet:
         for line in outcome.skipped:
             o.told("skipped", line)

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from denseclip.clip.model import ResNet, TextTransformer, Towers, VisionTransformer
+from denseclip.clip.model import ResNet, Towers, VisionTransformer
 from denseclip.clip.siglip import SiglipTower
+from denseclip.clip.transformer import TextTransformer
 
 
 def build_towers(config: Mapping[str, Any]) -> Towers:

@@ -9,7 +9,7 @@ import torch
 
 from denseclip.clip.build import build_towers
 from denseclip.clip.checkpoint import Checkpoint, complete, read_checkpoint
-from denseclip.clip.clip import OPENAI_STATS, Clip, ImageStats
+from denseclip.clip.clip import OPENAI_STATS, Clip, ImageStats, tokenizer_for
 from denseclip.clip.config import (
     REQUIRED,
     WEIGHT_SUFFIXES,
@@ -25,7 +25,6 @@ from denseclip.clip.config import (
 from denseclip.clip.convert import State, is_hugging_face, to_open_clip
 from denseclip.clip.model import Towers, without_values
 from denseclip.clip.pretrained import EMBEDDED, fetch, find_pretrained, is_known
-from denseclip.clip.tokenizer import tokenizer_for
 from denseclip.errors import UserError
 
 NUMBERS = (

@@ -14,7 +14,16 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.overrides import TorchFunctionMode
 
-from denseclip.clip.transformer import Block, DropPath, Grid, Positions, Transformer, resize_positions, to_map
+from denseclip.clip.transformer import (
+    Block,
+    DropPath,
+    Grid,
+    Positions,
+    TextTransformer,
+    Transformer,
+    normal,
+    resize_positions,
+)
 from denseclip.errors import UserError
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -85,6 +94,11 @@ class Bottleneck(nn.Module):
         return (x[..., :-d] + x[..., d:]) / 4
 
 
+def to_map(tokens: Tensor, grid: Grid) -> Tensor:
+    """(B, hw, C) -> (B, C, h, w)."""
+    return tokens.transpose(1, 2).unflatten(2, grid)
+
+
 class AttentionPool(nn.Module):
     """The attention pool of a CLIP ResNet: a mean token and all cells, each asking all of them.
 
@@ -96,7 +110,7 @@ class AttentionPool(nn.Module):
     ) -> None:
         super().__init__()
         self.heads, self.positions = heads, positions
-        self.positional_embedding = _normal(1 + grid * grid, channels, std=channels**-0.5)
+        self.positional_embedding = normal(1 + grid * grid, channels, std=channels**-0.5)
         self.k_proj = nn.Linear(channels, channels)
         self.q_proj = nn.Linear(channels, channels)
         self.v_proj = nn.Linear(channels, channels)
@@ -130,12 +144,6 @@ class AttentionPool(nn.Module):
 def with_mean(tokens: Tensor) -> Tensor:
     """(B, N, C) -> (B, 1 + N, C), their mean first."""
     return torch.cat([tokens.mean(1, keepdim=True), tokens], dim=1)
-
-
-def _normal(*shape: int, std: float) -> nn.Parameter:
-    parameter = nn.Parameter(torch.empty(shape))
-    nn.init.normal_(parameter, std=std)
-    return parameter
 
 
 class ResNet(nn.Module):
@@ -276,8 +284,8 @@ class VisionTransformer(nn.Module):
         assert pool in ("tok", "avg"), f"pool_type {pool!r}"
         self.pool, self.norm_after_pool, self.quick_gelu = pool, norm_after_pool, quick_gelu
         self.conv1 = nn.Conv2d(3, width, patch, patch, bias=False)
-        self.class_embedding = _normal(width, std=width**-0.5)
-        self.positional_embedding = _normal(1 + grid * grid, width, std=width**-0.5)
+        self.class_embedding = normal(width, std=width**-0.5)
+        self.positional_embedding = normal(1 + grid * grid, width, std=width**-0.5)
         self.ln_pre = nn.LayerNorm(width, eps) if norm_first else nn.Identity()
         options: dict[str, Any] = {
             "quick_gelu": quick_gelu,
@@ -290,7 +298,7 @@ class VisionTransformer(nn.Module):
         self.proj: nn.Parameter | None = None
         if embed_dim:
             self.ln_post = nn.LayerNorm(width, eps)
-            self.proj = _normal(width, embed_dim, std=width**-0.5)
+            self.proj = normal(width, embed_dim, std=width**-0.5)
 
     def embed(self, images: Tensor, table: Callable[[Grid], Tensor] | None = None) -> tuple[Tensor, Grid]:
         """Images (B, 3, H, W), normalized, of any size -> tokens (B, 1 + hw, W) before the first block, and (h, w).
@@ -334,90 +342,6 @@ class VisionTransformer(nn.Module):
             if isinstance(part, nn.LayerNorm) and eps is not None:
                 part.eps = eps
         return other
-
-
-class TextTransformer(nn.Module):
-    """CLIP's text transformer, plain or with learned contexts between the start token and the name.
-
-    context_length: the longest sentence in tokens. causal: tokens see only those before. pool: where a sentence is
-    read: "argmax" (the highest id, CLIP's end token), "eos" (the id `eos`), "first" or "last".
-    projection: a "matrix", a "linear" layer with bias, or "none".
-    """
-
-    def __init__(
-        self,
-        *,
-        vocabulary: int,
-        context_length: int,
-        width: int,
-        layers: int,
-        heads: int,
-        hidden: int,
-        embed_dim: int,
-        quick_gelu: bool,
-        tanh: bool = False,
-        causal: bool = True,
-        pool: str = "argmax",
-        eos: int | None = None,
-        layer_scale: bool = False,
-        eps: float = 1e-5,
-        projection: str = "matrix",
-    ) -> None:
-        super().__init__()
-        assert pool in ("argmax", "eos", "first", "last"), f"pool_type {pool!r}"
-        self.width, self.heads, self.causal, self.pool, self.eos = width, heads, causal, pool, eos
-        self.quick_gelu = quick_gelu
-        self.token_embedding = nn.Embedding(vocabulary, width)
-        self.positional_embedding = _normal(context_length, width, std=0.01)
-        options: dict[str, Any] = {
-            "quick_gelu": quick_gelu,
-            "layer_scale": layer_scale,
-            "eps": eps,
-            "tanh": tanh,
-        }
-        blocks = [Block(width, heads, hidden, causal=causal, **options) for _ in range(layers)]
-        self.transformer = Transformer(blocks)
-        self.ln_final = nn.LayerNorm(width, eps)
-        self.text_projection: nn.Parameter | nn.Linear | None = None
-        if projection == "linear":
-            self.text_projection = nn.Linear(width, embed_dim)
-        elif projection == "matrix":
-            self.text_projection = _normal(width, embed_dim, std=width**-0.5)
-
-    @property
-    def context_length(self) -> int:
-        """The longest sentence in tokens, learned contexts included."""
-        return len(self.positional_embedding)
-
-    def ends(self, tokens: Tensor) -> Tensor:
-        """Tokens (N, L) -> position (N,) of the token that stands for the sentence."""
-        if self.pool in ("first", "last"):
-            return tokens.new_full((len(tokens),), 0 if self.pool == "first" else tokens.shape[1] - 1)
-        marks = tokens if self.pool == "argmax" else tokens.eq(self.eos or 0).int()
-        return marks.argmax(dim=-1)
-
-    def forward(self, tokens: Tensor, contexts: Tensor | None = None) -> Tensor:
-        """Tokens (K, L) -> (K, D), not normalized; with contexts (B, N, W) -> (B, K, D).
-
-        [start] [contexts] [name, end, padding] (DenseCLIP, section 3.2). Where tokens see only those before, the
-        padding after the last sentence's end may be cut off beforehand.
-        """
-        x, ends = self.token_embedding(tokens), self.ends(tokens)  # (K, L, W), (K,)
-        if contexts is None:
-            return self._encode(x, ends)
-        batch, count = contexts.shape[0], tokens.shape[0]
-        x = x.expand(batch, *x.shape)  # (B, K, L, W)
-        between = contexts[:, None].expand(-1, count, -1, -1).to(x.dtype)  # (B, K, N, W)
-        x = torch.cat([x[:, :, :1], between, x[:, :, 1:]], dim=2).flatten(0, 1)  # (B K, L + N, W)
-        return self._encode(x, (ends + contexts.shape[1]).repeat(batch)).unflatten(0, (batch, count))
-
-    def _encode(self, x: Tensor, ends: Tensor) -> Tensor:
-        """Embedded sequences (N, L, W), read at `ends` (N,) -> (N, D)."""
-        x = self.transformer(x + self.positional_embedding[: x.shape[1]].to(x.dtype))
-        x = self.ln_final(x[torch.arange(x.shape[0], device=x.device), ends])  # (N, W)
-        if isinstance(self.text_projection, nn.Linear):
-            return self.text_projection(x)
-        return x if self.text_projection is None else x @ self.text_projection.to(x.dtype)
 
 
 class Towers(nn.Module):

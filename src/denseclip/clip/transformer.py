@@ -1,6 +1,6 @@
-"""CLIP's pre-norm transformer, for pictures and words, under the names of its weights."""
+"""CLIP's pre-norm transformer, for pictures and words, and the text tower, under the names of their weights."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -205,6 +205,92 @@ def resize_positions(
     return torch.cat([table[:1].float(), spatial.flatten(2)[0].T])
 
 
-def to_map(tokens: Tensor, grid: Grid) -> Tensor:
-    """(B, hw, C) -> (B, C, h, w)."""
-    return tokens.transpose(1, 2).unflatten(2, grid)
+def normal(*shape: int, std: float) -> nn.Parameter:
+    """A parameter with normally distributed initial values."""
+    parameter = nn.Parameter(torch.empty(shape))
+    nn.init.normal_(parameter, std=std)
+    return parameter
+
+
+class TextTransformer(nn.Module):
+    """CLIP's text transformer, plain or with learned contexts between the start token and the name.
+
+    context_length: the longest sentence in tokens. causal: tokens see only those before. pool: where a sentence is
+    read: "argmax" (the highest id, CLIP's end token), "eos" (the id `eos`), "first" or "last".
+    projection: a "matrix", a "linear" layer with bias, or "none".
+    """
+
+    def __init__(
+        self,
+        *,
+        vocabulary: int,
+        context_length: int,
+        width: int,
+        layers: int,
+        heads: int,
+        hidden: int,
+        embed_dim: int,
+        quick_gelu: bool,
+        tanh: bool = False,
+        causal: bool = True,
+        pool: str = "argmax",
+        eos: int | None = None,
+        layer_scale: bool = False,
+        eps: float = 1e-5,
+        projection: str = "matrix",
+    ) -> None:
+        super().__init__()
+        assert pool in ("argmax", "eos", "first", "last"), f"pool_type {pool!r}"
+        self.width, self.heads, self.causal, self.pool, self.eos = width, heads, causal, pool, eos
+        self.quick_gelu = quick_gelu
+        self.token_embedding = nn.Embedding(vocabulary, width)
+        self.positional_embedding = normal(context_length, width, std=0.01)
+        options: dict[str, Any] = {
+            "quick_gelu": quick_gelu,
+            "layer_scale": layer_scale,
+            "eps": eps,
+            "tanh": tanh,
+        }
+        blocks = [Block(width, heads, hidden, causal=causal, **options) for _ in range(layers)]
+        self.transformer = Transformer(blocks)
+        self.ln_final = nn.LayerNorm(width, eps)
+        self.text_projection: nn.Parameter | nn.Linear | None = None
+        if projection == "linear":
+            self.text_projection = nn.Linear(width, embed_dim)
+        elif projection == "matrix":
+            self.text_projection = normal(width, embed_dim, std=width**-0.5)
+
+    @property
+    def context_length(self) -> int:
+        """The longest sentence in tokens, learned contexts included."""
+        return len(self.positional_embedding)
+
+    def ends(self, tokens: Tensor) -> Tensor:
+        """Tokens (N, L) -> position (N,) of the token that stands for the sentence."""
+        if self.pool in ("first", "last"):
+            return tokens.new_full((len(tokens),), 0 if self.pool == "first" else tokens.shape[1] - 1)
+        marks = tokens if self.pool == "argmax" else tokens.eq(self.eos or 0).int()
+        return marks.argmax(dim=-1)
+
+    def forward(self, tokens: Tensor, contexts: Tensor | None = None) -> Tensor:
+        """Tokens (K, L) -> (K, D), not normalized; with contexts (B, N, W) -> (B, K, D).
+
+        [start] [contexts] [name, end, padding] (DenseCLIP, section 3.2). Where tokens see only those before, the
+        padding after the last sentence's end may be cut off beforehand.
+        """
+        x, ends = self.token_embedding(tokens), self.ends(tokens)  # (K, L, W), (K,)
+        if contexts is None:
+            return self._encode(x, ends)
+        batch, count = contexts.shape[0], tokens.shape[0]
+        x = x.expand(batch, *x.shape)  # (B, K, L, W)
+        between = contexts[:, None].expand(-1, count, -1, -1).to(x.dtype)  # (B, K, N, W)
+        x = torch.cat([x[:, :, :1], between, x[:, :, 1:]], dim=2).flatten(0, 1)  # (B K, L + N, W)
+        return self._encode(x, (ends + contexts.shape[1]).repeat(batch)).unflatten(0, (batch, count))
+
+    def _encode(self, x: Tensor, ends: Tensor) -> Tensor:
+        """Embedded sequences (N, L, W), read at `ends` (N,) -> (N, D)."""
+        x = self.transformer(x + self.positional_embedding[: x.shape[1]].to(x.dtype))
+        x = self.ln_final(x[torch.arange(x.shape[0], device=x.device), ends])  # (N, W)
+        if isinstance(self.text_projection, nn.Linear):
+            return self.text_projection(x)
+        return x if self.text_projection is None else x @ self.text_projection.to(x.dtype)

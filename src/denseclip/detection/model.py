@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from denseclip.clip import Clip
-from denseclip.clip.tokenizer import Tokenize
+from denseclip.clip.clip import Tokenize
 from denseclip.detection.config import Detections, DetectorConfig, Instances
 from denseclip.detection.mask_rcnn import RegionHead
 from denseclip.detection.retinanet import RetinaHead, image_list

@@ -7,8 +7,8 @@ from pathlib import Path
 from torch import Tensor
 
 from denseclip.clip.checkpoint import load_weights, read_checkpoint
+from denseclip.clip.clip import Tokenize
 from denseclip.clip.convert import from_mmdet
-from denseclip.clip.tokenizer import Tokenize
 from denseclip.detection.config import DetectorConfig, Kind
 from denseclip.detection.model import Detector, build_detector
 from denseclip.errors import UserError

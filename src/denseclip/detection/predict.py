@@ -27,9 +27,9 @@ from denseclip.models.checkpoint import read_saved, restore, trained_kind
 from denseclip.models.config import DenseClipConfig
 from denseclip.models.encoders import Shapes
 from denseclip.segment.attention import DenseFeatures
+from denseclip.segment.interface import TrainedModel
 from denseclip.segment.palette import class_colors
 from denseclip.segment.regions import Regions, stack_regions
-from denseclip.segment.scoring import TrainedModel
 from denseclip.text import ClassEmbeddings, ClassPrompts, EmbeddingCache
 
 Array = NDArray[np.uint8]

@@ -14,11 +14,10 @@ from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from denseclip.clip import Clip, load_clip
 from denseclip.clip.build import build_towers
-from denseclip.clip.clip import OPENAI_STATS
+from denseclip.clip.clip import OPENAI_STATS, tokenizer_for
 from denseclip.clip.config import check
 from denseclip.clip.model import without_values
 from denseclip.clip.pretrained import EMBEDDED, find_pretrained, is_known
-from denseclip.clip.tokenizer import tokenizer_for
 from denseclip.detection.config import DetectorConfig, guidance_config
 from denseclip.detection.mask_rcnn import BOX_SIDE, MASK_SIDE, RegionHead
 from denseclip.detection.model import Detector, build_detector

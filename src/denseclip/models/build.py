@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from denseclip.clip import Clip
 from denseclip.clip.checkpoint import load_weights
-from denseclip.clip.tokenizer import Tokenize, tokenizer_for
+from denseclip.clip.clip import Tokenize, tokenizer_for
 from denseclip.clip.transformer import resize_positions
 from denseclip.errors import UserError
 from denseclip.models.config import DenseClipConfig

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from denseclip.clip.model import TextTransformer
-from denseclip.clip.tokenizer import Tokenize
+from denseclip.clip.clip import Tokenize
+from denseclip.clip.transformer import TextTransformer
 from denseclip.data.specs import ignore_index
 from denseclip.errors import UserError
 from denseclip.models.config import DenseClipConfig

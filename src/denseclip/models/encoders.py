@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from denseclip.clip import Clip, TextTransformer
-from denseclip.clip.model import AttentionPool, ResNet, VisionTransformer
-from denseclip.clip.transformer import DropPath, Grid, LayerScale, Positions, resize_positions, to_map
+from denseclip.clip.model import AttentionPool, ResNet, VisionTransformer, to_map
+from denseclip.clip.transformer import DropPath, Grid, LayerScale, Positions, resize_positions
 from denseclip.errors import UserError
 from denseclip.models.backbones import create_timm
 from denseclip.models.config import DenseClipConfig

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from denseclip.clip import Clip
 from denseclip.clip.checkpoint import load_weights, read_checkpoint
-from denseclip.clip.tokenizer import Tokenize
+from denseclip.clip.clip import Tokenize
 from denseclip.errors import UserError
 from denseclip.models.backbones import RESNETS, ResNetShape
 from denseclip.models.build import build_denseclip

@@ -22,7 +22,7 @@ from denseclip.models.encoders import Encoded, Shapes, VitShape
 from denseclip.models.official import load_official, load_published
 from denseclip.models.student import Student, StudentConfig, build_student
 from denseclip.segment.attention import DenseFeatures
-from denseclip.segment.scoring import TrainedModel
+from denseclip.segment.interface import TrainedModel
 from denseclip.text import (
     TEMPLATES_85,
     ClassEmbeddings,

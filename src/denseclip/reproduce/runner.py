@@ -188,7 +188,7 @@ class RowRunner:
     def train(self, run: Run) -> bool:
         """Train on to the end, or until time is up, in all processes together; returns whether it is finished."""
 
-        def tell(told: StepLog) -> None:
+        def on_step(told: StepLog) -> None:
             self.watch(f"training {run.title}", told.step, run.training.steps)
 
         def stop() -> bool:  # the first process says it for all, or the others would wait for it
@@ -200,7 +200,9 @@ class RowRunner:
         if stop():
             return False
         root, device = self.evaluator.data_root, self.evaluator.device
-        return train(run.training, self.folder(run), root=root, device=device, tell=tell, stop=stop).finished
+        return train(
+            run.training, self.folder(run), root=root, device=device, on_step=on_step, stop=stop
+        ).finished
 
     def remaining(self, planned: Sequence[Run], finished: Finished) -> str:
         """A line on what is finished and what is left, with a time by the pace of trainings so far."""

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from denseclip.clip import Clip, ImageStats
-from denseclip.clip.model import ResNet, VisionTransformer, with_mean
-from denseclip.clip.transformer import Block, Grid, resize_positions, to_map
+from denseclip.clip.model import ResNet, VisionTransformer, to_map, with_mean
+from denseclip.clip.transformer import Block, Grid, resize_positions
 from denseclip.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from denseclip.errors import UserError
 from denseclip.segment.proxy import Dino, Proxy, load_proxy, margins, proxy_mixed
@@ -278,7 +278,7 @@ class DenseEncoder:
         The map is ceil(H / patch) high for ViTs, floor(H / stride) for ResNets, whose sides must be at least 32.
         Positions are divided by their norm without an epsilon, as in the official code.
         """
-        images = images.to(self.clip.device, self.clip.dtype)
+        images = images.to(self.clip.visual.conv1.weight)
         padded = F.pad(images, self._margins(images)) if self._proxy else images
         found = self._run(padded, keys=keys, raw=raw)
         features, whole = found.features.float(), found.global_feature  # (B, D, h, w)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from denseclip.segment.attention import DenseFeatures
-from denseclip.segment.scoring import Encoder
+from denseclip.segment.interface import Encoder
 
 SIGHTINGS = 3  # calls of one shape until it is worth a graph
 MOST = 16  # graphs that are kept

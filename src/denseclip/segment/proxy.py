@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from denseclip.clip import ImageStats
 from denseclip.clip.checkpoint import complete, read_checkpoint
 from denseclip.clip.convert import from_dino
-from denseclip.clip.model import without_values
-from denseclip.clip.transformer import Block, Grid, resize_positions, to_map
+from denseclip.clip.model import to_map, without_values
+from denseclip.clip.transformer import Block, Grid, resize_positions
 from denseclip.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from denseclip.errors import UserError, need
 from denseclip.segment.sc_clip import centered_softmax, similarity

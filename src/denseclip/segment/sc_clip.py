@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from denseclip.clip.transformer import Block, Grid, to_map
+from denseclip.clip.model import to_map
+from denseclip.clip.transformer import Block, Grid
 
 NEIGHBORS, SHARE = (
     30,

@@ -1,128 +1,27 @@
 """From dense features and words to scores, and from scores to masks, heat maps and single pixels."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
-from functools import cached_property
 from math import log
 
+import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from denseclip.clip import Clip, ImageStats
-from denseclip.clip.clip import fingerprint_of
-from denseclip.clip.model import ResNet
-from denseclip.errors import UserError
-from denseclip.segment.attention import DenseEncoder, DenseFeatures
+from denseclip.clip import Clip
+from denseclip.segment.attention import DenseFeatures
 from denseclip.segment.decode import Confidence, Prediction, decode, probabilities
 from denseclip.segment.fusion import ScoreFusion
-from denseclip.segment.guided import follow_edges
+from denseclip.segment.interface import Encoder, Model
 from denseclip.segment.planes import Planes, decode_planes, decode_words
 from denseclip.segment.refine import key_smoothing, prompt_denoising
 from denseclip.segment.resample import Size, Window, heatmaps, resize, resized, scores_at, wide
-from denseclip.segment.settings import DenseOptions, Settings
-from denseclip.text import ClassEmbeddings, ClassPrompts, EmbeddingCache
-from denseclip.text.prompts import key
-
-
-class TrainedModel(nn.Module):
-    """A trained network, frozen, that answers for its own words, and for others as well as it can.
-
-    name: what the user asked for. class_prompts: its own classes. stats: how pixels are normalized. logit_scale:
-    factor on scores in the soft-max of a probability. stride: sides of network inputs are made a multiple of it.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        model: nn.Module,
-        class_prompts: ClassPrompts,
-        stats: ImageStats,
-        *,
-        logit_scale: float = 1.0,
-        stride: int = 1,
-    ) -> None:
-        super().__init__()
-        self.name, self.class_prompts, self.stats = name, class_prompts, stats
-        self.logit_scale, self.stride = logit_scale, stride
-        self.model = model
-        self.requires_grad_(False).eval()
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.parameters()).device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The floating-point type of the weights."""
-        return next(self.parameters()).dtype
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Hex SHA-256 over names, shapes and float32 bytes of all weights."""
-        return fingerprint_of(dict(sorted(self.model.state_dict().items())))
-
-    @property
-    def kind(self) -> str:
-        """In a few words, for `describe`."""
-        raise NotImplementedError
-
-    def describe(self) -> str:
-        """One line, the name first."""
-        millions = sum(p.numel() for p in self.parameters()) / 1e6
-        return (
-            f"{self.name}: {self.kind}, {len(self.class_prompts.classes)} classes, {millions:.1f} M parameters, "
-            f"{str(self.dtype).removeprefix('torch.')} on {self.device}"
-        )
-
-    def own_places(self, class_prompts: ClassPrompts) -> list[int | None]:
-        """Which of its own classes each word is."""
-        own = {key(name): k for k, name in enumerate(self.class_prompts.classes)}
-        return [own.get(key(word)) for word in class_prompts.words]
-
-    def embed(
-        self, class_prompts: ClassPrompts, templates: Sequence[str], cache: EmbeddingCache | None
-    ) -> ClassEmbeddings:
-        """Rows of words; UserError for a word that it cannot look for."""
-        raise NotImplementedError
-
-    def encode(self, images: Tensor, *, keys: bool = False) -> DenseFeatures:
-        """Images (B, 3, H, W), normalized by `stats` -> features for `scores`; there are no keys."""
-        raise NotImplementedError
-
-    def scores(self, features: DenseFeatures, matrix: Tensor) -> Tensor:
-        """Scores (B, P, h, w) of every position under the P rows of `matrix`, which `embed` made."""
-        raise NotImplementedError
-
-    def network(
-        self, class_prompts: ClassPrompts | None, templates: Sequence[str]
-    ) -> tuple[nn.Module, tuple[str, ...]]:
-        """Normalized images (B, 3, H, W) to logits (B, K, h, w) as one module, and its K class names."""
-        raise NotImplementedError
-
-
-Encoder = DenseEncoder | TrainedModel
-Model = Clip | TrainedModel
-
-
-def encoder_of(model: Model, settings: Settings) -> Encoder:
-    """A CLIP made dense, or a trained model's own image side; UserError for settings that go with a CLIP only."""
-    if isinstance(model, Clip):
-        if settings.fusion == "features" and isinstance(model.visual, ResNet):
-            raise UserError(f"{model.name} is a ResNet, and fusion=features is for ViTs; leave it out")
-        return DenseEncoder(model, settings.dense, settings.compat)
-    if settings.dense != DenseOptions():
-        raise UserError(
-            f"{model.name} is a trained model, it has no last block to vary; leave out the preset"
-        )
-    if settings.fusion == "features":
-        raise UserError(f"{model.name} is a trained model, its windows meet in scores; leave out fusion")
-    if settings.refine.ks:
-        raise UserError(f"{model.name} is a trained model, it has no keys; leave out key smoothing")
-    return model
+from denseclip.segment.settings import Settings
+from denseclip.text import ClassEmbeddings
 
 
 def logit(probability: float) -> float:
@@ -358,3 +257,94 @@ class Decoding:
             masks.append(part.mask)
             found += [] if part.confidence is None else [part.confidence]
         return Prediction(torch.stack(masks), torch.stack(found) if found else None)
+
+
+EPSILON = 1e-3  # the variance of colors in 0..1 that is no edge yet
+CELLS = 4  # of the coarse grid to a radius
+RADIUS = 0.1  # of the picture's shorter side
+LEAST = 5e-4  # of a mask, that a class must have to be filtered
+
+
+def guided_filter(scores: Tensor, guide: Tensor, radius: int, epsilon: float = EPSILON) -> Iterator[Tensor]:
+    """Scores (K, h, w) at the size of a picture (3, H, W) in 0..1, with its edges; (H, W) float32, class by class.
+
+    Section 3.5, color guide: in every window, score = a . color + b by least squares, with `epsilon` on the diagonal
+    of the colors' covariance; windows are averaged. radius: of a window, in pixels. As in the "Fast guided filter"
+    (He & Sun, 2015), a and b are found on a grid of `CELLS` a radius and resized bilinearly.
+    """
+    height, width = guide.shape[1:]
+    step = max(1, radius // CELLS)
+    size = (-(-height // step), -(-width // step))
+    small = F.interpolate(guide[None], size, mode="bilinear", antialias=step > 1)[0]  # (3, h', w')
+    coarse = F.interpolate(scores[None].float(), size, mode="bilinear")[0]  # (K, h', w')
+    lines = _lines(coarse, small, max(1, round(radius / step)), epsilon)  # (4, K, h', w')
+    for index in range(len(scores)):
+        fine = _resized(lines[:, index], (height, width))  # (4, H, W)
+        yield fine[3].addcmul_(fine[0], guide[0]).addcmul_(fine[1], guide[1]).addcmul_(fine[2], guide[2])
+
+
+@torch.no_grad()
+def follow_edges(mask: Tensor, shares: Tensor, image: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
+    """A mask (H, W) whose outlines follow the picture (H, W, 3), and the winners' filtered shares in 0..1, (H, W).
+
+    shares: (K, h, w), probabilities that are coarser. Only classes that have more than `LEAST` of the mask are
+    filtered, so the cost does not grow with the words; others get nothing. The radius is a tenth of
+    the picture's shorter side (chosen by benchmarks/bench_edges.py).
+    """
+    counts = torch.bincount(mask.flatten().long(), minlength=len(shares))
+    ids = (counts >= min(LEAST * mask.numel(), int(counts.max()))).nonzero()[:, 0]
+    guide = torch.from_numpy(image).to(shares.device).permute(2, 0, 1).float() / 255
+    radius = max(2, round(min(mask.shape) * RADIUS))
+    best, found = None, torch.empty_like(mask, dtype=torch.int32)
+    for number, plane in zip(ids.tolist(), guided_filter(shares[ids], guide, radius), strict=True):
+        if best is None:
+            best, found = plane, found.fill_(number)
+            continue
+        found.masked_fill_(plane > best, number)
+        best = torch.maximum(best, plane, out=best)
+    assert best is not None
+    return found, best.clamp_(0, 1)
+
+
+def _lines(scores: Tensor, guide: Tensor, radius: int, epsilon: float) -> Tensor:
+    """a and b of scores (K, h, w) under colors (3, h, w), averaged over windows: (4, K, h, w)."""
+    mean, averages = _box(guide, radius), _box(scores, radius)
+    pairs = [(i, j) for i in range(3) for j in range(i, 3)]
+    products = _box(torch.stack([guide[i] * guide[j] for i, j in pairs]), radius)
+    triangle = [
+        products[place] - mean[i] * mean[j] + (epsilon if i == j else 0) for place, (i, j) in enumerate(pairs)
+    ]
+    inverse = _inverse(*triangle)
+    cover = [_box(scores * guide[i], radius) - averages * mean[i] for i in range(3)]  # 3 of (K, h, w)
+    rows = ((0, 1, 2), (1, 3, 4), (2, 4, 5))
+    slopes = [inverse[a] * cover[0] + inverse[b] * cover[1] + inverse[c] * cover[2] for a, b, c in rows]
+    shift = averages - slopes[0] * mean[0] - slopes[1] * mean[1] - slopes[2] * mean[2]
+    return _box(torch.cat([*slopes, shift]), radius).unflatten(0, (4, -1))
+
+
+def _inverse(rr: Tensor, rg: Tensor, rb: Tensor, gg: Tensor, gb: Tensor, bb: Tensor) -> list[Tensor]:
+    """The inverse of symmetric 3 x 3 matrices, upper triangle row by row."""
+    parts = [gg * bb - gb * gb, rb * gb - rg * bb, rg * gb - rb * gg]
+    parts += [rr * bb - rb * rb, rb * rg - rr * gb, rr * gg - rg * rg]
+    determinant = rr * parts[0] + rg * parts[1] + rb * parts[2]
+    return [part / determinant for part in parts]
+
+
+def _box(maps: Tensor, radius: int) -> Tensor:
+    """Means (K, h, w) over squares of 2 radius + 1 cells, of what lies inside."""
+    size = 2 * radius + 1
+    for kernel, pad in (((size, 1), (radius, 0)), ((1, size), (0, radius))):
+        maps = F.avg_pool2d(maps[None], kernel, 1, pad, count_include_pad=False)[0]
+    return maps
+
+
+def _resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear resize of (K, h, w); on a CPU by OpenCV, in a tenth of the time."""
+    if maps.shape[1:] == size:
+        return maps
+    if maps.device.type != "cpu":
+        return F.interpolate(maps[None], size, mode="bilinear")[0]
+    out = np.empty((len(maps), *size), np.float32)
+    for one, place in zip(maps.numpy(), out, strict=True):
+        cv2.resize(one, (size[1], size[0]), dst=place, interpolation=cv2.INTER_LINEAR)
+    return torch.from_numpy(out)

@@ -17,15 +17,16 @@ from denseclip.clip.device import Precision, processor
 from denseclip.data.pictures import Picture, as_rgb
 from denseclip.errors import UserError
 from denseclip.segment.attention import DenseEncoder, DenseFeatures
-from denseclip.segment.background import HEAD_START, POOL_TEMPLATES, pool, with_pool
 from denseclip.segment.decode import Prediction
 from denseclip.segment.engine import Engine, default_batch
+from denseclip.segment.interface import Encoder, Model, TrainedModel, encoder_of
 from denseclip.segment.resample import Ready, Size, Window, network_inputs, network_inputs_on, plan
 from denseclip.segment.result import Segmentation
-from denseclip.segment.scoring import Decoding, Encoder, Model, Scorer, TrainedModel, encoder_of
+from denseclip.segment.scoring import Decoding, Scorer
 from denseclip.segment.settings import Settings
 from denseclip.segment.splicing import spliced
 from denseclip.text import ClassEmbeddings, ClassPrompts, EmbeddingCache, embed_classes
+from denseclip.text.embeddings import HEAD_START, POOL_TEMPLATES, pool, with_pool
 from denseclip.text.prompts import ClassSource
 
 NO_CLASSES = 'no classes are set; call set_classes(["cat", "grass"]) first'

@@ -6,6 +6,7 @@ from typing import Any, Literal, Self, get_args
 from denseclip.data.transforms import ResizeRule
 from denseclip.errors import UserError, choose
 from denseclip.text import BACKGROUND, TEMPLATES_85, ClassPrompts
+from denseclip.text.embeddings import USUAL_BACKGROUND
 
 Mix = Literal["identity", "qk", "qq", "kk", "qq+kk", "sc-clip", "proxy"]
 KeyNorm = Literal["positions", "channels"]
@@ -200,10 +201,6 @@ def _is_number(text: str) -> bool:
     return True
 
 
-USUAL_BACKGROUND = (  # things that pictures show behind other things
-    "background", "sky", "wall", "floor", "ground", "grass", "road", "tree", "building", "water", "mountain",
-    "ceiling", "sand", "snow",
-)  # fmt: skip
 AUTO, NONE, USUAL, GUIDED = "auto", "none", "usual", "guided"
 
 
@@ -213,7 +210,7 @@ class Background:
 
     With any of them, class 0 of every mask is "background". words: that describe it; "usual" stands for a list.
     threshold: in 0..1, of the soft-max over all words, with CLIP's own temperature, of the winning word. auto:
-    where one of some 650 generic words fits clearly better than all of the user's, see `segment.background`.
+    where one of some 650 generic words fits clearly better than all of the user's, see `with_pool`.
     """
 
     words: tuple[str, ...] = ()

@@ -29,7 +29,7 @@ from denseclip.train import checkpoint
 from denseclip.train.batches import AnyBatch
 from denseclip.train.checkpoint import BEST, LAST, Progress
 from denseclip.train.recipe import OptimizerPart, TrainRecipe
-from denseclip.train.task import Task, poly_lr, step_lr
+from denseclip.train.task import Task
 
 
 class SyncNorm(nn.BatchNorm2d):
@@ -273,8 +273,8 @@ class Loop:
     def run(
         self,
         batches: Iterator[AnyBatch],
-        tell: Callable[[StepLog], None] = lambda told: None,
-        stop: Callable[[], bool] = lambda: False,
+        on_step: Callable[[StepLog], None] | None = None,
+        stop: Callable[[], bool] | None = None,
     ) -> None:
         """Train to the end. `batches`: from the step of `progress` on, `accumulate` a step.
 
@@ -296,11 +296,12 @@ class Loop:
                     self.recipe.batch / pace,
                     left,
                 )
-                tell(told)
+                if on_step:
+                    on_step(told)
                 if journal:
                     journal.note(told, parts)
                 self._now_and_then(parts[-1], journal)
-                if not self.done and stop():
+                if stop and not self.done and stop():
                     self.save(LAST)
                     return
 
@@ -392,3 +393,47 @@ def learning_rate(recipe: TrainRecipe, step: int, rate: float = 1.0) -> float:
     if part.drops:
         return step_lr(step - 1, part.lr * rate, part.drops, **warm)
     return poly_lr(step - 1, recipe.steps, part.lr * rate, power=part.power, min_lr=part.min_lr, **warm)
+
+
+def poly_lr(
+    iteration: int,
+    max_iterations: int,
+    base: float,
+    *,
+    power: float = 0.9,
+    min_lr: float = 1e-4,
+    warmup: int = 0,
+    warmup_ratio: float = 1e-6,
+) -> float:
+    """Polynomial decay from `base` to `min_lr`, after a linear warm-up.
+
+    lr = (base - min_lr) (1 - iteration / max_iterations)^power + min_lr, times
+    1 - (1 - iteration / warmup) (1 - warmup_ratio) in the first `warmup` iterations. The defaults are MaskCLIP+'s
+    (section d.3); DenseCLIP has min_lr 1e-6 and warmup 1500 (section 4.1) and calls this once a parameter group,
+    with the group's own `base`.
+
+    iteration: optimizer steps already made, so 0 for the first.
+    """
+    left = max(0.0, 1 - iteration / max_iterations)
+    return ((base - min_lr) * left**power + min_lr) * _warm(iteration, warmup, warmup_ratio)
+
+
+def step_lr(
+    iteration: int,
+    base: float,
+    drops: Sequence[int],
+    *,
+    factor: float = 0.1,
+    warmup: int = 0,
+    warmup_ratio: float = 1e-3,
+) -> float:
+    """`base`, times `factor` for each of `drops` (in iterations) that lies behind; denseclip section 5.
+
+    The same warm-up as `poly_lr`. iteration: optimizer steps already made.
+    """
+    passed = sum(iteration >= drop for drop in drops)
+    return base * factor**passed * _warm(iteration, warmup, warmup_ratio)
+
+
+def _warm(iteration: int, warmup: int, ratio: float) -> float:
+    return 1 - (1 - iteration / warmup) * (1 - ratio) if iteration < warmup else 1.0

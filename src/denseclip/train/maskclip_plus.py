@@ -26,12 +26,20 @@ from denseclip.segment.attention import DenseEncoder, DenseFeatures
 from denseclip.segment.refine import key_smoothing, prompt_denoising
 from denseclip.segment.segmenter import Segmenter
 from denseclip.segment.settings import Refinement
-from denseclip.text import ClassEmbeddings, EmbeddingCache
+from denseclip.text import EmbeddingCache
 from denseclip.train.batches import Batch, Share, TrainingBatches, normalized
 from denseclip.train.loop import watch
-from denseclip.train.losses import SegmentationSums, feature_distillation, segmentation_sums
 from denseclip.train.panels import draw_panel
-from denseclip.train.pseudo_labels import LabelRule, LabelSchedule, PseudoLabeler, PseudoLabelInputs, select
+from denseclip.train.pseudo_labels import (
+    LabelRule,
+    LabelSchedule,
+    PseudoLabeler,
+    PseudoLabelInputs,
+    SegmentationSums,
+    feature_distillation,
+    segmentation_sums,
+    select,
+)
 from denseclip.train.recipe import TeacherPart, TrainRecipe
 from denseclip.train.task import Task
 
@@ -57,20 +65,11 @@ class Teacher:
         self.encoder = DenseEncoder(clip, settings.dense, settings.compat)
         self.segmenter = Segmenter(clip, settings=settings, cache=EmbeddingCache())
         set_dataset_classes(self.segmenter, dataset.spec)
+        self.stats, self.embeddings = self.encoder.stats, self.segmenter.embeddings
         self.refine = settings.refine
         self.temperature = 100.0 if part.official else clip.logit_scale
         self.dataset = dataset
         self._kept: dict[int, Tensor] = {}
-
-    @property
-    def stats(self) -> ImageStats:
-        """How its pixels are normalized."""
-        return self.segmenter.encoder.stats
-
-    @property
-    def embeddings(self) -> ClassEmbeddings:
-        """Unit vectors of the data set's words."""
-        return self.segmenter.embeddings
 
     @property
     def source(self) -> dict[str, str]:

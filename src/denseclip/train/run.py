@@ -111,18 +111,18 @@ def train(
     root: Path | None = None,
     device: str = "auto",
     strategy: str = "auto",
-    tell: Callable[[StepLog], None] = lambda told: None,
-    stop: Callable[[], bool] = lambda: False,
+    on_step: Callable[[StepLog], None] | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> Outcome:
     """Train a recipe in `folder`: from its last checkpoint, or from the start.
 
-    root: the folder that holds published data sets. strategy: see `make_fabric`. tell: called after each step. stop:
-    asked after each step whether to leave the rest for another call (one process only).
+    root: the folder that holds published data sets. strategy: see `make_fabric`. on_step: called after each step.
+    stop: asked after each step whether to leave the rest for another call (one process only).
     Raises UserError for what cannot be used, and if `folder` holds a training of another recipe.
     """
     check_folder(folder, recipe)
     with OutputFolder(folder, "train", begin=True) if is_first() else nullcontext():
-        return _train(recipe, folder, root, device, strategy, tell, stop)
+        return _train(recipe, folder, root, device, strategy, on_step, stop)
 
 
 def is_first() -> bool:
@@ -136,8 +136,8 @@ def _train(
     root: Path | None,
     device: str,
     strategy: str,
-    tell: Callable[[StepLog], None],
-    stop: Callable[[], bool],
+    on_step: Callable[[StepLog], None] | None,
+    stop: Callable[[], bool] | None,
 ) -> Outcome:
     precision = training_precision(recipe.precision, device, folder)
     fabric = make_fabric(precision, device=device, strategy=strategy)
@@ -152,7 +152,7 @@ def _train(
         write_text(folder / RECIPE, json.dumps(recipe.model_dump(mode="json"), indent=1) + "\n")
     if not loop.done:
         batches = make_batches(recipe, dataset, task, share, first)
-        loop.run(load_batches(batches, recipe.workers), tell, stop)
+        loop.run(load_batches(batches, recipe.workers), on_step, stop)
     return _outcome(loop, folder, first)
 
 

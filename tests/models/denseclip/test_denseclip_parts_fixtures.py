@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from denseclip_cases import GRADIENT, Case, deviation, state_of
 
-from denseclip.clip.tokenizer import tokenizer_for
+from denseclip.clip.clip import tokenizer_for
 from denseclip.clip.transformer import resize_positions
 from denseclip.models.config import DenseClipConfig
 from denseclip.models.denseclip import DenseCLIPBase, text_encoder

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from denseclip.train.task import poly_lr
+from denseclip.train.loop import poly_lr
 from fixtures_support import cases
 
 
