@@ -8,7 +8,7 @@ import open_clip
 import pytest
 import torch
 
-from denseclip.clip import tokenizer as module
+from denseclip.clip import clip as module
 from denseclip.clip.clip import CLIP_VOCABULARY, SHORT_VOCABULARY, tokenizer_for
 from denseclip.errors import UserError
 
