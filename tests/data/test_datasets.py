@@ -7,7 +7,7 @@ import pytest
 from dataset_trees import SHAPE, TREES, ids, image, lines, mask
 from PIL import Image
 
-from denseclip.data.masks import read_ids, to_classes
+from denseclip.data.datasets import read_ids, to_classes
 from denseclip.data.opening import open_dataset
 from denseclip.data.own import OwnData
 from denseclip.errors import UserError

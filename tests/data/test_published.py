@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from denseclip.data.masks import to_classes
+from denseclip.data.datasets import to_classes
 from denseclip.data.published import dataset_names, dataset_spec
 from denseclip.data.specs import training_labels
 from denseclip.errors import UserError

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from denseclip.data.check import check
+from denseclip.data.datasets import refuse_binary
 from denseclip.data.folder import open_folder
 from denseclip.data.images import list_images
-from denseclip.data.masks import refuse_binary
 from denseclip.data.open_things import open_things
 from denseclip.data.opening import open_dataset
 from denseclip.errors import UserError

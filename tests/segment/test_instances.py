@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from denseclip import UserError
-from denseclip.segment.instances import find_instances
+from denseclip.segment.regions import find_instances
 from denseclip.segment.result import Segmentation
 
 

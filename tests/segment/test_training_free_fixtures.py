@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 import denseclip
 from clip_support import openai_state
 from denseclip.segment import pamr, resclip, sc_clip
+from denseclip.segment.fusion import splice
 from denseclip.segment.scoring import Decoding
 from denseclip.segment.settings import PRESETS
-from denseclip.segment.splicing import splice
 from denseclip.text import ClassEmbeddings
 from fixtures_support import cases, training_free_weights
 

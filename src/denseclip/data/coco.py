@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeGuard
 
 from denseclip.data.coco_masks import Box, MaskError, Segmentation, parse_segmentation
-from denseclip.data.texts import read_json
 from denseclip.errors import UserError
+from denseclip.io import read_json
 
 _CROWD = {0: False, 1: True, "0": False, "1": True, "false": False, "true": True, "": False}
 _LARGEST = 2**53  # whole numbers beyond are not exact in other programs

@@ -1,16 +1,114 @@
-"""Labeled images, one after the other, from any data set."""
+"""Labeled images, one after the other, from any data set, and the files of their masks."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
 
+import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from denseclip.data.images import read_image
-from denseclip.data.masks import MaskFile, MaskSource, to_classes
-from denseclip.data.specs import DatasetSpec
+from denseclip.data.images import read_image, upright
+from denseclip.data.specs import DatasetSpec, ignore_index
 from denseclip.errors import UserError
+
+SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")  # no JPEG: it would invent ids
+LOOKED_AT = 32
+_WHOLE_NUMBERS = {"1", "L", "P", "I", "I;16", "I;16B", "I;16L"}
+
+
+class MaskSource(Protocol):
+    """Where the ids of one image come from; `str()` names it in messages."""
+
+    def read(self, size: tuple[int, int]) -> NDArray[Any]:
+        """Ids as stored, (H, W) integer; size: that of the image, (H, W).
+
+        Raises UserError, or FileNotFoundError if there is none.
+        """
+
+
+@dataclass(frozen=True)
+class MaskFile:
+    """A mask in a file of its own."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def read(self, size: tuple[int, int]) -> NDArray[Any]:
+        """See `read_ids`."""
+        return read_ids(self.path)
+
+
+def read_ids(path: Path) -> NDArray[Any]:
+    """Ids of a gray, indexed or 16-bit mask file, (H, W) integer, upright by its own EXIF orientation.
+
+    Raises UserError if it cannot be read or holds colors; FileNotFoundError if it does not exist.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        reason = str(error).splitlines()[0][:80] if str(error) else type(error).__name__
+        raise UserError(f"cannot read mask {path} ({reason}): replace the file") from None
+    if image.format == "JPEG":
+        raise UserError(f"mask {path} is a JPEG, which blurs ids: save masks as PNG")
+    if image.mode not in _WHOLE_NUMBERS:
+        raise UserError(
+            f"mask {path} holds colors ({image.mode}), not one id per pixel: save it as gray or indexed PNG"
+        )
+    ids = upright(np.asarray(image), image)
+    return ids.astype(np.uint8) if ids.dtype == bool else ids
+
+
+def refuse_binary(masks: Sequence[Path]) -> None:
+    """UserError if masks hold 0 and 255 only, where 255 is not counted: whatever is drawn would be ignored.
+
+    Looks at no more than `LOOKED_AT` masks, spread evenly, and at none after the first with another id.
+    """
+    found: set[int] = set()
+    spread = np.unique(np.linspace(0, len(masks) - 1, min(len(masks), LOOKED_AT)).astype(int))
+    looked = [masks[k] for k in spread if masks[k].is_file()]
+    for path in looked:
+        try:
+            found |= set(np.unique(read_ids(path)).tolist())
+        except UserError:
+            continue  # told when it is used
+        if found - {0, 255}:
+            return
+    if 255 in found:
+        raise UserError(
+            f"the masks hold 0 and 255 only ({len(looked)} looked at, {looked[0].name} first) and 255 is ignored, so "
+            'nothing drawn would count: write "classes": {"0": ..., "255": ...} and "ignore": [] in data.json'
+        )
+
+
+def to_classes(
+    ids: NDArray[Any], label_ids: Sequence[int], void_ids: Sequence[int], source: object
+) -> NDArray[Any]:
+    """Class indices of stored ids.
+
+    label_ids[k] is the stored id of class k; void_ids are not counted.
+    Returns (H, W), uint8 with 255 = ignore, or int32 with 65535 = ignore for more than 255 classes.
+    Raises UserError naming `source` and the id if an id is neither.
+    """
+    ignored = ignore_index(len(label_ids))
+    table = np.full(max(*label_ids, *void_ids, 255) + 2, -1, np.int32)  # its last entry stands for all beyond
+    table[list(void_ids)] = ignored
+    table[list(label_ids)] = np.arange(len(label_ids))
+    inside = ids if ids.dtype == np.uint8 else np.where((ids < 0) | (ids >= len(table)), len(table) - 1, ids)
+    mask = table[inside]
+    if mask.min(initial=0) < 0:
+        wrong = int(ids[mask < 0][0])
+        raise UserError(
+            f"mask {source} has id {wrong}, which is not declared: "
+            "declare it as a class or as ignored, or repair the mask"
+        )
+    return mask.astype(np.uint8) if ignored == 255 else mask
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from denseclip.data.coco_entries import read_coco
-from denseclip.data.datasets import Entry, SegmentationDataset
+from denseclip.data.datasets import SUFFIXES as MASK_SUFFIXES
+from denseclip.data.datasets import Entry, MaskFile, SegmentationDataset, refuse_binary
 from denseclip.data.images import SUFFIXES as IMAGE_SUFFIXES
 from denseclip.data.images import walk
-from denseclip.data.masks import SUFFIXES as MASK_SUFFIXES
-from denseclip.data.masks import MaskFile, refuse_binary
 from denseclip.data.specs import DatasetSpec, colors
-from denseclip.data.texts import first_doubled, read_json, read_lines
 from denseclip.errors import UserError
+from denseclip.io import first_doubled, read_json, read_lines
 
 
 class ImageEntry(Protocol):

@@ -12,13 +12,12 @@ from types import MappingProxyType
 from typing import Any
 
 from denseclip.errors import UserError
-from denseclip.label.engines import Engine
+from denseclip.label.engines import Engine, Plan, Task
 from denseclip.label.formats import make_writers
 from denseclip.label.formats.base import Entry, Target
 from denseclip.label.journal import SKIPPED, Journal
 from denseclip.label.labelled import Labeler, Rules
 from denseclip.label.sources import Item
-from denseclip.label.stages import Plan, Task
 from denseclip.label.summary import Summary, write_sheet, write_summary
 from denseclip.outputs import HOME, OutputFolder
 from denseclip.segment.paint import spread

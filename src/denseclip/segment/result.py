@@ -23,8 +23,8 @@ from denseclip.errors import UserError, need
 from denseclip.io import atomic_path, write_text
 from denseclip.segment import paint
 from denseclip.segment.decode import probabilities
-from denseclip.segment.instances import Instance, find_instances
 from denseclip.segment.palette import background_of, class_colors
+from denseclip.segment.regions import Instance, find_instances
 from denseclip.text import BACKGROUND
 
 

@@ -19,12 +19,12 @@ from denseclip.errors import UserError
 from denseclip.segment.attention import DenseEncoder, DenseFeatures
 from denseclip.segment.decode import Prediction
 from denseclip.segment.engine import Engine, default_batch
+from denseclip.segment.fusion import spliced
 from denseclip.segment.interface import Encoder, Model, TrainedModel, encoder_of
 from denseclip.segment.resample import Ready, Size, Window, network_inputs, network_inputs_on, plan
 from denseclip.segment.result import Segmentation
 from denseclip.segment.scoring import Decoding, Scorer
 from denseclip.segment.settings import Settings
-from denseclip.segment.splicing import spliced
 from denseclip.text import ClassEmbeddings, ClassPrompts, EmbeddingCache, embed_classes
 from denseclip.text.embeddings import HEAD_START, POOL_TEMPLATES, pool, with_pool
 from denseclip.text.prompts import ClassSource

@@ -3,10 +3,9 @@
 from denseclip.errors import UserError, choose
 from denseclip.label.formats.base import Target, Writer
 from denseclip.label.formats.coco import CocoPolygonsWriter, CocoWriter
-from denseclip.label.formats.cvat import CvatWriter
 from denseclip.label.formats.label_studio import LabelStudioWriter
 from denseclip.label.formats.png import PngWriter
-from denseclip.label.formats.voc import VocWriter
+from denseclip.label.formats.voc import CvatWriter, VocWriter
 from denseclip.label.formats.yolo import YoloWriter
 
 WRITERS: dict[str, type[Writer]] = {

@@ -1,5 +1,7 @@
-"""Pascal VOC: indexed PNGs of classes and objects, boxes in XML, a list of pictures."""
+"""Pascal VOC: indexed PNGs, boxes in XML, a list of pictures; and CVAT, the same as a zip."""
 
+import base64
+import zipfile
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as Xml
@@ -9,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from denseclip.errors import UserError
-from denseclip.io import write_text
+from denseclip.io import atomic_path, write_text
 from denseclip.label.formats.base import (
     PNG_LEVEL,
     Entries,
@@ -17,6 +19,7 @@ from denseclip.label.formats.base import (
     Writer,
     below,
     place_image,
+    png_bytes,
     save,
     write_lines,
 )
@@ -126,3 +129,45 @@ def _boxes(picture: Labeled, file: str) -> str:
 
 def _leaf(parent: Xml.Element, key: str, value: Any) -> None:  # noqa: ANN401
     Xml.SubElement(parent, key).text = str(value)
+
+
+EPOCH = (1980, 1, 1, 0, 0, 0)
+
+
+class CvatWriter(Writer):
+    """cvat.zip: labelmap.txt, SegmentationClass, SegmentationObject, ImageSets. Void becomes background."""
+
+    name = "cvat"
+    outputs = ("cvat.zip",)
+
+    def __init__(self, target: Target) -> None:
+        super().__init__(target)
+        check_names(self.name, target.labels)
+
+    def write(self, picture: Labeled) -> list[str]:
+        """See `Writer`."""
+        ids = class_ids(picture, BACKGROUND)
+        many = len(self.target.labels.things) > MOST
+        colors = voc_palette(len(self.target.labels.things) + 1) if many else None
+        classes = painted(ids) if colors is None else Image.fromarray(colors[ids])
+        objects = painted(object_ids(picture, BACKGROUND))
+        return [base64.b64encode(png_bytes(one)).decode("ascii") for one in (classes, objects)]
+
+    def finish(self, entries: Entries) -> None:
+        """See `Writer`."""
+        with (
+            atomic_path(self.target.out / "cvat.zip") as temporary,
+            zipfile.ZipFile(temporary, "w") as archive,
+        ):
+            _add(archive, "labelmap.txt", labelmap(self.target.labels))
+            names = "".join(f"{entry.item.name}\n" for entry in entries())
+            _add(archive, "ImageSets/Segmentation/default.txt", names)
+            for entry in entries():
+                for part, content in zip(("Class", "Object"), entry.payload, strict=True):
+                    _add(archive, f"Segmentation{part}/{entry.item.name}.png", base64.b64decode(content))
+
+
+def _add(archive: zipfile.ZipFile, name: str, content: Any) -> None:  # noqa: ANN401
+    info = zipfile.ZipInfo(name, EPOCH)
+    info.external_attr = 0o644 << 16
+    archive.writestr(info, content)
