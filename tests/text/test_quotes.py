@@ -2,8 +2,10 @@
 
 import json
 
+import numpy as np
 import pytest
 
+import denseclip
 from denseclip.errors import UserError
 from denseclip.text import ClassPrompts
 from denseclip.text.prompts import split_words
@@ -76,11 +78,23 @@ def test_what_is_not_closed_is_refused_in_one_line(text):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("ids", [[1, 2], [0, 2], [0, 255], [7]])
+@pytest.mark.parametrize("ids", [[2, 3], [1, 3], [0, 2], [0, 255], [7]])
 def test_ids_that_masks_would_not_have_are_refused(ids, tmp_path):
     (tmp_path / "classes.json").write_text(json.dumps({str(k): f"class {k}" for k in ids}))
     with pytest.raises(UserError, match="masks count classes from 0 without gaps"):
         ClassPrompts.parse(tmp_path / "classes.json")
+
+
+def test_ids_from_one_leave_zero_to_a_background_rule(tmp_path):
+    (tmp_path / "classes.json").write_text('{"1": "sky", "2": "car"}')
+    options = {"precision": "fp32", "cache": False, "templates": "1"}
+    model = denseclip.load("tiny-rn", tmp_path / "classes.json", **options)
+    assert model.classes == ("background", "sky", "car")
+    result = model.segment(np.zeros((40, 40, 3), np.uint8))
+    result.save(tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "classes.json").read_text()) == {"1": "sky", "2": "car"}
+    with pytest.raises(UserError, match="ids of the classes begin at 1"):
+        denseclip.load("tiny-rn", tmp_path / "classes.json", background="none", **options)
 
 
 @pytest.mark.parametrize(

@@ -288,6 +288,8 @@ class Segmentation:
     def save(self, folder: Path | str, stem: str = "picture", *, heatmaps: bool = False) -> list[Path]:
         """Write STEM.png (mask), STEM-overlay.png, classes.json and, if asked for, STEM-heat-CLASS.png.
 
+        classes.json is {id: name} of the words that were asked for; under a background rule they begin at 1, and 0 is
+        what none of them fits.
         Returns the paths. Files of ours of these names are replaced, each atomically; UserError for any other.
         """
         folder = Path(folder)
@@ -301,7 +303,8 @@ class Segmentation:
             with atomic_path(folder / name) as temporary:
                 picture.save(temporary)
             written.append(folder / name)
-        write_text(folder / "classes.json", json.dumps(dict(enumerate(self.classes)), indent=1) + "\n")
+        names = {k: name for k, name in enumerate(self.classes) if k or not self.has_background}
+        write_text(folder / "classes.json", json.dumps(names, indent=1) + "\n")
         return [*written, folder / "classes.json"]
 
 

@@ -245,6 +245,11 @@ class Background:
 
     def names(self, class_prompts: ClassPrompts) -> tuple[str, ...]:
         """Class names by mask id."""
+        if not self and class_prompts.from_one:
+            raise UserError(
+                "the ids of the classes begin at 1, and without a background rule masks count from 0; leave out "
+                "--background none, or number the classes from 0"
+            )
         if self and has_background(class_prompts):
             raise UserError("there is a class 'background' already; rename it or give no background rule")
         return (BACKGROUND, *class_prompts.classes) if self else class_prompts.classes

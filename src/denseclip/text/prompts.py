@@ -303,15 +303,23 @@ def _is_id(name: object) -> bool:
     return isinstance(name, str) and name.isascii() and name.isdecimal()
 
 
+class _FromOne(list[Entry]):
+    """Entries whose ids begin at 1."""
+
+
 def _from_ids(names: Mapping[str, Any]) -> list[Entry]:
-    """{id: name}, as `classes.json` has it: masks get these ids again, so they must be 0, 1, 2, ..."""
+    """{id: name}, as `classes.json` has it: masks get these ids again, so they must be 0, 1, 2, ...
+
+    Or 1, 2, ...: then 0 is left to the background, which is found by a rule.
+    """
     ids = sorted(map(int, names))
-    if ids != list(range(len(names))):
+    if ids != list(range(ids[0], ids[0] + len(names))) or ids[0] > 1:
         raise UserError(
             f"the ids are {', '.join(map(str, ids[:6]))}{', ...' if len(ids) > 6 else ''}, but masks count classes "
             "from 0 without gaps; number them so, or give a list of names"
         )
-    return [_from_item(name, name) for _, name in sorted(names.items(), key=lambda item: int(item[0]))]
+    entries = [_from_item(name, name) for _, name in sorted(names.items(), key=lambda item: int(item[0]))]
+    return _FromOne(entries) if ids[0] else entries
 
 
 def _from_item(name: object, value: object) -> Entry:
@@ -392,7 +400,7 @@ class ClassPrompts:
 
     A prompt is put into every template. A prompt that starts with `=` is a literal sentence: it is used
     as it stands, in no template ("=two dogs asleep on a red sofa"). shared: a prompt may serve two classes, as in
-    published lists of words; the first one has it.
+    published lists of words; the first one has it. from_one: they were given with ids that begin at 1.
 
     Raises:
         UserError: no class, a class without prompts, or the same class or prompt twice (case and blanks
@@ -402,6 +410,7 @@ class ClassPrompts:
     classes: tuple[str, ...]
     prompts: tuple[tuple[str, ...], ...]
     shared: bool = False
+    from_one: bool = False
 
     def __post_init__(self) -> None:
         assert len(self.classes) == len(self.prompts)
@@ -429,7 +438,8 @@ class ClassPrompts:
           goes before a word of the same name: write ["city"] for the word;
         - a list of texts, in each of which commas belong to the word;
         - a dict {class: prompt, or list of prompts}: the class name itself is no prompt unless listed;
-        - a dict {id: name} of all ids from 0 on, as in the classes.json of `denseclip segment`;
+        - a dict {id: name} of all ids from 0 on, or from 1 on where a rule finds the background, as in the
+          classes.json of `denseclip segment`;
         - JSON of such a list or dict as text;
         - a file, a path or a text that ends in .json (list or dict) or .txt (as text; `#` starts a comment).
 
@@ -439,7 +449,8 @@ class ClassPrompts:
         if isinstance(source, ClassPrompts):
             return source
         entries = read_entries(source)
-        return cls(tuple(name for name, _ in entries), tuple(prompts for _, prompts in entries))
+        names, prompts = tuple(name for name, _ in entries), tuple(prompts for _, prompts in entries)
+        return cls(names, prompts, from_one=isinstance(entries, _FromOne))
 
     def with_background(self, words: ClassSource) -> Self:
         """Add class 0, "background", found by these words (text or list); all other classes move up by one.
