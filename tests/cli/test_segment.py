@@ -43,7 +43,7 @@ def test_masks_overlays_and_classes(capsys, model, pictures, tmp_path):
         assert (out / f"{stem}-overlay.png").exists()
         assert (out / f"{stem}-heat-grass.png").exists()
     assert json.loads((out / "classes.json").read_text()) == {
-        "0": "background", "1": "cat", "2": "red car", "3": "grass"
+        "1": "cat", "2": "red car", "3": "grass"
     }  # fmt: skip
 
 
