@@ -72,7 +72,7 @@ def test_an_ontology_file_and_a_list(capsys, model, pictures, tmp_path):
     (tmp_path / "words.json").write_text(json.dumps({"vehicle": ["car", "bus"], "plant": "grass"}))
     (tmp_path / "list.txt").write_text("in/a.png\n")
     ran = run(
-        capsys, "label", tmp_path / "list.txt", "--class_prompts", tmp_path / "words.json", "-m", model,
+        capsys, "label", tmp_path / "list.txt", "--classes", tmp_path / "words.json", "-m", model,
         "-o", tmp_path / "out", *FAST,
     )  # fmt: skip
     assert ran.code == 0, ran.err
