@@ -13,8 +13,13 @@ from PIL import Image
 
 import denseclip
 from cli_support import call, run
+from denseclip.data.specs import UNLABELED
 from denseclip.data.stickers import render
 from denseclip.models.export import Exported, free_sizes
+from denseclip.train.distill import distill_recipe
+from denseclip.train.maskclip_plus import build_maskclip_plus
+from denseclip.train.pseudo_labels import PseudoLabelInputs, assign_labels
+from denseclip.train.run import open_training_data
 
 BROKEN = ["empty.jpg", "text.png", "torn.jpg"]
 WORDS = ["-c", "cat, dog, grass|lawn"]
@@ -85,7 +90,9 @@ def test_a_huge_picture_among_them(tmp_path):
 def test_the_model_is_used_with_one_command(distilled, folder, tmp_path, capsys):
     ran = run(capsys, "segment", folder / "plain.jpg", "--model", distilled / "last.pt", "--out", tmp_path)
     assert ran.code == 0, ran.err
-    assert json.loads((tmp_path / "classes.json").read_text()) == {"0": "cat", "1": "dog", "2": "grass"}
+    assert json.loads((tmp_path / "classes.json").read_text()) == {
+        "0": "background", "1": "cat", "2": "dog", "3": "grass"
+    }  # fmt: skip
 
 
 def test_it_goes_on_and_refuses_other_settings(distilled, folder, capsys):
@@ -157,9 +164,9 @@ def test_torch_export(distilled, tmp_path, capsys):
     assert ran.code == 0, ran.err
     names = {"classes": ""}
     program = torch.export.load(path, extra_files=names).module()
-    assert json.loads(names["classes"]) == ["cat", "dog", "grass"]
+    assert json.loads(names["classes"]) == ["background", "cat", "dog", "grass"]
     for shape in ((1, 3, 96, 131), (3, 3, 64, 64)):
-        assert program(torch.rand(shape) * 255).shape == (shape[0], 3, *shape[2:])
+        assert program(torch.rand(shape) * 255).shape == (shape[0], 4, *shape[2:])
     again = run(capsys, *same)
     assert again.code == 2 and "is there already" in again.err
 
@@ -195,3 +202,29 @@ def test_hubs_are_asked_for_seconds_only(monkeypatch):
 
     monkeypatch.setattr(socket, "create_connection", unreachable)
     assert not at_hand("timm:resnet18")
+
+
+@pytest.mark.parametrize(
+    ("classes", "background", "expected"),
+    [
+        ("cat, dog", "auto", ("background", "cat", "dog")),
+        ("cat, dog", "none", ("cat", "dog")),
+        ("cat, dog", "wall, sky", ("background", "cat", "dog")),
+        ("background, cat", "auto", ("background", "cat")),
+    ],
+)
+def test_the_background_is_a_class_of_the_student_as_of_segment(folder, classes, background, expected):
+    teacher = {"model": "tiny-rn", "background": background, "preset": "maskclip"}
+    changes = {"student": {"backbone": "clip", "pretrained": False}}
+    recipe = distill_recipe(folder, classes, teacher, from_scratch=True, changes=changes)
+    dataset = open_training_data(recipe.data, None)
+    task = build_maskclip_plus(recipe, dataset, torch.device("cpu"))
+    assert dataset.spec.classes == task.model.classes == expected
+    assert (task.teacher.segmenter.classes == expected) and task.hidden == tuple(range(len(expected)))
+    evidence = PseudoLabelInputs(
+        task.teacher.encoder.encode(torch.zeros(1, 3, 64, 96)).map, task.teacher.embeddings
+    )
+    labels = assign_labels(torch.full((1, 64, 96), UNLABELED), evidence, task.labeler.guided)
+    assert (labels >= 0).all() and (labels < len(expected)).all()
+    if background == "auto" and "background," not in classes:  # a plain gray picture is neither cat nor dog
+        assert (labels == 0).all()

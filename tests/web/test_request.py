@@ -3,7 +3,7 @@
 import pytest
 
 from denseclip.errors import UserError
-from denseclip.web.request import Limits, SegmentRequest
+from denseclip.web.request import Limits, Origin, SegmentRequest, command
 from web_support import question
 
 
@@ -14,6 +14,16 @@ def parse(**raw):
 def test_json_and_back():
     asked = question(background="sky, wall", threshold=0.3, refine="pd=0.2+ks=0.9")
     assert SegmentRequest.parse(asked.json(), Limits()) == asked
+
+
+def test_fusion_and_a_proxy_tower_are_asked_for_but_no_file_is():
+    asked = question(preset="proxyclip", fusion="features", proxy="timm:vit_small")
+    assert (asked.settings().fusion, asked.settings().dense.proxy) == ("features", "timm:vit_small")
+    assert command(Origin("m.pt"), asked, "a.jpg").endswith(
+        "--fusion features --proxy timm:vit_small --resize 2048x256 --templates 1"
+    )
+    with pytest.raises(UserError, match="the page opens no files; write proxy as timm:NAME"):
+        question(preset="proxyclip", proxy="/etc/passwd").settings()
 
 
 def test_settings_are_those_of_the_same_options():

@@ -29,6 +29,7 @@ def distill(
     model: Teacher = "tiny-rn",
     preset: o.Preset = "auto",
     refine: o.Refine = None,
+    background: o.BackgroundWords = "auto",
     steps: Steps = None,
     from_scratch: FromScratch = False,
     change: Set = None,
@@ -46,6 +47,7 @@ def distill(
     from denseclip.train.recipe import parse_changes
 
     teacher: dict[str, Any] = {"model": model, "preset": preset, "refine": refine, "ks_norm": "channels"}
+    teacher["background"] = background
     changes = parse_changes([*(change or []), *([f"steps={steps}"] if steps else [])])
     recipe = distill_recipe(images, classes, teacher, from_scratch=from_scratch, changes=changes)
     recipe, why = without_hub(recipe, out)

@@ -112,15 +112,14 @@ Devices = Annotated[
 ]
 Precision = Annotated[str, typer.Option(help="auto, fp32, bf16, fp16.")]
 SETTINGS = (
-    "preset", "refine", "ks_norm", "background", "threshold", "resize", "slide", "scales", "flip", "templates",
-    "compat", "activation",
+    "preset", "proxy", "refine", "ks_norm", "background", "threshold", "resize", "slide", "fusion", "scales", "flip",
+    "templates", "compat", "activation",
 )  # fmt: skip
 
 
 def settings(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The options of `denseclip.load` among a command's arguments, by parameter name."""
-    found = {name: arguments[name] for name in SETTINGS} | {"scales": parse_scales(arguments["scales"])}
-    return found | {name: arguments[name] for name in ("proxy", "fusion") if arguments.get(name)}
+    return {name: arguments[name] for name in SETTINGS} | {"scales": parse_scales(arguments["scales"])}
 
 
 @dataclass(frozen=True)

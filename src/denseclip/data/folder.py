@@ -11,6 +11,7 @@ from denseclip.data.images import SUFFIXES, read_image, unread_in, unread_line, 
 from denseclip.data.specs import DatasetSpec, colors
 from denseclip.errors import UserError
 from denseclip.outputs import is_output
+from denseclip.text.prompts import BACKGROUND
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,11 @@ class Picture:
 
 
 def open_folder(
-    folder: Path, classes: Sequence[str], prompts: Sequence[Sequence[str]]
+    folder: Path, classes: Sequence[str], prompts: Sequence[Sequence[str]], *, background: bool = False
 ) -> SegmentationDataset:
     """All pictures below a folder, in the order of their names, and the classes that are looked for in them.
+
+    background: class 0 is what is none of them.
 
     Raises UserError if there is no such folder or no picture in it.
     """
@@ -46,13 +49,16 @@ def open_folder(
         others = unread_line(unread_in([folder]))
         fix = f"put some there ({', '.join(SUFFIXES)})" + (f"; {others}" if others else "")
         raise UserError(f"no pictures in {folder}; {fix}")
+    first = (BACKGROUND,) if background else ()
+    names = (*first, *classes)
     spec = DatasetSpec(
         folder.resolve().name,
-        classes=tuple(classes),
-        prompts=tuple(tuple(words) for words in prompts),
-        palette=colors(len(classes) + 1)[1:],
-        label_ids=tuple(range(len(classes))),
+        classes=names,
+        prompts=(*((name,) for name in first), *(tuple(words) for words in prompts)),
+        palette=colors(len(classes) + 1)[1 - len(first) :],
+        label_ids=tuple(range(len(names))),
         void_ids=(),
+        background=0 if background else None,
     )
     return SegmentationDataset(
         spec, "all", [Picture(path.relative_to(folder).as_posix(), path) for path in paths]

@@ -17,12 +17,12 @@ from denseclip.data.specs import DatasetSpec
 from denseclip.data.transforms import ResizeRule, resize_image
 from denseclip.errors import UserError
 from denseclip.io import atomic_path, write_text
-from denseclip.loading import load
+from denseclip.loading import load, set_dataset_classes
 from denseclip.models.backbones import at_hand
 from denseclip.segment import paint
 from denseclip.segment.result import Segmentation
 from denseclip.segment.segmenter import Segmenter
-from denseclip.segment.settings import AUTO
+from denseclip.segment.settings import AUTO, NONE, has_background
 from denseclip.text import ClassPrompts
 from denseclip.train.recipe import CLIP_START, TrainRecipe, laid_over, make_recipe
 from denseclip.train.run import RECIPE, open_training_data
@@ -43,6 +43,9 @@ def distill_recipe(
     preset = teacher.get("preset", AUTO)
     if preset == AUTO:
         preset = load_clip(teacher["model"]).recommended.get("preset", "maskclip")
+    background = teacher.get("background", AUTO)
+    own = has_background(ClassPrompts.parse(classes))
+    background = None if background in (None, NONE) or (own and background == AUTO) else background
     gpu = torch.cuda.is_available()
     backbone = "timm:resnet50" if gpu else "timm:resnet18"
     content: dict[str, Any] = {
@@ -52,7 +55,7 @@ def distill_recipe(
         "save_every": 100,
         "panel_every": 200,
         "probe_every": 100,
-        "data": {"train": str(folder.resolve()), "classes": classes},
+        "data": {"train": str(folder.resolve()), "classes": classes, "background": background is not None},
         "augment": {
             "resize": "short:512" if gpu else "short:320",
             "crop": [512, 512] if gpu else [224, 224],
@@ -60,8 +63,9 @@ def distill_recipe(
         "student": {
             "backbone": backbone,
             "pretrained": not from_scratch,
+            "background": background is not None,
         },
-        "teacher": {"official": False, **teacher, "preset": preset},
+        "teacher": {"official": False, **teacher, "preset": preset, "background": background},
         "labels": {"hide": "all", "ignore_mask": "none", "average": "valid"},
     }
     return make_recipe(laid_over(content, changes))
@@ -130,16 +134,17 @@ def write_report(recipe: TrainRecipe, checkpoint: Path, skipped: tuple[str, ...]
 
 def _teacher(recipe: TrainRecipe, spec: DatasetSpec, rule: ResizeRule) -> Segmenter:
     part = recipe.teacher
-    return load(
+    teacher = load(
         part.model,
-        ClassPrompts(spec.classes, spec.prompts),
         preset=part.preset,
         refine=part.refine,
         ks_norm=part.ks_norm,
         compat="official" if part.official else None,
         resize=rule,
-        background=None,
+        background=part.background,
     )
+    set_dataset_classes(teacher, spec)
+    return teacher
 
 
 def _beside(one: Comparison) -> Image.Image:

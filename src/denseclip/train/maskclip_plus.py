@@ -59,6 +59,7 @@ class Teacher:
             ks_norm=part.ks_norm,
             compat="official" if part.official else None,
             resize=dataset.spec.resize,
+            background=part.background,
         )
         self.whole = load_clip(part.model, device=device)
         clip = copy.deepcopy(self.whole).folded().to(dtype=pick_precision(precision, device).dtype)
@@ -168,7 +169,8 @@ class MaskClipPlus(Task):
         self.model = student
         self.teacher, self.recipe, self.dataset = teacher, recipe, dataset
         labels, spec = recipe.labels, dataset.spec
-        things = tuple(k for k in range(len(spec.classes)) if k != spec.background)
+        found = recipe.teacher.background is not None  # else nobody can label the background
+        things = tuple(k for k in range(len(spec.classes)) if found or k != spec.background)
         self.hidden = {"all": things, "unseen": spec.unseen, "none": ()}[labels.hide]
         self.labeler = PseudoLabeler(
             LabelSchedule(labels.guided, labels.self_training),

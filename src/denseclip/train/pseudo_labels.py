@@ -98,7 +98,9 @@ def select(words: ClassEmbeddings, classes: Sequence[int]) -> ClassEmbeddings:
     """The embeddings of some classes, in this order."""
     rows = [(words.class_of_prompt == index).nonzero()[:, 0] for index in classes]  # (p,) each
     owner = torch.repeat_interleave(torch.tensor([len(one) for one in rows])).to(words.class_of_prompt)
-    return ClassEmbeddings(words.matrix[torch.cat(rows)], owner, tuple(words.classes[i] for i in classes))
+    names = tuple(words.classes[i] for i in classes)
+    generic = words.generic if classes[0] == 0 else 0
+    return ClassEmbeddings(words.matrix[torch.cat(rows)], owner, names, generic, words.lead)
 
 
 def _scores(evidence: PseudoLabelInputs, rule: LabelRule, pictures: Tensor) -> Tensor:

@@ -41,7 +41,8 @@ class Part(BaseModel):
 
 class DataPart(Part):
     """train, split, images: the data set, its split and how many of its images. classes: with it, `train` is a
-    folder of pictures without annotation, in which these words are looked for. side: of sticker scenes, in pixels.
+    folder of pictures without annotation, in which these words are looked for; background: and what is none of
+    them, which the teacher has to find. side: of sticker scenes, in pixels.
     val, val_split, val_images: what is evaluated at the end; None for no evaluation.
     """
 
@@ -49,6 +50,7 @@ class DataPart(Part):
     split: str = "train"
     images: int | None = Field(None, ge=1)
     classes: str | None = None
+    background: bool = False
     side: int | None = Field(None, ge=32, le=2048)
     val: str | None = None
     val_split: str | None = None
@@ -98,7 +100,8 @@ class TeacherPart(Part):
     """The training-free model whose labels are learned; the fields are those of `denseclip segment`.
 
     official: its quirks, as the published numbers have them. cache: run it once on each whole image, not on
-    every crop, and cut its scores like the image.
+    every crop, and cut its scores like the image. background: how it finds the data's class 0, as `--background`;
+    None if it does not.
     """
 
     model: str = "RN50"
@@ -107,6 +110,7 @@ class TeacherPart(Part):
     ks_norm: Literal["positions", "channels"] = "positions"
     official: bool = True
     cache: bool = False
+    background: str | None = None
 
 
 class LabelsPart(Part):

@@ -61,9 +61,12 @@ class LimitedDataset(SegmentationDataset):
 
 def open_training_data(part: DataPart, root: Path | None) -> SegmentationDataset:
     """The images to train on; UserError for whatever is not there."""
+    if part.background and part.classes is None:
+        raise UserError("data.background goes with data.classes; leave it out, the data say what they have")
     if part.classes is not None:
         class_prompts = ClassPrompts.parse(part.classes)
-        dataset = open_folder(Path(part.train), class_prompts.classes, class_prompts.prompts)
+        words = class_prompts.classes, class_prompts.prompts
+        dataset = open_folder(Path(part.train), *words, background=part.background)
     elif part.side is not None:
         if not is_dataset(part.train) or dataset_spec(part.train).scenes is None:
             raise UserError(f"data.side goes with sticker sets, not with {part.train}; leave it out")

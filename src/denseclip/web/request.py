@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from denseclip.errors import UserError
 from denseclip.loading import make_settings, resolve_auto
+from denseclip.segment.proxy import TIMM
 from denseclip.segment.settings import AUTO, Settings
 from denseclip.text import ClassPrompts
 
@@ -37,7 +38,7 @@ class Limits:
 
 SIZES = (256, 384, 512, 768, 1024)
 """Short sides of the network's frame, in pixels."""
-TEXTS = ("words", "preset", "background", "refine", "templates")
+TEXTS = ("words", "preset", "background", "refine", "templates", "fusion", "proxy")
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class SegmentRequest:
     """Words and settings, each as the option of `denseclip segment` of the same name takes it.
 
     background: "" for auto. refine: "" for guided. threshold: None for none. size: short side of the network's
-    frame, one of `SIZES`.
+    frame, one of `SIZES`. proxy: "timm:NAME" for proxyclip, "" for none: a page opens no files.
     """
 
     words: str
@@ -55,6 +56,8 @@ class SegmentRequest:
     refine: str = ""
     templates: str = "85"
     size: int = 512
+    fusion: str = "scores"
+    proxy: str = ""
 
     @classmethod
     def parse(cls, raw: object, limits: Limits) -> Self:
@@ -93,6 +96,12 @@ class SegmentRequest:
             given["background"] = _no_file(self.background, "background words")
         if self.threshold is not None:
             given["threshold"] = self.threshold
+        if self.fusion != "scores":
+            given["fusion"] = self.fusion
+        if self.proxy.strip():
+            if not self.proxy.strip().startswith(TIMM):
+                raise UserError(f"the page opens no files; write proxy as {TIMM}NAME")
+            given["proxy"] = self.proxy.strip()
         if self.size != 512:
             given["resize"] = f"2048x{self.size}"
         if self.templates != "85":
