@@ -18,6 +18,7 @@ from denseclip.evaluate.flops import clip_on_meta
 from denseclip.models.backbones import TIMM, V1C_WEIGHTS, build_backbone
 from denseclip.reproduce.runs import Run
 from denseclip.reproduce.tables import Scale
+from denseclip.segment.proxy import load_proxy
 
 GIGA = 1e9
 
@@ -62,7 +63,8 @@ def needs(runs: Sequence[Run], scale: Scale, data_root: Path | None, *, get: boo
     students = [recipe.student for recipe in recipes if recipe.system == "maskclip+"]
     backbones = dict.fromkeys(part.backbone for part in students if part.pretrained and not part.from_clip)
     found += [_clip(clip, get) for clip in dict.fromkeys(clip for run in runs for clip in run.clips)]
-    return found + [_backbone(name, get) for name in backbones]
+    proxies = dict.fromkeys(str(run.settings["proxy"]) for run in runs if run.settings.get("proxy"))
+    return found + [_backbone(name, get) for name in backbones] + [_proxy(name, get) for name in proxies]
 
 
 def require(found: Iterable[Need]) -> None:
@@ -116,19 +118,35 @@ def _backbone(backbone: str, get: bool) -> Need:
     if get:
         error = _error(lambda: build_backbone(backbone, pretrained=True))
         return Need(name, error and f"weights: {error}")
-    import timm
-    from huggingface_hub import try_to_load_from_cache
-
-    known = timm.get_pretrained_cfg(V1C_WEIGHTS.get(backbone, backbone.removeprefix(TIMM)))
-    hub = (known and known.hf_hub_id) or ""
-    files = ("model.safetensors", "pytorch_model.bin") if hub else ()
-    if any(isinstance(try_to_load_from_cache(hub, file), str) for file in files):
+    if _in_cache(V1C_WEIGHTS.get(backbone, backbone.removeprefix(TIMM))):
         return Need(name)
     return Need(
         name,
         f"{name} are not on this machine: let them be downloaded once the data is there, "
         "or set student.pretrained = false in a recipe of your own",
     )
+
+
+def _proxy(source: str, get: bool) -> Need:
+    """The second tower of ProxyCLIP, which timm fetches."""
+    name = f"weights: {source}"
+    if get:
+        error = _error(load_proxy, source)
+        return Need(name, error and f"weights: {error}")
+    if _in_cache(source.removeprefix(TIMM)):
+        return Need(name)
+    return Need(name, f"{name} are not on this machine: let them be downloaded once the data is there")
+
+
+def _in_cache(model: str) -> bool:
+    """Whether timm's weights of that name are in the hub's cache."""
+    import timm
+    from huggingface_hub import try_to_load_from_cache
+
+    known = timm.get_pretrained_cfg(model)
+    hub = (known and known.hf_hub_id) or ""
+    files = ("model.safetensors", "pytorch_model.bin") if hub else ()
+    return any(isinstance(try_to_load_from_cache(hub, file), str) for file in files)
 
 
 def _data(data: str, data_root: Path | None, split: str | None) -> Need:
