@@ -162,7 +162,7 @@ def test_saving(tmp_path):
     with Image.open(tmp_path / "a.png") as mask:
         assert mask.mode == "P"
         np.testing.assert_array_equal(np.asarray(mask), out.mask)
-    assert list(json.loads((tmp_path / "classes.json").read_text()))[0] == "1"  # 0 is background
+    assert next(iter(json.loads((tmp_path / "classes.json").read_text()))) == "1"  # 0 is background
     assert not list(tmp_path.glob(".*.tmp*"))
 
 
