@@ -192,6 +192,7 @@ class Clip(nn.Module):
         logit_scale: float,
         logit_bias: float | None = None,
         recommended: Mapping[str, str] | None = None,
+        config: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.name = name
@@ -204,6 +205,7 @@ class Clip(nn.Module):
         self.logit_scale = logit_scale
         self.logit_bias = logit_bias
         self.recommended = dict(recommended or {})
+        self.config = dict(config or {})
         self.requires_grad_(False).eval()
 
     @property

@@ -16,6 +16,7 @@ from denseclip.clip.siglip import is_siglip, plain_vision
 from denseclip.errors import UserError
 
 Config = dict[str, Any]
+Shapes = Mapping[str, tuple[int, ...]]  # by names of weights
 SUPPORTED = "CLIP's ResNets and plain ViTs work, and SigLIP's, `denseclip models` lists them"
 TANH = {"approximate": "tanh"}
 RECOMMENDED = {"preset", "resize", "slide", "refine"}  # options that a configuration may recommend
@@ -132,18 +133,28 @@ def _inferred(shapes: _Shapes) -> Config:
         )
     return {
         "embed_dim": shapes["text.text_projection"][1],
-        "vision_cfg": _vit(shapes) if "visual.class_embedding" in shapes else _resnet(shapes),
-        "text_cfg": {
-            "context_length": shapes["text.positional_embedding"][0],
-            "vocab_size": shapes["text.token_embedding.weight"][0],
-            "width": shapes["text.ln_final.weight"][0],
-            "heads": max(1, shapes["text.ln_final.weight"][0] // 64),
-            **_blocks(shapes, "text.transformer.resblocks"),
-        },
+        "vision_cfg": infer_vision(shapes),
+        "text_cfg": infer_text(shapes),
     }
 
 
-def _vit(shapes: _Shapes) -> Config:
+def infer_vision(shapes: Shapes) -> Config:
+    """The `vision_cfg` that shapes of weights imply."""
+    return _vit(shapes) if "visual.class_embedding" in shapes else _resnet(shapes)
+
+
+def infer_text(shapes: Shapes) -> Config:
+    """The `text_cfg` that shapes of weights imply."""
+    return {
+        "context_length": shapes["text.positional_embedding"][0],
+        "vocab_size": shapes["text.token_embedding.weight"][0],
+        "width": shapes["text.ln_final.weight"][0],
+        "heads": max(1, shapes["text.ln_final.weight"][0] // 64),
+        **_blocks(shapes, "text.transformer.resblocks"),
+    }
+
+
+def _vit(shapes: Shapes) -> Config:
     width, _, _, patch = shapes["visual.conv1.weight"]
     grid = isqrt(shapes["visual.positional_embedding"][0] - 1)
     return {
@@ -155,16 +166,17 @@ def _vit(shapes: _Shapes) -> Config:
     }
 
 
-def _resnet(shapes: _Shapes) -> Config:
+def _resnet(shapes: Shapes) -> Config:
     counts = [
         len({name.split(".")[2] for name in shapes if name.startswith(f"visual.layer{stage}.")})
         for stage in (1, 2, 3, 4)
     ]
-    grid = isqrt(shapes["visual.attnpool.positional_embedding"][0] - 1)
-    return {"layers": counts, "width": shapes["visual.layer1.0.conv1.weight"][0], "image_size": grid * 32}
+    width = shapes["visual.layer1.0.conv1.weight"][0]
+    table = shapes["visual.attnpool.positional_embedding"][0]
+    return {"layers": counts, "width": width, "image_size": isqrt(table - 1) * 32}
 
 
-def _blocks(shapes: _Shapes, prefix: str) -> Config:
+def _blocks(shapes: Shapes, prefix: str) -> Config:
     depth = prefix.count(".") + 1
     numbers = {name.split(".")[depth] for name in shapes if name.startswith(prefix + ".")}
     hidden, width = shapes[f"{prefix}.0.mlp.c_fc.weight"]

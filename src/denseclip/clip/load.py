@@ -94,6 +94,7 @@ def load_clip(
         towers.text,
         tokenizer,
         stats=recipe.stats,
+        config=recipe.config,
         image_size=recipe.config["vision_cfg"].get("image_size", 224),
         embed_dim=recipe.config["embed_dim"],
         logit_scale=float(state["logit_scale"].exp()),

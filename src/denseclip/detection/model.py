@@ -8,14 +8,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from denseclip.clip import Clip
-from denseclip.clip.clip import Tokenize
+from denseclip.clip.clip import Tokenize, tokenizer_for
 from denseclip.detection.config import Detections, DetectorConfig, Instances
 from denseclip.detection.mask_rcnn import RegionHead
 from denseclip.detection.retinanet import RetinaHead, image_list
-from denseclip.models.build import shapes_for, start_from, tokenizer_of
+from denseclip.models.build import shapes_for, start_from
 from denseclip.models.config import DenseClipConfig
 from denseclip.models.denseclip import DenseCLIPBase, TextGuidedFeatures
-from denseclip.models.encoders import Shapes, VitEncoder, VitShape
+from denseclip.models.encoders import Shapes, VitEncoder
 from denseclip.models.fpn import Fpn, resize
 
 STRIDE = 4
@@ -151,18 +151,12 @@ def build_detector(
 
     Raises UserError for what does not fit together.
     """
-    shapes = _shapes(config, source) if isinstance(source, Clip) else source
+    shapes = shapes_for(config, source) if isinstance(source, Clip) else source
+    if isinstance(source, Clip) and shapes.is_vit and config.out_indices is None:
+        config = replace(config, out_indices=(shapes.vision.get("layers", 12) - 1,) * 4)
     if tokenize is None and shapes.text is not None:
-        tokenize = source.tokenizer if isinstance(source, Clip) else tokenizer_of(shapes.text)
+        tokenize = source.tokenizer if isinstance(source, Clip) else tokenizer_for(shapes.text, "this model")
     model = Detector(config, detector, shapes, classes, tokenize)
     if isinstance(source, Clip):
         start_from(model, source)
     return model
-
-
-def _shapes(config: DenseClipConfig, clip: Clip) -> Shapes:
-    shapes = shapes_for(config, clip)
-    backbone = shapes.backbone
-    if not isinstance(backbone, VitShape):
-        return shapes
-    return replace(shapes, backbone=replace(backbone, out_indices=(backbone.layers - 1,) * 4))

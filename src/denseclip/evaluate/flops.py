@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 from denseclip.clip import Clip, load_clip
 from denseclip.clip.build import build_towers
 from denseclip.clip.clip import OPENAI_STATS, tokenizer_for
-from denseclip.clip.config import check
+from denseclip.clip.config import Config, check
 from denseclip.clip.model import without_values
 from denseclip.clip.pretrained import EMBEDDED, find_pretrained, is_known
 from denseclip.detection.config import DetectorConfig, guidance_config
@@ -26,14 +26,7 @@ from denseclip.detection.retinanet import RetinaHead
 from denseclip.models.build import build_denseclip
 from denseclip.models.checkpoint import DETECTORS, trained_kind
 from denseclip.models.config import DenseClipConfig
-from denseclip.models.encoders import (
-    BackboneShape,
-    ResNetShape,
-    Shapes,
-    TextShape,
-    VitShape,
-    default_out_indices,
-)
+from denseclip.models.encoders import Shapes
 from denseclip.models.trained import TrainedDenseClip, load_trained
 from denseclip.segment.attention import DenseEncoder
 from denseclip.text import class_set
@@ -226,7 +219,7 @@ class Published:
     """
 
     kind: Literal["fpn", "retinanet", "maskrcnn"]
-    backbone: BackboneShape
+    backbone: Config
     embed_dim: int
     language: bool
     gmacs: float
@@ -252,17 +245,17 @@ class Published:
         return subject_of_detector(config, DetectorConfig(self.kind, "mmdet"), shapes, names)
 
 
-def _resnet(layers: tuple[int, int, int, int], grid: int) -> ResNetShape:
-    return ResNetShape(layers, width=64, heads=32, grid=grid)
+def _resnet(layers: tuple[int, int, int, int], side: int) -> Config:
+    return {"layers": layers, "width": 64, "image_size": side}
 
 
 REGIONS, MASKED = 1000, 100  # regions whose class, and whose mask, is looked for in one picture
 DEFAULT_SIZE, COCO_SIZE = (1024, 1024), (800, 1280)
-TEXT = TextShape(512, 12, 8, 2048, 5 + 8, 49408)  # five tokens of a name and eight contexts
+TEXT: Config = {"context_length": 5 + 8}  # five tokens of a name and eight contexts
 LAYERS50, LAYERS101 = (3, 4, 6, 3), (3, 4, 23, 3)
-RN50, RN101 = _resnet(LAYERS50, 16), _resnet(LAYERS101, 16)  # positions for 512 pixels
-DET50, DET101 = _resnet(LAYERS50, 42), _resnet(LAYERS101, 42)  # for 1344
-VIT_B = VitShape(16, 768, 12, 12, 3072, grid=40, out_indices=default_out_indices(12))
+RN50, RN101 = _resnet(LAYERS50, 512), _resnet(LAYERS101, 512)  # pixels of their positions
+DET50, DET101 = _resnet(LAYERS50, 1344), _resnet(LAYERS101, 1344)
+VIT_B: Config = {"image_size": 640}
 OLD_COUNT = (
     "the published figure counts {what} at the size of {its} output, as old versions of fvcore did: "
     "{{at_output:.1f}} in that way"

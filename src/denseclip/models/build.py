@@ -15,10 +15,10 @@ from denseclip.clip.transformer import resize_positions
 from denseclip.errors import UserError
 from denseclip.models.config import DenseClipConfig
 from denseclip.models.denseclip import DenseCLIPBase, DenseClipSegmenter
-from denseclip.models.encoders import Shapes, TextShape, TimmShape, with_resolution
+from denseclip.models.encoders import Shapes
 
 State = dict[str, Tensor]
-TIMM_GRID = 16  # of a new attention pool when no resolution is given: 512 pixels
+TIMM_SIZE = 512  # pixels, of a new attention pool when no resolution is given
 
 
 def build_denseclip(
@@ -37,7 +37,7 @@ def build_denseclip(
     """
     shapes = shapes_for(config, source) if isinstance(source, Clip) else source
     if tokenize is None and shapes.text is not None:
-        tokenize = source.tokenizer if isinstance(source, Clip) else tokenizer_of(shapes.text)
+        tokenize = source.tokenizer if isinstance(source, Clip) else tokenizer_for(shapes.text, "this model")
     model = DenseClipSegmenter(config, shapes, classes, tokenize)
     if isinstance(source, Clip):
         start_from(model, source)
@@ -48,13 +48,9 @@ def shapes_for(config: DenseClipConfig, clip: Clip) -> Shapes:
     """The sizes of a model that starts from this CLIP."""
     shapes = Shapes.of_clip(clip, language=config.language)
     if config.backbone != "clip":
-        shapes = replace(shapes, backbone=TimmShape(config.backbone.removeprefix("timm:"), TIMM_GRID))
-    return with_resolution(shapes, config.resolution)
-
-
-def tokenizer_of(shape: TextShape) -> Tokenize:
-    """CLIP's tokenizer, or that of the embedded models, by the size of the vocabulary."""
-    return tokenizer_for({"vocab_size": shape.vocabulary}, "this model")
+        timm = {"timm_model_name": config.backbone.removeprefix("timm:"), "image_size": TIMM_SIZE}
+        shapes = replace(shapes, vision=timm)
+    return shapes.with_resolution(config.resolution)
 
 
 def start_from(model: DenseCLIPBase, clip: Clip) -> None:

@@ -9,12 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from denseclip.clip.build import text_tower
 from denseclip.clip.clip import Tokenize
 from denseclip.clip.transformer import TextTransformer
 from denseclip.data.specs import ignore_index
 from denseclip.errors import UserError
 from denseclip.models.config import DenseClipConfig
-from denseclip.models.encoders import Encoded, Encoder, Shapes, TextShape, make_encoder
+from denseclip.models.encoders import Encoded, Encoder, Shapes, make_encoder
 from denseclip.models.fpn import ContextDecoder, Fpn, SemanticFpnHead, resize
 
 
@@ -66,23 +67,6 @@ class ClassTexts(nn.Module):
         return super()._apply(fn, recurse)
 
 
-def text_encoder(shape: TextShape, embed_dim: int) -> TextTransformer:
-    """A CLIP text transformer of this shape, with initial weights."""
-    return TextTransformer(
-        vocabulary=shape.vocabulary,
-        context_length=shape.rows,
-        width=shape.width,
-        layers=shape.layers,
-        heads=shape.heads,
-        hidden=shape.hidden,
-        embed_dim=embed_dim,
-        quick_gelu=shape.quick_gelu,
-        layer_scale=shape.layer_scale,
-        pool="argmax" if shape.end is None else "eos",
-        eos=shape.end,
-    )
-
-
 @dataclass(frozen=True)
 class TextGuidedFeatures:
     """What words make of a batch of pictures.
@@ -124,16 +108,17 @@ class DenseCLIPBase(nn.Module):
             self.words = self.words_for(classes)
 
     def _add_text(self) -> None:
-        config, shape, embed_dim = self.config, self.shapes.text, self.shapes.embed_dim
-        assert shape is not None
-        self.text_encoder = text_encoder(shape, embed_dim)
-        self.contexts = nn.Parameter(torch.empty(1, config.contexts, shape.width))
+        config, text, embed_dim = self.config, self.shapes.text, self.shapes.embed_dim
+        assert text is not None
+        self.text_encoder = text_tower(text, embed_dim, self.shapes.quick_gelu)
+        width = self.text_encoder.width
+        self.contexts = nn.Parameter(torch.empty(1, config.contexts, width))
         std = 1.0 if config.official else 0.02
         nn.init.trunc_normal_(self.contexts, std=std, a=-2 * std, b=2 * std)
         if config.prompting != "none":
             self.context_decoder = ContextDecoder(
                 embed_dim,
-                embed_dim if config.prompting == "post" else shape.width,
+                embed_dim if config.prompting == "post" else width,
                 width=config.decoder_width,
                 heads=config.decoder_heads,
                 layers=config.decoder_layers,

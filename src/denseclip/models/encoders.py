@@ -3,116 +3,81 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from math import isqrt, log2
+from math import log2
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from denseclip.clip import Clip, TextTransformer
+from denseclip.clip import Clip
+from denseclip.clip.build import is_resnet, resnet_sizes, vit_sizes
+from denseclip.clip.config import Config, infer_text, infer_vision
 from denseclip.clip.model import AttentionPool, ResNet, VisionTransformer, to_map
-from denseclip.clip.transformer import DropPath, Grid, LayerScale, Positions, resize_positions
+from denseclip.clip.transformer import DropPath, Grid, Positions, resize_positions
 from denseclip.errors import UserError
 from denseclip.models.backbones import create_timm
 from denseclip.models.config import DenseClipConfig
 
 
 @dataclass(frozen=True)
-class ResNetShape:
-    """A CLIP ResNet. heads, grid: of its attention pool, whose position table has 1 + grid * grid rows."""
+class Shapes:
+    """All sizes, in open_clip's form.
 
-    layers: tuple[int, int, int, int]
-    width: int
-    heads: int
-    grid: int
-
-
-@dataclass(frozen=True)
-class VitShape:
-    """A CLIP ViT. hidden: width of the MLPs. out_indices: blocks (from 0) whose outputs become
-    the four maps.
-
-    norm_first: a norm before the first block. pool: the picture's own vector, "tok" (class token) or "avg".
+    vision: a `vision_cfg`; of a timm backbone "timm_model_name", and the "image_size" of its new attention pool.
+    text: a `text_cfg`, None without language. embed_dim: of the joint space.
     """
 
-    patch: int
-    width: int
-    layers: int
-    heads: int
-    hidden: int
-    grid: int
-    out_indices: tuple[int, ...]
-    quick_gelu: bool = True
-    norm_first: bool = True
-    layer_scale: bool = False
-    pool: str = "tok"
-
-
-@dataclass(frozen=True)
-class TimmShape:
-    """A timm backbone by name, with a new attention pool whose table has 1 + grid * grid rows."""
-
-    name: str
-    grid: int
-
-
-@dataclass(frozen=True)
-class TextShape:
-    """A CLIP text transformer. rows: of its position table. end: id of the end token, None: the highest id."""
-
-    width: int
-    layers: int
-    heads: int
-    hidden: int
-    rows: int
-    vocabulary: int
-    quick_gelu: bool = True
-    layer_scale: bool = False
-    end: int | None = None
-
-
-BackboneShape = ResNetShape | VitShape | TimmShape
-KINDS: dict[str, type[ResNetShape] | type[VitShape] | type[TimmShape]] = {
-    "resnet": ResNetShape,
-    "vit": VitShape,
-    "timm": TimmShape,
-}
-
-
-@dataclass(frozen=True)
-class Shapes:
-    """All sizes: of the backbone, of the text encoder (None without language), of the joint space."""
-
-    backbone: BackboneShape
-    text: TextShape | None
+    vision: Config
+    text: Config | None
     embed_dim: int
+    quick_gelu: bool = True
 
     @classmethod
     def of_clip(cls, clip: Clip, *, language: bool = True) -> "Shapes":
         """The sizes of a CLIP; UserError for text towers that contexts cannot be put into."""
-        tower = clip.visual
-        backbone = _resnet(tower) if isinstance(tower, ResNet) else _vit(tower)
-        return cls(backbone, _text(clip.text, clip.name) if language else None, clip.embed_dim)
+        if language and (not clip.text.causal or clip.text.pool not in ("argmax", "eos")):
+            raise UserError(
+                f"{clip.name}: its text tower is not CLIP's (read at the end, each token sees those before it), so "
+                "contexts cannot be learned for it; take another CLIP, such as RN50 or ViT-B-16"
+            )
+        text = clip.config["text_cfg"] if language else None
+        return cls(clip.config["vision_cfg"], text, clip.embed_dim, clip.quick_gelu)
+
+    @property
+    def timm(self) -> str | None:
+        """The name of a timm backbone."""
+        return self.vision.get("timm_model_name")
+
+    @property
+    def is_vit(self) -> bool:
+        """Whether the backbone is a CLIP ViT."""
+        return self.timm is None and not is_resnet(self.vision)
+
+    @property
+    def cell(self) -> int:
+        """Pixels per cell of the position table."""
+        return self.vision.get("patch_size", 16) if self.is_vit else 32
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for checkpoints."""
-        kind = next(name for name, shape in KINDS.items() if isinstance(self.backbone, shape))
-        text = None if self.text is None else asdict(self.text)
-        return {
-            "backbone": {"kind": kind, **asdict(self.backbone)},
-            "text": text,
-            "embed_dim": self.embed_dim,
-        }
+        return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Shapes":
         """The inverse of `to_dict`."""
-        backbone: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in values["backbone"].items()
-        }
-        shape = KINDS[backbone.pop("kind")](**backbone)
-        text = None if values["text"] is None else TextShape(**values["text"])
-        return cls(shape, text, values["embed_dim"])
+        if "vision" not in values:
+            raise UserError("this checkpoint is of an earlier version of denseclip; train again")
+        return cls(**values)
+
+    def with_resolution(self, resolution: int | None) -> "Shapes":
+        """The same with a position table for pictures of `resolution` pixels."""
+        if resolution is None:
+            return self
+        if resolution < self.cell:
+            raise UserError(
+                f"resolution {resolution} is less than one cell of {self.cell} pixels; give the training crop"
+            )
+        return replace(self, vision={**self.vision, "image_size": resolution})
 
 
 def default_out_indices(layers: int) -> tuple[int, ...]:
@@ -120,48 +85,7 @@ def default_out_indices(layers: int) -> tuple[int, ...]:
     return tuple(max(1, round(layers * part / 12)) - 1 for part in (4, 6, 8, 12))
 
 
-def _resnet(tower: ResNet) -> ResNetShape:
-    first, second, third, fourth = tower.layers
-    return ResNetShape(
-        (first, second, third, fourth), tower.width, heads=tower.pool.heads, grid=tower.grid[0]
-    )
-
-
-def _vit(tower: VisionTransformer) -> VitShape:
-    blocks = tower.transformer.blocks
-    return VitShape(
-        patch=tower.patch_size,
-        width=tower.width,
-        layers=len(blocks),
-        heads=tower.heads,
-        hidden=blocks[0].mlp.c_fc.out_features,
-        grid=tower.grid[0],
-        out_indices=default_out_indices(len(blocks)),
-        quick_gelu=tower.quick_gelu,
-        norm_first=isinstance(tower.ln_pre, nn.LayerNorm),
-        layer_scale=isinstance(blocks[0].ls_1, LayerScale),
-        pool=tower.pool,
-    )
-
-
-def _text(tower: TextTransformer, name: str) -> TextShape:
-    if not tower.causal or tower.pool not in ("argmax", "eos"):
-        raise UserError(
-            f"{name}: its text tower is not CLIP's (read at the end, each token sees those before it), so contexts "
-            "cannot be learned for it; take another CLIP, such as RN50 or ViT-B-16"
-        )
-    blocks = tower.transformer.blocks
-    return TextShape(
-        width=tower.width,
-        layers=len(blocks),
-        heads=tower.heads,
-        hidden=blocks[0].mlp.c_fc.out_features,
-        rows=tower.context_length,
-        vocabulary=tower.token_embedding.num_embeddings,
-        quick_gelu=tower.quick_gelu,
-        layer_scale=isinstance(blocks[0].ls_1, LayerScale),
-        end=tower.eos if tower.pool == "eos" else None,
-    )
+POOL_TABLE = "visual.attnpool.positional_embedding"
 
 
 @dataclass(frozen=True)
@@ -180,69 +104,26 @@ def infer_shapes(state: Mapping[str, Tensor], heads: Heads | None = None) -> Sha
     Raises KeyError for a missing tensor.
     """
     heads = heads or Heads()
-    language = "text_encoder.token_embedding.weight" in state
-    is_vit = "backbone.class_embedding" in state
-    backbone = _vit_in(state, heads) if is_vit else _resnet_in(state, heads)
-    text = _text_in(state, heads) if language else None
-    embed_dim = state["text_encoder.text_projection"].shape[1] if language else 0
-    return Shapes(backbone, text, embed_dim)
-
-
-def _resnet_in(state: Mapping[str, Tensor], heads: Heads) -> ResNetShape:
-    table = state.get("backbone.attnpool.positional_embedding")
-    return ResNetShape(
-        layers=_stages(state, "backbone."),
-        width=state["backbone.conv3.weight"].shape[0],
-        heads=heads.pool,
-        grid=1 if table is None else isqrt(len(table) - 1),
-    )
-
-
-def _vit_in(state: Mapping[str, Tensor], heads: Heads) -> VitShape:
-    width, _, _, patch = state["backbone.conv1.weight"].shape
-    layers = _count(state, "backbone.transformer.resblocks.")
-    return VitShape(
-        patch=patch,
-        width=width,
-        layers=layers,
-        heads=heads.vit or width // 64,
-        hidden=len(state["backbone.transformer.resblocks.0.mlp.c_fc.bias"]),
-        grid=isqrt(len(state["backbone.positional_embedding"]) - 1),
-        out_indices=default_out_indices(layers),
-    )
-
-
-def _text_in(state: Mapping[str, Tensor], heads: Heads) -> TextShape:
-    rows, width = state["text_encoder.positional_embedding"].shape
-    return TextShape(
-        width=width,
-        layers=_count(state, "text_encoder.transformer.resblocks."),
-        heads=heads.text or width // 64,
-        hidden=len(state["text_encoder.transformer.resblocks.0.mlp.c_fc.bias"]),
-        rows=rows,
-        vocabulary=len(state["text_encoder.token_embedding.weight"]),
-    )
-
-
-def _stages(state: Mapping[str, Tensor], prefix: str) -> tuple[int, int, int, int]:
-    first, second, third, fourth = (_count(state, f"{prefix}layer{stage}.") for stage in (1, 2, 3, 4))
-    return first, second, third, fourth
-
-
-def _count(state: Mapping[str, Tensor], prefix: str) -> int:
-    return len({name[len(prefix) :].split(".")[0] for name in state if name.startswith(prefix)})
-
-
-def with_resolution(shapes: Shapes, resolution: int | None) -> Shapes:
-    """The same with a position table for pictures of `resolution` pixels."""
-    if resolution is None:
-        return shapes
-    cell = shapes.backbone.patch if isinstance(shapes.backbone, VitShape) else 32
-    if resolution < cell:
-        raise UserError(
-            f"resolution {resolution} is less than one cell of {cell} pixels; give the training crop"
-        )
-    return replace(shapes, backbone=replace(shapes.backbone, grid=resolution // cell))
+    known: dict[str, tuple[int, ...]] = {POOL_TABLE: (2,)}  # a baseline has no pool
+    parts = {"backbone.": "visual.", "text_encoder.": "text."}
+    for name, tensor in state.items():
+        for theirs, ours in parts.items():
+            if name.startswith(theirs):
+                known[ours + name.removeprefix(theirs)] = tuple(tensor.shape)
+    try:
+        vision = infer_vision(known)
+        width, vit = vision["width"], not is_resnet(vision)
+        count = (heads.vit or max(1, width // 64)) if vit else heads.pool
+        vision["head_width"] = width * (1 if vit else 32) // count
+        if "text.token_embedding.weight" not in known:
+            return Shapes(vision, None, 0)
+        text = infer_text(known)
+        text["heads"] = heads.text or text["heads"]
+        return Shapes(vision, text, known["text.text_projection"][1])
+    except KeyError as error:
+        official = {ours: theirs for theirs, ours in parts.items()}
+        prefix, _, rest = str(error.args[0]).partition(".")
+        raise KeyError(official[f"{prefix}."] + rest) from None
 
 
 HEAD_WIDTH = 64
@@ -276,12 +157,8 @@ class Encoder(nn.Module):
 
 def make_encoder(shapes: Shapes, config: DenseClipConfig) -> Encoder:
     """A backbone with initial weights; with language it also gives g and z."""
-    embed_dim = shapes.embed_dim if config.language else None
-    if isinstance(shapes.backbone, TimmShape):
-        return TimmEncoder(shapes.backbone, embed_dim, config)
-    if isinstance(shapes.backbone, ResNetShape):
-        return ResNetEncoder(shapes.backbone, embed_dim, config)
-    return VitEncoder(shapes.backbone, embed_dim, config)
+    kind = TimmEncoder if shapes.timm else VitEncoder if shapes.is_vit else ResNetEncoder
+    return kind(shapes, shapes.embed_dim if config.language else None, config)
 
 
 def positions_of(config: DenseClipConfig) -> Positions:
@@ -294,9 +171,9 @@ class ResNetEncoder(ResNet, Encoder):
 
     score_level = 3
 
-    def __init__(self, shape: ResNetShape, embed_dim: int | None, config: DenseClipConfig) -> None:
-        sizes: dict[str, Any] = {"heads": shape.heads, "grid": shape.grid, "positions": positions_of(config)}
-        super().__init__(shape.layers, shape.width, embed_dim=embed_dim, **sizes)
+    def __init__(self, shapes: Shapes, embed_dim: int | None, config: DenseClipConfig) -> None:
+        sizes = resnet_sizes(shapes.vision)
+        super().__init__(**sizes, embed_dim=embed_dim, positions=positions_of(config))
 
     def forward(self, images: Tensor) -> Encoded:  # type: ignore[override]
         """Images (B, 3, H, W), sides of at least 32 -> maps of 4w, 8w, 16w, 32w channels, g and z."""
@@ -309,35 +186,24 @@ class VitEncoder(VisionTransformer, Encoder):
 
     new_parameters = ("fpn",)
 
-    def __init__(self, shape: VitShape, embed_dim: int | None, config: DenseClipConfig) -> None:
-        def drop_path(block: int) -> DropPath:
-            rate = config.drop_path * block / max(1, shape.layers - 1)
-            return DropPath(rate, by_position=config.official)
+    def __init__(self, shapes: Shapes, embed_dim: int | None, config: DenseClipConfig) -> None:
+        sizes = vit_sizes(shapes.vision, shapes.quick_gelu)
+        layers, width = sizes["layers"], sizes["width"]
 
-        super().__init__(
-            patch=shape.patch,
-            grid=shape.grid,
-            width=shape.width,
-            layers=shape.layers,
-            heads=shape.heads,
-            hidden=shape.hidden,
-            embed_dim=embed_dim,
-            quick_gelu=shape.quick_gelu,
-            pool=shape.pool,
-            norm_first=shape.norm_first,
-            layer_scale=shape.layer_scale,
-            drop_path=drop_path,
-        )
-        self.out_indices, self.twice = config.out_indices or shape.out_indices, config.official
-        if not 0 <= self.out_indices[0] <= self.out_indices[-1] < shape.layers:
+        def drop_path(block: int) -> DropPath:
+            return DropPath(config.drop_path * block / max(1, layers - 1), by_position=config.official)
+
+        super().__init__(**sizes, embed_dim=embed_dim, drop_path=drop_path)
+        self.out_indices, self.twice = config.out_indices or default_out_indices(layers), config.official
+        if not 0 <= self.out_indices[0] <= self.out_indices[-1] < layers:
             raise UserError(
-                f"out_indices {list(self.out_indices)} do not fit a ViT of {shape.layers} blocks; "
-                f"give numbers from 0 to {shape.layers - 1}"
+                f"out_indices {list(self.out_indices)} do not fit a ViT of {layers} blocks; "
+                f"give numbers from 0 to {layers - 1}"
             )
-        self.channels = (shape.width,) * 4
-        self.score_level = _level_of_patches(shape.patch)
+        self.channels = (width,) * 4
+        self.score_level = _level_of_patches(sizes["patch"])
         self.fpn1, self.fpn2, self.fpn3, self.fpn4 = (
-            _resample(shape.width, self.score_level - i) for i in range(4)
+            _resample(width, self.score_level - i) for i in range(4)
         )
         self._table = partial(self._positions, positions_of(config))
 
@@ -367,26 +233,27 @@ class TimmEncoder(Encoder):
 
     score_level = 3
 
-    def __init__(self, shape: TimmShape, embed_dim: int | None, config: DenseClipConfig) -> None:
+    def __init__(self, shapes: Shapes, embed_dim: int | None, config: DenseClipConfig) -> None:
         super().__init__()
-        self.trunk = _create_timm(shape.name, config.timm_pretrained)
+        name, grid = shapes.vision["timm_model_name"], shapes.vision["image_size"] // 32
+        self.trunk = _create_timm(name, config.timm_pretrained)
         self.new_parameters = ("attnpool.",) if config.timm_pretrained else ("",)
         self.channels = tuple(self.trunk.feature_info.channels())
         strides = tuple(self.trunk.feature_info.reduction())
         if strides != (4, 8, 16, 32):
             raise UserError(
-                f"timm:{shape.name} has maps at strides {strides}; take one with 4, 8, 16, 32, such as "
+                f"timm:{name} has maps at strides {strides}; take one with 4, 8, 16, 32, such as "
                 "resnet50, swin_tiny_patch4_window7_224 or convnext_tiny"
             )
         last = self.channels[-1]
         heads = last // HEAD_WIDTH or 1
         if last % heads:
             raise UserError(
-                f"timm:{shape.name} ends with {last} channels, which heads of {HEAD_WIDTH} do not divide; take "
+                f"timm:{name} ends with {last} channels, which heads of {HEAD_WIDTH} do not divide; take "
                 "another backbone, such as resnet50"
             )
         positions = positions_of(config)
-        self.attnpool = AttentionPool(last, embed_dim, heads, shape.grid, positions) if embed_dim else None
+        self.attnpool = AttentionPool(last, embed_dim, heads, grid, positions) if embed_dim else None
 
     def forward(self, images: Tensor) -> Encoded:
         """Images (B, 3, H, W) -> maps at strides 4, 8, 16, 32, g and z."""

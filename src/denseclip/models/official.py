@@ -183,6 +183,7 @@ def _longer(
     own, table = state[TABLE], clip.text.positional_embedding.detach().to("cpu", torch.float32)
     if own.shape[1] != table.shape[1]:
         raise UserError(f"{name}: did not start from {clip.name}, whose text tower is {table.shape[1]} wide")
-    assert shapes.text is not None
     longer = torch.cat([own, table[len(own) :]])
-    return {**state, TABLE: longer}, replace(shapes, text=replace(shapes.text, rows=len(longer)))
+    return {**state, TABLE: longer}, replace(
+        shapes, text={**(shapes.text or {}), "context_length": len(longer)}
+    )

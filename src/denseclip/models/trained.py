@@ -18,7 +18,7 @@ from denseclip.models.build import build_denseclip
 from denseclip.models.checkpoint import DETECTORS, read_saved, restore, trained_kind
 from denseclip.models.config import DenseClipConfig
 from denseclip.models.denseclip import DenseClipSegmenter, freeze_text
-from denseclip.models.encoders import Encoded, Shapes, VitShape
+from denseclip.models.encoders import Encoded, Shapes
 from denseclip.models.official import load_official, load_published
 from denseclip.models.student import Student, StudentConfig, build_student
 from denseclip.segment.attention import DenseFeatures
@@ -190,8 +190,8 @@ class TrainedDenseClip(TrainedModel):
 
     def __init__(self, name: str, model: DenseClipSegmenter, stats: ImageStats) -> None:
         class_prompts = ClassPrompts(model.classes, tuple((one.strip(),) for one in model.classes))
-        shape = model.shapes.backbone
-        stride = shape.patch << (3 - model.backbone.score_level) if isinstance(shape, VitShape) else 32
+        shapes = model.shapes
+        stride = shapes.cell << (3 - model.backbone.score_level) if shapes.is_vit else 32
         super().__init__(name, model, class_prompts, stats, stride=stride)
 
     @classmethod

@@ -7,13 +7,17 @@ from clip_support import tiny_clip
 from denseclip.models.build import build_denseclip
 from denseclip.models.config import DenseClipConfig
 from denseclip.models.denseclip import DenseClipSegmenter
-from denseclip.models.encoders import ResNetShape, Shapes, TextShape, VitShape
+from denseclip.models.encoders import Shapes
 
 CLASSES = ("cat", "tree", "a bus")
 START, END = 62, 63
-TEXT = TextShape(32, 2, 2, 128, 24, 64)
-RESNET = Shapes(ResNetShape((1, 1, 1, 1), 8, 4, 4), TEXT, 24)
-VIT = Shapes(VitShape(16, 32, 4, 2, 64, 4, (0, 1, 2, 3)), TEXT, 24)
+TEXT = {"width": 32, "layers": 2, "heads": 2, "context_length": 24, "vocab_size": 64}
+RESNET = Shapes({"layers": [1, 1, 1, 1], "width": 8, "head_width": 64, "image_size": 128}, TEXT, 24)
+VIT = Shapes(
+    {"patch_size": 16, "width": 32, "layers": 4, "head_width": 16, "mlp_ratio": 2.0, "image_size": 64},
+    TEXT,
+    24,
+)
 SMALL = {"fpn_channels": 16, "decoder_width": 16, "decoder_heads": 2, "decoder_layers": 1, "contexts": 4}
 
 

@@ -113,8 +113,8 @@ def test_position_table_cropped_or_interpolated():
 
 @pytest.mark.parametrize("patch", [8, 14, 16, 32])
 def test_pyramids_of_all_patch_sizes(patch):
-    shapes = Shapes(type(VIT.backbone)(patch, 32, 2, 2, 64, 2, (0, 0, 1, 1)), VIT.text, 24)
-    model = small(shapes)
+    sizes = {**VIT.vision, "patch_size": patch, "layers": 2, "image_size": 2 * patch}
+    model = small(Shapes(sizes, VIT.text, 24), out_indices=(0, 0, 1, 1))
     side = 4 * patch
     output = model.run(images(height=side, width=side))
     sides = [one.shape[-1] for one in output.features.maps]

@@ -12,7 +12,7 @@ from denseclip.data.transforms import normalize
 from denseclip.errors import UserError
 from denseclip.models.build import build_denseclip
 from denseclip.models.config import DenseClipConfig
-from denseclip.models.encoders import Heads, ResNetShape, Shapes, TextShape
+from denseclip.models.encoders import Heads, Shapes
 from denseclip.models.official import load_official
 from denseclip.text import class_set
 
@@ -79,7 +79,11 @@ def test_longer_names_with_the_clip_it_came_from():
     assert torch.isfinite(model(images())).all()
 
 
-PUBLISHED = Shapes(ResNetShape((1, 1, 1, 1), 8, 32, 4), TextShape(64, 1, 1, 256, 13, 49408), 24)
+PUBLISHED = Shapes(
+    {"layers": [1, 1, 1, 1], "width": 8, "head_width": 8, "image_size": 128},
+    {"width": 64, "layers": 1, "heads": 1, "context_length": 13},
+    24,
+)
 
 
 @pytest.mark.parametrize("language", [True, False])
@@ -87,7 +91,7 @@ def test_a_published_file_behind_a_segmenter(tmp_path, language):
     """Like any model: by its path, with ADE20K's names, and short other words by its score map."""
     torch.manual_seed(0)
     config = DenseClipConfig(official=True, language=language, fpn_channels=16, decoder_width=16, gamma=0.5)
-    shapes = PUBLISHED if language else Shapes(PUBLISHED.backbone, None, 0)
+    shapes = PUBLISHED if language else Shapes(PUBLISHED.vision, None, 0)
     ours = build_denseclip(config, shapes, class_set("ade")).eval()
     path = tmp_path / "denseclip_fpn.pth"
     torch.save({"meta": {"epoch": 1}, "state_dict": ours.state_dict()}, path)

@@ -1,6 +1,7 @@
 """Equality of single parts: text encoders, context decoder, patch-8 pyramid, position tables, detection guidance."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,16 +9,14 @@ import torch
 import torch.nn.functional as F
 from denseclip_cases import GRADIENT, Case, deviation, state_of
 
+from denseclip.clip.build import text_tower
 from denseclip.clip.clip import tokenizer_for
 from denseclip.clip.transformer import resize_positions
 from denseclip.models.config import DenseClipConfig
-from denseclip.models.denseclip import DenseCLIPBase, text_encoder
+from denseclip.models.denseclip import DenseCLIPBase
 from denseclip.models.encoders import (
     Shapes,
-    TextShape,
     VitEncoder,
-    VitShape,
-    default_out_indices,
     infer_shapes,
 )
 from denseclip.models.fpn import ContextDecoder, Fpn
@@ -40,8 +39,9 @@ def test_text_encoders(path):
         (c["context_length"], "manifest", "text_embeddings", None),
         (c["total_with_contexts"], "manifest_context_encoder", "context_embeddings", arrays["contexts"]),
     ):
-        shape = TextShape(c["width"], c["layers"], c["heads"], 4 * c["width"], rows, c["vocab"])
-        encoder = text_encoder(shape, c["embed"]).eval()
+        sizes = {name: c[name] for name in ("width", "layers", "heads")}
+        sizes |= {"context_length": rows, "vocab_size": c["vocab"]}
+        encoder = text_tower(sizes, c["embed"], True).eval()
         encoder.load_state_dict(state_of(meta[manifest], meta["seed"]), strict=True)
         with torch.no_grad():
             assert deviation(encoder(arrays["texts"], contexts), arrays[wanted]) < FORWARD
@@ -75,16 +75,11 @@ def test_pyramid_of_patches_of_8(path):
     state = state_of(meta["manifest_vit8"], meta["seed"])
     shapes = infer_shapes({f"backbone.{name}": tensor for name, tensor in state.items()})
     errors = {}
-    heads = [h for h in (4, 2, 3) if shapes.backbone.width % h == 0]  # not in the case's description
+    wide = shapes.vision["width"]
+    heads = [h for h in (4, 2, 3) if wide % h == 0]  # not in the case's description
     for h in heads:
-        shape = VitShape(
-            **{
-                **vars(shapes.backbone),
-                "heads": h,
-                "out_indices": default_out_indices(shapes.backbone.layers),
-            }
-        )
-        trunk = VitEncoder(shape, state["proj"].shape[1], DenseClipConfig(official=True)).eval()
+        sizes = replace(shapes, vision={**shapes.vision, "head_width": wide // h})
+        trunk = VitEncoder(sizes, state["proj"].shape[1], DenseClipConfig(official=True)).eval()
         trunk.load_state_dict(state, strict=True)
         height, width = (8 * side for side in arrays["vit8_local"].shape[-2:])
         batch = len(arrays["vit8_local"])
