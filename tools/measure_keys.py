@@ -20,9 +20,10 @@ def measure(model: denseclip.Segmenter, scenes: int, data: str = "stickers59") -
     """Mean cosines between keys of positions with the same label, and with different ones."""
     same, different = [], []
     for entry in islice(open_dataset(data, split="train"), scenes):
-        encoded = model.encode(entry.image)
-        keys = F.normalize(encoded.features[0].keys[0], dim=-1)  # (hw, E)
-        labels = _at(entry.mask, tuple(encoded.features[0].map.shape[-2:]))
+        features = model.encode(entry.image).features[0]
+        assert features.keys is not None
+        keys = F.normalize(features.keys[0], dim=-1)  # (hw, E)
+        labels = _at(entry.mask, (features.map.shape[2], features.map.shape[3]))
         cosines = keys @ keys.T  # (hw, hw)
         alike = labels[:, None] == labels
         others = ~torch.eye(len(keys), dtype=torch.bool)
@@ -41,8 +42,10 @@ def _at(labels: np.ndarray, grid: tuple[int, int]) -> Tensor:
 
 def measured(name: str, scenes: int = 50) -> tuple[float, float]:
     """`measure` of a model by name, on whole pictures in fp32."""
-    plain = {"preset": "maskclip", "resize": "none", "slide": None, "precision": "fp32"}
-    return measure(denseclip.load(name, ["cat"], refine="ks", **plain), scenes)
+    model = denseclip.load(
+        name, ["cat"], preset="maskclip", refine="ks", resize="none", slide=None, precision="fp32"
+    )
+    return measure(model, scenes)
 
 
 def main() -> None:
