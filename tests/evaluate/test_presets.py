@@ -9,6 +9,7 @@ from denseclip.errors import UserError
 from denseclip.evaluate.protocols import protocol_settings, worded
 from denseclip.evaluate.run import segmenter_for
 from denseclip.loading import make_settings
+from denseclip.segment.settings import PRESETS
 
 
 def described(protocol, name, **changes):
@@ -53,7 +54,7 @@ def test_background_words_only_where_there_is_such_a_class():
         ("sclip", "coco-object", {}, ("2048x336", "slide 224/112", ["logit_scale 50"], 0.1, 113)),
         ("proxyclip", "coco-object", {}, ("2048x336", "slide 336/112", ["pad_56"], 0.25, 97)),
         ("proxyclip", "cityscapes", {}, ("2048x448", "slide 224/112", ["pad_56"], None, 19)),
-        ("resclip", "voc20", {"preset": "resclip"}, ("2048x336", "whole", ["logit_scale 40"], None, 30)),
+        ("resclip", "voc20", {}, ("2048x336", "whole", ["logit_scale 40"], None, 30)),
         ("naclip", "context60", {"slide": "96/48"}, ("2048x336", "slide 96/48", ["by_word"], 0.1, 60)),
     ],
 )
@@ -65,6 +66,7 @@ def test_the_name_of_a_method_stands_for_its_whole_protocol(method, name, change
     assert all(one in shown["compat"] for one in expected[2])
     assert settings.background.threshold == expected[3]
     assert words + len(settings.background.words) == expected[4]
+    assert settings.dense == PRESETS[method] or method == "resclip"
     assert settings.dense.rcs == ((2.0, 0.6) if method == "resclip" else None)
     assert (settings.refine.pamr == 10) == (method == "naclip")
 

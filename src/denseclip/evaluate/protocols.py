@@ -9,7 +9,7 @@ from typing import Any
 
 from denseclip.data.specs import DatasetSpec
 from denseclip.errors import UserError, choose
-from denseclip.segment.settings import LATER, Compat, preset
+from denseclip.segment.settings import AUTO, LATER, Compat, preset
 
 PLAIN: dict[str, Any] = {"preset": "maskclip", "slide": "none", "refine": "none"}
 PROTOCOLS: dict[str, dict[str, Any]] = {
@@ -32,7 +32,7 @@ def protocol_settings(protocol: str, spec: DatasetSpec, **changes: Any) -> dict[
 
     Unless something else is said: the papers' size for the data set, and for one with a background class the
     usual background words (not under "official": the published code looks for the word itself). A method's name as
-    `compat` stands for all that its code does on the data set.
+    `compat` stands for all that its code does on the data set, the method itself included.
     Raises UserError for an unknown protocol.
     """
     if protocol not in PROTOCOLS:
@@ -45,7 +45,9 @@ def protocol_settings(protocol: str, spec: DatasetSpec, **changes: Any) -> dict[
     if method not in LATER:
         return settings | changes
     found = published(method, spec.name)
-    dense = preset(changes.get("preset", "maskclip"))
+    settings["preset"] = method  # they have the same names
+    changes = {name: value for name, value in changes.items() if value != AUTO}
+    dense = preset(changes.get("preset", method))
     wrong = [key for key in RESCLIP if not (dense.rcs if key == "rcs" else dense.sfr)]
     settings |= {key: value for key, value in found.items() if key not in (*OTHERS, *wrong)}
     exact = replace(Compat.named(method), logit_scale=found["logit_scale"], area=found.get("area", 0.0))
