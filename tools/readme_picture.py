@@ -18,7 +18,7 @@ WIDTH, GAP = 330, 12
 def main(path: Path) -> None:
     """Run the demo and put its overlays, which end in their legends, beside each other."""
     with tempfile.TemporaryDirectory() as folder:
-        demo(Path(folder))
+        demo(out=Path(folder))
         overlays = [
             Image.open(one).convert("RGB") for one in sorted(Path(folder).glob("scene-*-overlay.png"))
         ]

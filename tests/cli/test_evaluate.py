@@ -189,7 +189,7 @@ def test_bad_input_is_one_line_that_names_the_file(capsys, model, data, mistake)
     [
         (("voc22",), "unknown data set 'voc22': did you mean voc21"),
         (("voc20",), "where is voc20? Give the folder that holds VOCdevkit"),
-        (("voc20", "--root", "nowhere"), "no folder nowhere: create it"),
+        (("voc20", "--data-root", "nowhere"), "no folder nowhere: create it"),
         (("stickers20", "--split", "test"), "stickers20 has no split 'test'"),
         (("stickers20", "--protocol", "theirs"), "protocol 'theirs' is unknown"),
         (("stickers20", "--resize", "big"), "cannot read the resize rule 'big'"),

@@ -9,7 +9,7 @@ from denseclip.evaluate.flops import PUBLISHED
 def test_json_of_every_published_model(capsys):
     ran = run(capsys, "flops", "--all", "--json", "--size", "64x96")
     assert ran.code == 0
-    figures = json.loads(ran.out)
+    figures = json.loads(ran.out)["figures"]
     assert figures.keys() == PUBLISHED.keys()
     for row in figures.values():
         assert row.keys() == {"gmacs", "gmacs_without_text", "params", "params_without_text"}
@@ -33,7 +33,7 @@ def test_another_size_has_no_published_figure(capsys):
 
 def test_clip_by_name(capsys):
     ran = run(capsys, "flops", "RN50", "--size", "64x64", "--json")
-    assert json.loads(ran.out)["RN50"]["params"] == 102_007_136
+    assert json.loads(ran.out)["figures"]["RN50"]["params"] == 102_007_136
 
 
 def test_mistakes_are_one_line(capsys):

@@ -127,7 +127,7 @@ def test_label_studio_gets_a_stroke_and_a_score_for_each(source, tmp_path):
 
 def test_rules(source, tmp_path):
     masks = planes()
-    rules = Rules(min_area=20, void_below=0.75, confidence="pixels")
+    rules = Rules(min_area=20, min_confidence=0.75, confidence="pixels")
     label(source, tmp_path / "out", InstanceLabeler(Drawn()), rules=rules)
     best = np.where(masks[0], 0.9, np.where(masks[1], 0.8, np.where(masks[3], 0.7, 1.0)))
     sure = np.asarray(Image.open(tmp_path / "out" / "confidence" / "a.png"))
@@ -135,7 +135,7 @@ def test_rules(source, tmp_path):
     expected = np.where(masks[0], 1, np.where(masks[1], 2, np.where(masks[3], VOID, 0)))
     assert (np.asarray(Image.open(tmp_path / "out" / "masks" / "a.png")) == expected).all()
     assert [score for _, score, _ in annotations(tmp_path / "out" / "coco.json")[0]] == [0.9, 0.8]
-    label(source, tmp_path / "unsure", InstanceLabeler(Drawn(), 0.25), rules=Rules(void_below=0.5))
+    label(source, tmp_path / "unsure", InstanceLabeler(Drawn(), 0.25), rules=Rules(min_confidence=0.5))
     assert json.loads((tmp_path / "unsure" / "summary.json").read_text())["regions"] == 3
     mask = np.asarray(Image.open(tmp_path / "unsure" / "masks" / "a.png"))
     assert ((mask == VOID) == (masks[3] & ~masks[1])).all()

@@ -216,7 +216,7 @@ def test_the_background_is_no_annotation(tmp_path):
 
 def test_uncertain_pixels_and_specks_become_void(tmp_path):
     write_pictures(tmp_path / "in", 1)
-    label(tmp_path / "in", tmp_path / "out", rules=Rules(min_area=3, void_below=0.2, confidence="pixels"))
+    label(tmp_path / "in", tmp_path / "out", rules=Rules(min_area=3, min_confidence=0.2, confidence="pixels"))
     image = np.asarray(Image.open(tmp_path / "in" / "p000.png"))
     sure = np.asarray(Image.open(tmp_path / "out" / "confidence" / "p000.png"))
     assert sure.dtype == np.uint16 and (sure == np.rint(image[..., 1] / 255 * 65535)).all()

@@ -196,14 +196,11 @@ def test_a_row_that_fails_is_left_out_and_the_others_go_on(table, models, tmp_pa
 
 
 def test_options_are_those_of_the_command():
-    function, shell = (list(inspect.signature(one).parameters) for one in (reproduce, command))
-    assert [name for name in function if name not in ("watch", "say")] == shell
-    defaults = [
-        {k: v.default for k, v in inspect.signature(one).parameters.items()} for one in (reproduce, command)
-    ]
-    assert all(defaults[0][name] == defaults[1][name] for name in shell)
-    assert defaults[0]["out"] == Path("runs/reproduce")
-    assert defaults[0]["precision"] == "fp32"
+    function = inspect.signature(reproduce).parameters
+    shell = ["weights" if name == "model" else name for name in function if name not in ("watch", "say")]
+    assert set(inspect.signature(command).parameters) == set(shell)
+    assert function["out"].default == Path("runs/reproduce")
+    assert function["precision"].default == "fp32"
 
 
 def test_a_file_that_is_not_ours_is_refused_before_anything_is_counted(make, tmp_path, cache):
@@ -343,7 +340,7 @@ def test_paper_scale_prints_ours_beside_the_published(models, tmp_path):
     assert report["protocol"]["resize"] == "2048x512"
     text = (out / "table3-paper.md").read_text()
     assert f"{row['mIoU']:.2f} [" in text and "] (41.5)" in text
-    assert "--data-root FOLDER --model RN50=PATH" in text
+    assert "--data-root FOLDER --weights RN50=PATH" in text
     assert str(tmp_path) not in text
 
 
@@ -351,12 +348,12 @@ def test_paper_scale_prints_ours_beside_the_published(models, tmp_path):
 
 
 def test_command(capsys, models, tmp_path):
-    given = [word for name, path in models.items() for word in ("-m", f"{name}={path}")]
+    given = [word for name, path in models.items() for word in ("--weights", f"{name}={path}")]
     ran = run(capsys, "reproduce", "kspd", "--out", tmp_path / "out", "--limit", 1, *given)
     assert ran.code == 0, ran.err
     assert "PD helps" in ran.out
     report = json.loads((tmp_path / "out" / "kspd-mini.json").read_text())
-    shown = "--scale mini --model RN50=PATH --model ViT-B-16=PATH --limit 1"
+    shown = "--scale mini --weights RN50=PATH --weights ViT-B-16=PATH --limit 1"
     assert report["command"] == f"denseclip reproduce kspd {shown}"
     assert {"denseclip", "torch", "open_clip", "python"} <= report["protocol"].keys()
     for row in report["rows"]:

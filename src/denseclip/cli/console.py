@@ -3,21 +3,12 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import typer
 from rich.console import Console
 from rich.progress import TextColumn
 from rich.status import Status
 from rich.text import Text
 
 console = Console(markup=False, highlight=False, emoji=False)
-
-
-class Partly(typer.Exit):
-    """Some pictures were left out, and are listed: exit code 1. result: of the others."""
-
-    def __init__(self, result: object) -> None:
-        super().__init__(1)
-        self.result = result
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Unpack
 
 import typer
 from rich.table import Table
@@ -18,31 +18,30 @@ MOST_LINES = 20  # of a list of bad files
 
 Name = Annotated[str, typer.Argument(help="voc20, context59, coco-stuff, ade20k, cityscapes, ...")]
 Data = Annotated[str, typer.Argument(help="The same names, or a data.json of your own, which needs no root.")]
-Workers = Annotated[int, typer.Option(min=1, help="How many files at once.")]
-Quick = Annotated[
-    bool, typer.Option("--quick", help="Only whether the files are there, not whether they open.")
-]
 
 
-@app.command()
+@o.command("workers")
 def prepare(
     name: Name,
     root: Annotated[Path, typer.Argument(help="Folder with the unpacked archives.")],
-    workers: Workers = max(1, (os.cpu_count() or 1) - 1),
-) -> None:
+    **options: Unpack[o.Options],
+) -> o.Done[list[Path]]:
     """Convert a data set's masks to what is read, and write its lists of images; goes on where it stopped."""
     from denseclip.data.check import check as look
     from denseclip.data.prepare import prepare as run
 
     with o.counting(f"preparing {name}", "files") as progress:
-        done = run(name, root, workers=workers, progress=progress)
+        done = run(
+            name, root, workers=options.get("workers") or max(1, (os.cpu_count() or 1) - 1), progress=progress
+        )
     o.say(f"{done.written} files written, {done.kept} were there")
     for path in done.lists:
         o.say(f"list {path}")
     _list("could not be converted", done.failed)
-    missing = [_against_published(name, one) for one in look(name, root, quick=True)]
-    if done.failed or any(missing):
-        raise typer.Exit(1)
+    splits = look(name, root, quick=True)
+    missing = [f"{one.split}: files are missing" for one in splits if _against_published(name, one)]
+    figures = {"written": done.written, "kept": done.kept}
+    return o.Done(list(done.lists), list(done.lists), figures=figures, failed=[*done.failed, *missing])
 
 
 def _against_published(name: str, found: "SplitCheck") -> bool:
@@ -60,13 +59,12 @@ def _against_published(name: str, found: "SplitCheck") -> bool:
     return bool(found.missing)
 
 
-@app.command()
+@o.command("quick", "workers")
 def check(
     name: Data,
     root: Annotated[Path | None, typer.Argument(help="Folder that holds the data set's own.")] = None,
-    quick: Quick = False,
-    workers: Workers = 2,
-) -> None:
+    **options: Unpack[o.Options],
+) -> o.Done[bool]:
     """Tell what is missing, how many images there are, and which cannot be used."""
     from denseclip.data.check import check as run
 
@@ -75,8 +73,8 @@ def check(
         found = run(
             name,
             root,
-            quick=quick,
-            workers=workers,
+            quick=options.get("quick", False),
+            workers=options.get("workers") or 2,
             progress=lambda n, of: progress.update(task, completed=n, total=of),
         )
     table = Table(title=name)
@@ -94,8 +92,12 @@ def check(
             o.say(f"{one.split}: {one.problem}")
         _list(f"missing in {one.split}", [str(path) for path in one.missing])
         _list(f"unusable in {one.split}", one.bad)
-    if not all(one.ok for one in found):
-        raise typer.Exit(1)
+    figures = {
+        one.split: {"images": one.images, "missing": len(one.missing), "unusable": len(one.bad)}
+        for one in found
+    }
+    bad = [f"{one.split} is not complete" for one in found if not one.ok]
+    return o.Done(not bad, figures=figures, failed=bad)
 
 
 def _list(title: str, lines: list[str] | tuple[str, ...]) -> None:
@@ -106,3 +108,7 @@ def _list(title: str, lines: list[str] | tuple[str, ...]) -> None:
         o.say(f"  {line}")
     if len(lines) > MOST_LINES:
         o.say(f"  and {len(lines) - MOST_LINES} more")
+
+
+for _one in (prepare, check):
+    app.command(_one.name)(_one.shell())

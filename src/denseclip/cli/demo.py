@@ -2,28 +2,24 @@
 
 import shlex
 from pathlib import Path
-from typing import Annotated
-
-import typer
+from typing import Unpack
 
 from denseclip.cli import options as o
-from denseclip.cli.segment import Out, Overwrite, segment
+from denseclip.cli.segment import segment
 
 SPLIT = "demo"
-SCENES = (0, 1, 2, 3)
 SIDE = 448
 DISTRACTORS = ("cat", "dog", "bird", "car", "apple", "fish", "water", "brick wall", "sky", "snow")
 
 
-def demo(
-    out: Out = Path("demo"),
-    model: o.Model = "tiny-rn",
-    overwrite: Overwrite = False,
-    scenes: Annotated[str, typer.Option(help="Numbers of the example scenes, with commas.")] = ",".join(
-        map(str, SCENES)
-    ),
-) -> None:
-    """Draw example pictures, segment them by words, and say where the results are."""
+@o.command("out", "model", "overwrite", "scenes")
+def demo(**options: Unpack[o.Options]) -> o.Done[Path]:
+    """Draw example pictures, segment them by words, and say where the results are.
+
+    They are in runs/demo unless --out says otherwise.
+    """
+    given = o.values(options)
+    out, model = given["out"] or Path("runs/demo"), given["model"]
     from PIL import Image
 
     from denseclip.data.stickers import render
@@ -33,7 +29,7 @@ def demo(
     words: dict[str, None] = {}
     pictures = []
     drawn = OutputFolder(out / "pictures", "demo")
-    for number in o.parse_numbers(scenes):
+    for number in o.parse_numbers(given["scenes"]):
         scene = render(SPLIT, number, side=SIDE)
         words |= dict.fromkeys(scene.names)
         pictures.append(out / "pictures" / f"scene-{number}.jpg")
@@ -44,5 +40,6 @@ def demo(
     names = [str(path) for path in pictures]
     command = ["denseclip", "segment", *names, "--model", model, "--classes", classes, "--out", str(out)]
     o.say(f"$ {shlex.join(command)}")
-    segment(names, classes, model, out, overwrite=overwrite)
+    done = segment.function(names, classes=classes, model=model, out=out, overwrite=given["overwrite"])
     o.say(f"Look at {out}/scene-*-overlay.png (the pictures themselves are in {out}/pictures).")
+    return done

@@ -4,70 +4,50 @@ import json
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
-import typer
 from rich.table import Table
 
 from denseclip.cli import options as o
+from denseclip.cli.segment import Pictures
 from denseclip.errors import UserError
 
 if TYPE_CHECKING:
     from denseclip.detection.predict import DetectionResult, TrainedDetector
 
-Pictures = Annotated[
-    list[str], typer.Argument(help="Files, folders (searched in depth) or globs.", show_default=False)
-]
-Model = Annotated[
-    Path,
-    typer.Option(
-        "--model",
-        "-m",
-        help="A detector: last.pt of a training, or a published .pth file.",
-        show_default=False,
-    ),
-]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for pictures and JSON.")]
-Threshold = Annotated[float, typer.Option(min=0, max=1, help="Score from which something is shown.")]
-Resize = Annotated[
-    str | None,
-    typer.Option(
-        help="1333x800 (long x short side), short:512, ..., none; default: as it was trained.",
-        show_default=False,
-    ),
-]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results that are there.")]
 RESULTS, IMAGES = "detections.json", "images.json"
 
 
-def detect(
-    pictures: Pictures,
-    model: Model,
-    out: Out = Path("denseclip-detected"),
-    threshold: Threshold = 0.3,
-    resize: Resize = None,
-    overwrite: Overwrite = False,
-    device: o.Device = "auto",
-) -> Path:
+@o.command("model", "out", "threshold", "resize", "limit", "overwrite", "device")
+def detect(pictures: Pictures, **options: Unpack[o.Options]) -> o.Done[Path]:
     """Find things in pictures with a trained detector.
 
-    For each picture PICTURE-detected.png; for all together detections.json, a COCO results file, and images.json with
-    its images and categories. Pictures that cannot be read are listed at the end, and the exit code is 1.
+    In runs/detect, unless --out says otherwise: for each picture PICTURE-detected.png; for all together
+    detections.json, a COCO results file, and images.json with its images and categories.
+    Pictures that cannot be read are listed at the end, and the exit code is 1.
     """
+    given = o.values(options)
+    model, out, threshold = options.get("model"), given["out"] or Path("runs/detect"), given["threshold"]
+    if model is None:
+        raise UserError("no detector is given; add --model runs/RECIPE/last.pt, or a published .pth file")
+    threshold = 0.3 if threshold is None else threshold
+    if not 0 <= threshold <= 1:
+        raise UserError(f"threshold {threshold:g} is no score; give one between 0 and 1")
+    resize = None if given["resize"] == "auto" else given["resize"]
+    identity = {"model": model, "threshold": threshold, "resize": resize}
     from denseclip.data.images import list_images, unread_in
     from denseclip.outputs import OutputFolder
 
-    identity = {"model": str(model), "threshold": threshold, "resize": resize}
-    with OutputFolder(out, "detect", identity, overwrite=overwrite) as output:
-        paths = list_images(pictures)
-        if output.finished and not overwrite:
+    with o.status(f"loading {model}"):
+        detector = load(model, resize, given["device"])
+    with OutputFolder(out, "detect", identity, overwrite=given["overwrite"]) as output:
+        paths = list_images(pictures)[: given["limit"]]
+        if output.finished and not given["overwrite"]:
             raise UserError(f"{out / RESULTS} is there already; add --overwrite or give another --out")
         stems = output.names(paths, ["-detected.png"])
         output.refuse_foreign(
             [*(out / f"{stem}-detected.png" for stem in stems), out / IMAGES, out / RESULTS]
         )
-        with o.status(f"loading {model}"):
-            detector = load(model, resize, device)
         output.begin()
         counts, failed = _run(detector, list(zip(paths, stems, strict=True)), out, threshold)
         output.finish()
@@ -75,9 +55,9 @@ def detect(
     for line in failed:
         o.told("skipped", line)
     o.tell_unread(unread_in(pictures))
-    if failed:
-        raise o.Partly(out / RESULTS)
-    return out / RESULTS
+    made = [out / f"{stem}-detected.png" for stem in stems if output.has(out / f"{stem}-detected.png")]
+    figures = {"pictures": len(paths) - len(failed), "found": dict(counts.most_common())}
+    return o.Done(out / RESULTS, [*made, out / IMAGES, out / RESULTS], detector.classes, {}, figures, failed)
 
 
 def load(model: str | Path, resize: str | None, device: str) -> "TrainedDetector":

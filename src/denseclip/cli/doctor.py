@@ -6,7 +6,7 @@ import platform
 import shutil
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -28,7 +28,8 @@ def versions() -> str:
     return f"denseclip {version('denseclip')}, torch {torch.__version__}, {processor(place)}, {precision}"
 
 
-def doctor() -> None:
+@o.command()
+def doctor() -> o.Done[dict[str, Any]]:
     """Tell what is installed, what is missing and what will be slow here, and why."""
     import torch
 
@@ -39,9 +40,11 @@ def doctor() -> None:
     table = Table(title="extras")
     for heading in ("extra", "is", "to install"):
         table.add_column(heading)
+    lacking = {}
     for extra, modules in EXTRAS.items():
         missing = [name for name in modules if importlib.util.find_spec(name) is None]
         state = f"missing: {', '.join(missing)}" if missing else "there"
+        lacking[extra] = missing
         table.add_row(extra, state, f"pip install 'denseclip[{extra}]'" if missing else "")
     o.console.print(table)
     cache = cache_folder()
@@ -52,6 +55,8 @@ def doctor() -> None:
     o.say(f"weights fetched before, in {hub}: {', '.join(kept) or 'none'}; tiny-rn and tiny-vit are embedded")
     for line in _slow(torch.cuda.is_available()):
         o.told("slow here", line, "yellow")
+    figures = {"versions": versions(), "missing": lacking, "free_bytes": free, "weights": kept}
+    return o.Done(figures, figures=figures)
 
 
 def _slow(gpu: bool) -> list[str]:
@@ -70,17 +75,23 @@ def _slow(gpu: bool) -> list[str]:
     return lines
 
 
-def recipes() -> None:
+@o.command()
+def recipes() -> o.Done[dict[str, str]]:
     """List the recipes of `denseclip train`."""
     from denseclip.train.recipe import read_recipe, recipe_names
 
-    for name in recipe_names():
-        o.say(f"{name}: {read_recipe(name).title}")
+    titles = {name: read_recipe(name).title for name in recipe_names()}
+    for name, title in titles.items():
+        o.say(f"{name}: {title}")
+    return o.Done(titles, figures=titles)
 
 
-def classes(name: Name) -> None:
+@o.command()
+def classes(name: Name) -> o.Done[list[str]]:
     """List the words of a class set."""
     from denseclip.text import class_set
 
-    for number, word in enumerate(class_set(name)):
-        o.say(f"{number} {word.strip()}")
+    words = [word.strip() for word in class_set(name)]
+    for number, word in enumerate(words):
+        o.say(f"{number} {word}")
+    return o.Done(words, classes=words)

@@ -1,9 +1,11 @@
 """`denseclip evaluate`: how good a model is on a data set, under a protocol that is printed with the figures."""
 
+import math
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Unpack
 
 import typer
 
@@ -11,6 +13,7 @@ from denseclip.cli import detection
 from denseclip.cli import options as o
 from denseclip.cli.results import show, show_comparison
 from denseclip.errors import UserError
+from denseclip.outputs import HOME
 
 if TYPE_CHECKING:
     from denseclip.data.datasets import SegmentationDataset
@@ -21,73 +24,66 @@ ModelName = Annotated[
     str, typer.Argument(help="tiny-rn, tiny-vit, a name such as ViT-B-16, NAME:TAG, or a path.")
 ]
 Data = Annotated[str, typer.Argument(help="stickers20, voc20, ade20k, ..., or a data.json of your own.")]
-Root = Annotated[Path | None, typer.Option(help="Folder that holds the data set's own, such as VOCdevkit.")]
-Split = Annotated[str | None, typer.Option(help="Which images; default: the ones to evaluate.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Only the first images.")]
-ProtocolName = Annotated[
-    str,
-    typer.Option(
-        "--protocol", help="recommended (by the model), ours, official or slide; other options go before."
-    ),
-]
-Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder for tables, counts and figures.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with the interrupted evaluation in --out.")]
-SkipBad = Annotated[bool, typer.Option("--skip-bad", help="List images that cannot be used, and go on.")]
-Compare = Annotated[str | None, typer.Option(help="A second model, for a table side by side.")]
-BY_PROTOCOL: Any = "by protocol"
+MEASURED = ("data_root", "split", "limit", "protocol", "out", "resume", "skip_bad", "device", "precision")
+"""What the commands share that measure."""
 
 
-def evaluate(
-    context: typer.Context,
-    model: ModelName,
-    data: Data,
-    root: Root = None,
-    split: Split = None,
-    limit: Limit = None,
-    protocol: ProtocolName = "recommended",
-    preset: o.Preset = "auto",
-    proxy: o.Proxy = None,
-    refine: o.Refine = None,
-    ks_norm: o.KsNorm = BY_PROTOCOL,
-    background: o.BackgroundWords = None,
-    threshold: o.Threshold = None,
-    resize: o.Resize = BY_PROTOCOL,
-    slide: o.SlideOption = "auto",
-    fusion: o.FusionOption = "scores",
-    scales: o.Scales = "1",
-    flip: o.Flip = False,
-    templates: o.Templates = BY_PROTOCOL,
-    compat: o.CompatOption = None,
-    activation: o.Activation = None,
-    out: Out = None,
-    resume: Resume = False,
-    skip_bad: SkipBad = False,
-    compare: Compare = None,
-    device: o.Device = "auto",
-    devices: o.Devices = None,
-    precision: o.Precision = "auto",
-) -> Any:  # noqa: ANN401 - typer cannot read a type that is imported later
+@o.command(*MEASURED, *o.METHOD, "compare", "devices")
+def evaluate(model: ModelName, data: Data, /, **options: Unpack[o.Options]) -> "o.Done[Any]":
     """Evaluate a model on a data set.
 
-    With --out: result.json, classes.csv, confusion.png and examples.png (of each model, if two are compared). Of a
-    detector, average precisions of boxes and masks, and detections.json, a COCO results file.
+    With --out, and only then: result.json, classes.csv, confusion.png and examples.png (of each model, if two are
+    compared). Of a detector, average precisions of boxes and masks, and detections.json, a COCO results file.
     """
-    values = o.settings(locals())
+    given, values = o.values(options), o.settings(options)
+    out, split, limit, device = given["out"], given["split"], given["limit"], given["device"]
     from denseclip.data.opening import open_dataset
     from denseclip.models.checkpoint import DETECTORS, trained_kind
 
     if trained_kind(model) in DETECTORS:
-        given = o.given(context, {**values, "protocol": protocol, "compare": compare, "resume": resume})
+        strange = [*values, *(name for name in ("protocol", "compare", "resume") if name in options)]
         with written(out, "evaluate"):
-            return detection.evaluate(model, data, root, split, limit, given, out, device, skip_bad=skip_bad)
-    places = o.spread(devices, device)
-    settings = o.given(context, values) | {"protocol": protocol, "device": device, "precision": precision}
+            found = detection.evaluate(
+                model, data, given["data_root"], split, limit, dict.fromkeys(strange) | values, out, device,
+                skip_bad=given["skip_bad"],
+            )  # fmt: skip
+        return _done(found, out, found.figures)
+    places = o.spread(given["devices"], device)
+    settings = values | measured(options)
     settings |= {"device": places[0]} if places else {}
-    job = _Job(open_dataset(data, root, split), settings, limit, skip_bad, resume, places)
+    job = _Job(
+        open_dataset(data, given["data_root"], split),
+        settings,
+        limit,
+        given["skip_bad"],
+        given["resume"],
+        places,
+    )
     with written(out, "evaluate"):
-        if compare is None:
-            return job.run(model, out)
-        return _side_by_side(job, model, compare, out)
+        if given["compare"] is None:
+            result = job.run(model, out)
+            return _done(result, out, result.summary())
+        both = _side_by_side(job, model, given["compare"], out)
+        return _done(both, out, {name: one.value for name, one in both.differences.items()})
+
+
+def _done(result: Any, out: Path | None, figures: Mapping[str, float]) -> o.Done[Any]:  # noqa: ANN401
+    files = (
+        []
+        if out is None
+        else sorted(path for path in out.rglob("*") if path.is_file() and HOME not in path.parts)
+    )
+    known = {
+        name: None if isinstance(value, float) and math.isnan(value) else value
+        for name, value in figures.items()
+    }
+    return o.Done(result, files, tuple(getattr(result, "classes", ())), figures=known)
+
+
+def measured(options: o.Options) -> dict[str, Any]:
+    """How a model is run when it is measured, beside what the user wrote of the method."""
+    given = o.values(options)
+    return {name: given[name] for name in ("protocol", "device", "precision")}
 
 
 def written(out: Path | None, command: str) -> "AbstractContextManager[OutputFolder | None]":

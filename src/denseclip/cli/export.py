@@ -1,12 +1,12 @@
 """`denseclip export`: a model with its words as a file that runs elsewhere."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Unpack
 
 import typer
 
 from denseclip.cli import options as o
-from denseclip.errors import UserError
+from denseclip.errors import UserError, choose
 
 if TYPE_CHECKING:
     from denseclip.models.export import ExportFormat
@@ -14,26 +14,11 @@ if TYPE_CHECKING:
 Source = Annotated[
     str, typer.Argument(metavar="MODEL", help="A checkpoint, or a CLIP as for segment.", show_default=False)
 ]
-Format = Annotated[Literal["onnx", "torch-export"], typer.Option("--format", help="File format.")]
-Out = Annotated[
-    Path | None, typer.Option("--out", "-o", help="File; default beside the checkpoint, or MODEL.onnx here.")
-]
-Scores = Annotated[bool, typer.Option("--scores", help="Scores of all classes instead of a mask.")]
-Bytes = Annotated[bool, typer.Option("--uint8", help="Take (B, H, W, 3) uint8, as image files give it.")]
 
 
-def export(
-    model: Source,
-    kind: Format = "onnx",
-    out: Out = None,
-    classes: o.Classes = None,
-    preset: o.Preset = "auto",
-    templates: o.Templates = "85",
-    activation: o.Activation = None,
-    scores: Scores = False,
-    uint8: Bytes = False,
-) -> Path:
-    """Export a model with its classes baked in, for pictures of any size.
+@o.command("out", "classes", "preset", "templates", "activation", "format", "scores", "uint8")
+def export(model: Source, /, **options: Unpack[o.Options]) -> o.Done[Path]:
+    """Export a model with its classes baked in, for pictures of any size: beside the checkpoint, or MODEL.onnx here.
 
     Input "image": (B, 3, H, W) float32 RGB, 0..255, or with --uint8 (B, H, W, 3). Output: (B, H, W) class ids,
     or with --scores (B, K, H, W). Class names are in the file's metadata. For a CLIP sides are whole cells.
@@ -48,6 +33,12 @@ def export(
     from denseclip.text import ClassPrompts
     from denseclip.text import templates as named
 
+    given = o.values(options)
+    kind: Any = given["format"] or "onnx"
+    out, classes, preset = given["out"], given["classes"], given["preset"]
+    templates, activation, scores, uint8 = (given[k] for k in ("templates", "activation", "scores", "uint8"))
+    if kind not in ("onnx", "torch-export"):
+        raise UserError(f"format {kind!r} is unknown; {choose(kind, ('onnx', 'torch-export'))}")
     ending, trained = (".onnx" if kind == "onnx" else ".pt2"), trained_kind(model)
     path = out or (Path(model).with_suffix(ending) if trained else Path(Path(model).name + ending))
     if path.suffix != ending:
@@ -56,7 +47,7 @@ def export(
         if classes is not None or scores or uint8:
             raise UserError("--classes, --scores and --uint8 go with models that segment; leave them out")
         _export_detector(Path(model), path, kind)
-        return path
+        return o.Done(path, [path])
     cell, note = 1, ""
     if trained:
         if preset != "auto" or activation is not None:
@@ -80,7 +71,7 @@ def export(
     with o.status("exporting"):
         write(network, stats, names, path, kind=kind, argmax=not scores, pixels=pixels, cell=cell)
     o.say(f"{path}: {len(names)} classes{note}")
-    return path
+    return o.Done(path, [path], names, figures={"cell": cell})
 
 
 def _export_detector(checkpoint: Path, path: Path, kind: "ExportFormat") -> None:

@@ -1,7 +1,6 @@
 """`denseclip flops`: parameters and multiply-accumulates, beside the published ones."""
 
-import json
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Unpack
 
 import typer
 from rich.table import Table
@@ -16,36 +15,25 @@ ModelName = Annotated[
     str | None,
     typer.Argument(help="denseclip-fpn-rn50, fpn-vit-b, ..., or any CLIP: RN50, tiny-rn, NAME:TAG, a path."),
 ]
-InputSize = Annotated[
-    str | None,
-    typer.Option("--size", help="Height x width in pixels, such as 512x683; default: the paper's."),
-]
-PerModule = Annotated[bool, typer.Option("--per-module", help="Also each part of the model.")]
-Everything = Annotated[bool, typer.Option("--all", help="Every published model.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Figures for programs: {name: {gmacs, params, ...}}.")]
 
 
-def flops(
-    model: ModelName = None,
-    size: InputSize = None,
-    per_module: PerModule = False,
-    everything: Everything = False,
-    as_json: AsJson = False,
-) -> None:
+@o.command("size", "per_module", "all")
+def flops(model: ModelName = None, /, **options: Unpack[o.Options]) -> o.Done[dict[str, Any]]:
     """Count what one picture costs a model; no weights, data or GPU are needed."""
     from denseclip.evaluate.flops import PUBLISHED, cost_of
 
-    if (model is None) != everything:
+    given = o.values(options)
+    per_module = given["per_module"]
+    if (model is None) != given["all"]:
         raise UserError(f"name one model or give --all; the papers' are {', '.join(PUBLISHED)}")
-    pixels = _size(size)
+    pixels = _size(given["size"])
     costs = {name: cost_of(name, pixels) for name in ([model] if model else PUBLISHED)}
-    if as_json:
-        print(json.dumps({name: _plain(cost, per_module) for name, cost in costs.items()}, indent=1))
-        return
     _show(costs, published=pixels is None)
     if per_module:
         for name, cost in costs.items():
             _show_modules(name, cost)
+    figures = {name: _plain(cost, per_module) for name, cost in costs.items()}
+    return o.Done(figures, figures=figures)
 
 
 def _size(text: str | None) -> "Size | None":

@@ -5,13 +5,13 @@ from collections import Counter
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Unpack
 
 import typer
 from rich.table import Table
 
 from denseclip.cli import options as o
-from denseclip.errors import UserError
+from denseclip.errors import UserError, choose
 
 if TYPE_CHECKING:
     from denseclip.label.engines import Engine
@@ -26,119 +26,68 @@ Source = Annotated[
         show_default=False,
     ),
 ]
-Classes = Annotated[
-    str | None,
-    typer.Option(
-        "--classes",
-        "-c",
-        help='Words: "cat|kitten, red car, grass", a class set such as voc, or a .json or .txt file.',
-    ),
-]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Folder of the data set.")]
-Formats = Annotated[
-    str,
-    typer.Option(
-        "--format", "-f", help="png, coco, coco-polygons, yolo, voc, cvat, label-studio; several with commas."
-    ),
-]
-Images = Annotated[
-    str | None, typer.Option(help="Where the pictures of a list or COCO file lie, if not beside it.")
-]
-Threshold = Annotated[
-    float | None,
-    typer.Option(
-        help="Pixels whose best word has a lower probability are background; of a detector: score from which a thing "
-        "gets a label, 0.5 unless given."
-    ),
-]
-MinArea = Annotated[int, typer.Option("--min-area", help="Regions of fewer pixels get no label.")]
-VoidBelow = Annotated[
-    float | None, typer.Option("--void-below", help="Pixels of a lower probability get no label (void).")
-]
-Confidence = Annotated[
-    str | None, typer.Option(help="regions: a score in each annotation; pixels: a map per picture as well.")
-]
-Overlays = Annotated[bool, typer.Option("--overlays", help="Also each picture with its labels painted on.")]
-Link = Annotated[
-    bool,
-    typer.Option("--images-too/--labels-only", help="Put the pictures into yolo/ and voc/ (as hard links)."),
-]
-Prefix = Annotated[
-    str, typer.Option("--image-prefix", help="What Label Studio finds pictures by, before their names.")
-]
-EngineName = Annotated[str, typer.Option("--engine", help="local, or ray: a cluster.")]
-Address = Annotated[
-    str | None, typer.Option(help="Of the Ray cluster; default: RAY_ADDRESS, or this machine.")
-]
-Workers = Annotated[
-    int | None, typer.Option(min=1, help="How many Ray workers; default: one per GPU or CPU.")
-]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is in the folder.")]
 
 
-def label(
-    context: typer.Context,
-    source: Source,
-    classes: Classes = None,
-    model: o.Model = "tiny-rn",
-    out: Out = Path("labels"),
-    formats: Formats = "png",
-    images: Images = None,
-    preset: o.Preset = "auto",
-    proxy: o.Proxy = None,
-    refine: o.Refine = "auto",
-    ks_norm: o.KsNorm = "channels",
-    background: o.BackgroundWords = "auto",
-    threshold: Threshold = None,
-    void_below: VoidBelow = None,
-    min_area: MinArea = 0,
-    confidence: Confidence = None,
-    overlays: Overlays = False,
-    images_too: Link = True,
-    image_prefix: Prefix = "/data/local-files/?d=",
-    resize: o.Resize = "auto",
-    slide: o.SlideOption = "auto",
-    fusion: o.FusionOption = "scores",
-    scales: o.Scales = "1",
-    flip: o.Flip = False,
-    templates: o.Templates = "85",
-    compat: o.CompatOption = None,
-    activation: o.Activation = None,
-    engine: EngineName = "local",
-    address: Address = None,
-    workers: Workers = None,
-    overwrite: Overwrite = False,
-    device: o.Device = "auto",
-    devices: o.Devices = None,
-    precision: o.Precision = "auto",
-) -> Any:  # noqa: ANN401 - typer cannot read a type that is imported later
+@o.command(
+    *(
+        "classes",
+        "model",
+        "out",
+        "format",
+        "images",
+        "min_confidence",
+        "min_area",
+        "confidence",
+        "overlays",
+        "limit",
+    ),
+    *(
+        "labels_only",
+        "image_prefix",
+        "overwrite",
+        "engine",
+        "address",
+        "workers",
+        "device",
+        "devices",
+        "precision",
+    ),
+    *o.METHOD,
+)
+def label(source: Source, **options: Unpack[o.Options]) -> "o.Done[Summary]":
     """Label pictures by words, or with a trained detector, in the formats of other tools.
 
-    Whatever stops it, the same command goes on where it was. Pictures that cannot be used are listed, and the exit
-    code is 1.
+    Results are in runs/label unless --out says otherwise. Whatever stops it, the same command goes on. Pictures that
+    cannot be used are listed, and the exit code is 1.
     """
-    settings = o.settings(locals())
-    given = o.given(context, {"classes": classes, "precision": precision, **settings})
+    given = o.values(options)
+    out, engine = given["out"] or Path("runs/label"), given["engine"]
     from denseclip.label.formats import parse_formats
     from denseclip.label.job import JobOptions, run_job
     from denseclip.label.labelled import Rules
     from denseclip.label.sources import list_items
 
     warnings.filterwarnings("ignore", module="PIL")  # what is wrong with a picture is said once, at the end
-    rules = Rules(min_area, void_below, confidence)  # type: ignore[arg-type]
-    options = JobOptions(parse_formats(formats), rules, overlays, images_too, image_prefix)
+    rules = Rules(given["min_area"], given["min_confidence"], given["confidence"])
+    job = JobOptions(
+        parse_formats(given["format"] or "png"),
+        rules,
+        given["overlays"],
+        not given["labels_only"],
+        given["image_prefix"],
+    )
     if engine not in ("local", "ray"):
-        raise UserError(f"engine {engine!r} is unknown; choose local or ray")
-    unread: Counter[str] = Counter()
-    items = list_items(source, images=images, leave_out=out, unread=unread)
-    places = o.spread(devices, device)
+        raise UserError(f"engine {engine!r} is unknown; {choose(engine, ('local', 'ray'))}")
+    places = o.spread(given["devices"], given["device"])
     if places and engine != "local":
         raise UserError("--devices goes with this machine; with --engine ray give --workers")
-    chosen = o.ModelOptions(model, classes, settings, places[0] if places else device, precision)
-    load = _loader(chosen, given)
+    chosen = o.ModelOptions.of(options)
+    load = _loader(replace(chosen, device=places[0]) if places else chosen, options)
     labeler = load()
     load = _with_precision_of(labeler, load)
-    how = _engine(engine, load, labeler, address, workers, places)
+    unread: Counter[str] = Counter()
+    items = list_items(source, images=given["images"], leave_out=out, unread=unread)[: given["limit"]]
+    how = _engine(engine, load, labeler, given["address"], given["workers"], places)
     with o.picture_progress() as progress:
         task = progress.add_task("labeling", total=None, visible=False)
 
@@ -149,26 +98,29 @@ def label(
             progress.update(task, completed=done, description=named)
 
         summary = run_job(
-            labeler, items, out, options, how, overwrite=overwrite, unread=unread, progress=report
+            labeler, items, out, job, how, overwrite=given["overwrite"], unread=unread, progress=report
         )
     _show(summary, out)
-    if summary.skipped:
-        raise o.Partly(summary)
-    return summary
+    rows = [row for row in summary.rows() if row["pixels"]]
+    failed = [reason for _, reason in summary.reasons]
+    shares = {row["class"]: row["share"] for row in rows}
+    made = [*sorted(path for path in out.iterdir() if path.is_file())]
+    return o.Done(summary, made, labeler.labels.classes, shares, summary.to_dict(), failed)
 
 
-def _loader(options: o.ModelOptions, given: dict[str, Any]) -> "partial[Labeler]":
-    """What makes the model, here or in a worker. given: which of the options the user wrote."""
+def _loader(chosen: o.ModelOptions, options: o.Options) -> "partial[Labeler]":
+    """What makes the model, here or in a worker. options: those that the user wrote."""
     from denseclip.models.checkpoint import DETECTORS, trained_kind
 
-    if trained_kind(options.model) not in DETECTORS:
-        return partial(_of_words, options)
-    threshold, resize = given.pop("threshold", None), given.pop("resize", None)
-    if given:
+    if trained_kind(chosen.model) not in DETECTORS:
+        return partial(_of_words, chosen)
+    strange = [name for name in ("classes", "precision", *o.METHOD) if name in options]
+    strange = [name for name in strange if name not in ("threshold", "resize")]
+    if strange:
         raise UserError(
-            f"--{next(iter(given)).replace('_', '-')} goes with models that segment; leave it out for {options.model}"
+            f"--{strange[0].replace('_', '-')} goes with models that segment; leave it out for {chosen.model}"
         )
-    return partial(_of_things, options.model, resize, options.device, threshold)
+    return partial(_of_things, chosen.model, options.get("resize"), chosen.device, options.get("threshold"))
 
 
 def _with_precision_of(labeler: "Labeler", load: "partial[Labeler]") -> "partial[Labeler]":
@@ -180,10 +132,10 @@ def _with_precision_of(labeler: "Labeler", load: "partial[Labeler]") -> "partial
     return partial(_of_words, replace(load.args[0], precision=labeler.segmenter.precision.name))
 
 
-def _of_words(options: o.ModelOptions) -> "Labeler":
+def _of_words(chosen: o.ModelOptions) -> "Labeler":
     from denseclip.label.words import WordLabeller
 
-    return WordLabeller(options.load())
+    return WordLabeller(chosen.load())
 
 
 def _of_things(model: str, resize: str | None, device: str, threshold: float | None) -> "Labeler":
@@ -240,6 +192,9 @@ def _show(summary: "Summary", out: Path) -> None:
         shown = ", ".join(f"{file} ({value:.2f})" for value, file in summary.least[:3])
         o.say(f"Least confident: {shown}")
         o.say(f"Look at {out / 'contact-sheet.jpg'}.")
+        o.say(
+            "Next: correct what is wrong in your labeling tool, then denseclip distill PICTURES --labels FILE"
+        )
     for _, reason in summary.reasons:
         o.told("skipped", reason)
     if summary.skipped > len(summary.reasons):

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -26,6 +26,7 @@ from denseclip.cli import (
     serve,
     train,
 )
+from denseclip.cli.command import Command
 from denseclip.errors import UserError, not_installed
 from denseclip.io import cannot_write
 
@@ -56,22 +57,13 @@ def root(
     """
 
 
-app.command("segment")(segment.segment)
-app.command("detect")(detect.detect)
-app.command("label")(label.label)
-app.command("models")(models.models)
-app.command("demo")(demo.demo)
-app.command("evaluate")(evaluate.evaluate)
-app.command("flops")(flops.flops)
-app.command("robustness")(robustness.robustness)
-app.command("reproduce")(reproduce.reproduce)
-app.command("serve")(serve.serve)
-app.command("train")(train.train)
-app.command("distill")(distill.distill)
-app.command("export")(export.export)
-app.command("recipes")(doctor.recipes)
-app.command("classes")(doctor.classes)
-app.command("doctor")(doctor.doctor)
+COMMANDS: tuple[Command[..., Any], ...] = (
+    segment.segment, detect.detect, label.label, models.models, demo.demo, evaluate.evaluate, flops.flops,
+    robustness.robustness, reproduce.reproduce, serve.serve, train.train, distill.distill, export.export,
+    doctor.recipes, doctor.classes, doctor.doctor,
+)  # fmt: skip
+for _one in COMMANDS:
+    app.command(_one.name)(_one.shell())
 app.add_typer(data.app, name="data")
 
 

@@ -1,8 +1,7 @@
 """`denseclip models`: what can be used, what is on this machine, and how large it is."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Unpack
 
-import typer
 from rich.table import Table
 
 from denseclip.cli import options as o
@@ -10,16 +9,13 @@ from denseclip.cli import options as o
 if TYPE_CHECKING:
     from denseclip.clip.pretrained import CatalogRow
 
-Everything = Annotated[
-    bool, typer.Option("--all", help="Every model of open_clip that works, not OpenAI's alone.")
-]
-Local = Annotated[bool, typer.Option("--local", help="Only what is on this machine.")]
 
-
-def models(everything: Everything = False, local: Local = False) -> None:
+@o.command("all", "local")
+def models(**options: Unpack[o.Options]) -> o.Done[list[str]]:
     """List the models that can be used, and which of them are on this machine."""
     from denseclip.clip.pretrained import catalog, not_supported
 
+    everything, local = options.get("all", False), options.get("local", False)
     rows = catalog()
     shown = [row for row in rows if _wanted(row, everything, local)]
     table = Table(title="models that --model takes (a path to a CLIP file or folder works too)")
@@ -41,6 +37,9 @@ def models(everything: Everything = False, local: Local = False) -> None:
         o.say(f"{hidden} more with --all.")
     for reason, names in not_supported().items() if everything and not local else ():
         o.say(f"not supported ({reason}): {', '.join(names)}")
+    names = [row.model for row in shown]
+    sizes = {row.model: row.local_bytes for row in shown}
+    return o.Done(names, figures={"models": names, "bytes_on_this_machine": sizes})
 
 
 def _wanted(row: "CatalogRow", everything: bool, local: bool) -> bool:

@@ -4,9 +4,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any, Self
 
-import typer
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -17,109 +16,28 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from denseclip.cli.console import Partly as Partly
+from denseclip.cli.command import Done as Done
+from denseclip.cli.command import command as command
+from denseclip.cli.command import values as values
 from denseclip.cli.console import console as console
 from denseclip.cli.console import say as say
 from denseclip.cli.console import status as status
 from denseclip.cli.console import text_column as text_column
 from denseclip.cli.console import told as told
+from denseclip.cli.registry import METHOD as METHOD
+from denseclip.cli.registry import Options as Options
 from denseclip.errors import UserError
 
 if TYPE_CHECKING:
     from denseclip.segment.segmenter import Segmenter
 
-Model = Annotated[
-    str,
-    typer.Option(
-        "--model", "-m", help="tiny-rn, tiny-vit, a name such as ViT-B-16 or RN50, NAME:TAG, or a path."
-    ),
-]
-Classes = Annotated[
-    str | None,
-    typer.Option(
-        "--classes",
-        "-c",
-        help='Words: "cat|kitten, red car, grass", a class set such as voc, or a .json or .txt file.',
-    ),
-]
-Preset = Annotated[
-    str,
-    typer.Option(
-        help="The last block: auto (the model's choice, else maskclip), maskclip, maskclip-reduced, sclip, "
-        "clearclip, naclip, vanilla, sc-clip, resclip, resclip-sclip, resclip-clearclip, proxyclip; for ResNets "
-        "also maskclip-dilated."
-    ),
-]
-Proxy = Annotated[
-    str | None, typer.Option(help="For proxyclip: a file of DINO or DINOv2 weights, or timm:NAME.")
-]
-Refine = Annotated[
-    str | None,
-    typer.Option(
-        help="guided or pamr (outlines follow the picture), pd, ks, none; pd=0.3+ks=0.9+guided puts them together. "
-        "auto: guided, but for trained models."
-    ),
-]
-KsNorm = Annotated[
-    str, typer.Option("--ks-norm", help="Keys normalized over channels (paper) or positions (official).")
-]
-BackgroundWords = Annotated[
-    str | None,
-    typer.Option(
-        "--background",
-        help='What becomes class 0: auto (where none of the words fits), none, words, or "usual" for a list of them.',
-    ),
-]
-Threshold = Annotated[
-    float | None, typer.Option(help="Pixels whose best word has a lower probability are background.")
-]
-Resize = Annotated[
-    str,
-    typer.Option(
-        help="auto (the model's choice, else 2048x512, long x short side), short:512, long:520, exact:224x224, none."
-    ),
-]
-SlideOption = Annotated[
-    str | None,
-    typer.Option(
-        "--slide",
-        help="Windows: crop/stride in pixels, such as 224/112; none; auto: the model's choice.",
-    ),
-]
-FusionOption = Annotated[
-    str, typer.Option("--fusion", help="Windows meet in their scores, or, before the last norm, in features.")
-]
-Scales = Annotated[str, typer.Option(help="Factors on that size, averaged: 0.75,1,1.5.")]
-Flip = Annotated[bool, typer.Option("--flip", help="Average with the mirrored picture.")]
-Templates = Annotated[
-    str, typer.Option(help='Sentences around the words: 85, 80, 1, or your own "a map of {}.".')
-]
-CompatOption = Annotated[
-    str | None,
-    typer.Option(
-        "--compat",
-        help="As code of published numbers does it: official (MaskCLIP), sclip, naclip, sc-clip, proxyclip, resclip.",
-    ),
-]
-Activation = Annotated[
-    str | None,
-    typer.Option(help="quick-gelu or gelu, for a file of weights that does not say it."),
-]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
-Devices = Annotated[
-    str | None,
-    typer.Option(help="Several, a process each: a number of GPUs, or cuda:0,cuda:1.", show_default=False),
-]
-Precision = Annotated[str, typer.Option(help="auto, fp32, bf16, fp16.")]
-SETTINGS = (
-    "preset", "proxy", "refine", "ks_norm", "background", "threshold", "resize", "slide", "fusion", "scales", "flip",
-    "templates", "compat", "activation",
-)  # fmt: skip
 
-
-def settings(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of `denseclip.load` among a command's arguments, by parameter name."""
-    return {name: arguments[name] for name in SETTINGS} | {"scales": parse_scales(arguments["scales"])}
+def settings(options: Options) -> dict[str, Any]:
+    """The keywords of `denseclip.load` among the options that were written."""
+    found: dict[str, Any] = {name: value for name, value in options.items() if name in METHOD}
+    if found.get("ks_norm") == "auto":
+        del found["ks_norm"]
+    return found | ({"scales": parse_scales(found["scales"])} if "scales" in found else {})
 
 
 @dataclass(frozen=True)
@@ -131,6 +49,12 @@ class ModelOptions:
     settings: dict[str, Any]
     device: str = "auto"
     precision: str = "auto"
+
+    @classmethod
+    def of(cls, options: Options) -> Self:
+        """From the options that were written."""
+        given = values(options)
+        return cls(given["model"], given["classes"], settings(options), given["device"], given["precision"])
 
     def identity(self) -> dict[str, Any]:
         """What the ids of a mask mean and where they come from, without loading the model."""
@@ -173,12 +97,6 @@ def tell_unread(counts: Mapping[str, int]) -> None:
         say(unread_line(counts), "red")
 
 
-def given(context: typer.Context, values: dict[str, Any]) -> dict[str, Any]:
-    """Those of the values, by parameter name, which the user wrote and did not leave to the default."""
-    sources = {name: context.get_parameter_source(name) for name in values}
-    return {name: values[name] for name, source in sources.items() if source and source.name != "DEFAULT"}
-
-
 def parse_scales(text: str) -> tuple[float, ...]:
     """Read "0.75,1,1.5"."""
     try:
@@ -219,7 +137,7 @@ def picture_progress(what: str = "images") -> Progress:
         Speed(what),
         TimeRemainingColumn(),
     )
-    return Progress(*columns, console=console)
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Unpack
 
 import typer
 from rich.table import Table
@@ -25,54 +25,25 @@ Name = Annotated[
         metavar="TABLE",
     ),
 ]
-Scale = Annotated[
-    Literal["mini", "paper"],
-    typer.Option(help="mini: tiny CLIPs on sticker scenes; paper: as published, on real data."),
-]
-Rows = Annotated[
-    Literal["training-free", "trained", "all"], typer.Option(help="Which rows, of those that the table has.")
-]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for TABLE-SCALE.md, .csv, .json and .png.")]
-DataRoot = Annotated[Path | None, typer.Option(help="Folder that holds the data sets (paper scale).")]
-Models = Annotated[
-    list[str] | None,
-    typer.Option("--model", "-m", help="NAME=PATH: load this for a model of the table; may be repeated."),
-]
-Limit = Annotated[int | None, typer.Option(min=1, help="Only the first images of each data set.")]
-NoCache = Annotated[bool, typer.Option("--no-cache", help="Count anew what was counted before.")]
-Runs = Annotated[
-    Path | None, typer.Option(help="Folder that keeps trainings; default: with the other caches.")
-]
-TimeLimit = Annotated[
-    float | None, typer.Option(min=0, help="Stop after so many minutes, to go on another time.")
-]
-Filter = Annotated[str | None, typer.Option(help="Make only rows with this in their name or recipe.")]
-Seeds = Annotated[int | None, typer.Option(min=1, help="Train only the first seeds of each row.")]
-DryRun = Annotated[
-    bool,
-    typer.Option(
-        "--dry-run", help="Tell what is there, what is missing, and how long it takes; make nothing."
+
+
+@o.command(
+    *(
+        "scale",
+        "rows",
+        "out",
+        "data_root",
+        "weights",
+        "limit",
+        "no_cache",
+        "runs",
+        "time_limit",
+        "filter",
+        "seeds",
     ),
-]
-
-
-def reproduce(
-    table: Name,
-    scale: Scale = "mini",
-    rows: Rows = "all",
-    out: Out = Path("runs/reproduce"),
-    data_root: DataRoot = None,
-    model: Models = None,
-    limit: Limit = None,
-    no_cache: NoCache = False,
-    runs: Runs = None,
-    time_limit: TimeLimit = None,
-    filter: Filter = None,
-    seeds: Seeds = None,
-    device: o.Device = "auto",
-    precision: o.Precision = "fp32",
-    dry_run: DryRun = False,
-) -> None:
+    *("device", "precision", "dry_run"),
+)
+def reproduce(table: Name, **options: Unpack[o.Options]) -> "o.Done[Report | None]":
     """Make a published table and hold its claims against the figures.
 
     Counts and trainings are kept: an interrupted run continues, tables share what they have in common, and a second
@@ -80,13 +51,15 @@ def reproduce(
     with what to put where, and the exit code is 2. On several GPUs: torchrun --no-python --nproc_per_node=8 denseclip
     reproduce ...
     """
-    options = {**locals(), "model": _models(model or [])}
+    written: dict[str, Any] = {**options}
+    written["model"] = _models(written.pop("weights", None) or [])
+    out = Path(written.setdefault("out", Path("runs/reproduce")))
     from denseclip.reproduce import MissingError
     from denseclip.reproduce import reproduce as run
 
     try:
         with o.picture_progress() as progress:
-            report = run(**options, watch=_bar(progress), say=_say)
+            report = run(table, **written, watch=_bar(progress), say=_say)
     except MissingError as error:
         for line in error.lines:
             if os.environ.get("RANK", "0") == "0":
@@ -94,7 +67,11 @@ def reproduce(
         raise typer.Exit(2) from None
     if report is not None:
         _show(report)
+        scale = report["scale"]
+        made = [out / f"{table}-{scale}.{kind}" for kind in ("md", "csv", "json", "png")]
         _say(f"written: {out / f'{table}-{scale}'}.md, .csv, .json, .png")
+        return o.Done(report, made, figures={"rows": report["rows"], "claims": report["claims"]})
+    return o.Done(None)
 
 
 def _models(texts: list[str]) -> dict[str, str]:

@@ -1,9 +1,8 @@
 """`denseclip robustness`: how much of its accuracy a model keeps on corrupted pictures."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Unpack
 
-import typer
 from rich.table import Table
 
 from denseclip.cli import evaluate as e
@@ -13,47 +12,13 @@ from denseclip.cli.results import protocol_table
 if TYPE_CHECKING:
     from denseclip.evaluate.robustness import Grid
 
-Kinds = Annotated[
-    str, typer.Option(help="Kinds of corruption with commas, such as gaussian_noise,spatter; or all.")
-]
-Levels = Annotated[str, typer.Option(help="Levels with commas, 1 to 5.")]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for counts, tables and curves.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with the interrupted grid in --out.")]
 
-
-def robustness(
-    context: typer.Context,
-    model: e.ModelName,
-    data: e.Data,
-    root: e.Root = None,
-    split: e.Split = None,
-    kinds: Kinds = "all",
-    levels: Levels = "1,2,3,4,5",
-    limit: e.Limit = None,
-    protocol: e.ProtocolName = "recommended",
-    preset: o.Preset = "auto",
-    proxy: o.Proxy = None,
-    refine: o.Refine = None,
-    ks_norm: o.KsNorm = e.BY_PROTOCOL,
-    background: o.BackgroundWords = None,
-    threshold: o.Threshold = None,
-    resize: o.Resize = e.BY_PROTOCOL,
-    slide: o.SlideOption = "auto",
-    fusion: o.FusionOption = "scores",
-    scales: o.Scales = "1",
-    flip: o.Flip = False,
-    templates: o.Templates = e.BY_PROTOCOL,
-    compat: o.CompatOption = None,
-    activation: o.Activation = None,
-    out: Out = Path("denseclip-robustness"),
-    resume: Resume = False,
-    skip_bad: e.SkipBad = False,
-    device: o.Device = "auto",
-    precision: o.Precision = "auto",
-) -> None:
+@o.command(*e.MEASURED, *o.METHOD, "kinds", "levels")
+def robustness(model: e.ModelName, data: e.Data, /, **options: Unpack[o.Options]) -> "o.Done[Grid]":
     """Evaluate a model clean and under every kind and level of corruption.
 
-    Writes robustness.json, robustness.csv and robustness.png, and keeps the counts of every cell in cells/.
+    In runs/robustness, unless --out says otherwise: robustness.json, robustness.csv and robustness.png, and the
+    counts of every cell in cells/.
     """
     from denseclip.data.corruptions import KINDS
     from denseclip.data.opening import open_dataset
@@ -64,12 +29,13 @@ def robustness(
     from denseclip.outputs import OutputFolder
 
     need_matplotlib()
+    given = o.values(options)
+    out, kinds = given["out"] or Path("runs/robustness"), given["kinds"]
     chosen = KINDS if kinds == "all" else tuple(kind.strip() for kind in kinds.split(","))
-    steps = o.parse_numbers(levels)
+    steps = o.parse_numbers(given["levels"])
     check_grid(chosen, steps)
-    values = o.settings(locals())
-    settings = o.given(context, values) | {"protocol": protocol, "device": device, "precision": precision}
-    dataset = open_dataset(data, root, split)
+    settings = o.settings(options) | e.measured(options)
+    dataset = open_dataset(data, given["data_root"], given["split"])
     with o.status(f"loading {model}"):
         segmenter = segmenter_for(dataset.spec, model, **settings)
     with OutputFolder(out, "robustness", begin=True), o.counting("preparing") as progress:
@@ -79,14 +45,16 @@ def robustness(
             out / "cells",
             kinds=chosen,
             levels=steps,
-            resume=resume,
-            limit=limit,
-            skip_bad=skip_bad,
+            resume=given["resume"],
+            limit=given["limit"],
+            skip_bad=given["skip_bad"],
             progress=lambda cell, done, total: progress(done, total, cell),
         )
         write_grid(grid, out)
     _print(grid)
     o.say(f"written to {out}")
+    figures = {"clean": grid.miou(None)} | {f"level {level}": grid.mean(level) for level in grid.levels}
+    return o.Done(grid, [out / f"robustness.{kind}" for kind in ("json", "csv", "png")], figures=figures)
 
 
 def _print(grid: "Grid") -> None:

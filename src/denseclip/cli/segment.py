@@ -6,7 +6,7 @@ from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Unpack
 
 import typer
 from rich.table import Table
@@ -23,55 +23,35 @@ if TYPE_CHECKING:
 Pictures = Annotated[
     list[str], typer.Argument(help="Files, folders (searched in depth) or globs.", show_default=False)
 ]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for masks and overlays.")]
-Heatmaps = Annotated[bool, typer.Option("--heatmaps", help="Also a heat map per class.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results that are there.")]
-
 SHEET = "contact-sheet.jpg"
+Found = tuple[dict[str, int], float]  # the area of each class, and the mean confidence
 
 
-def segment(
-    pictures: Pictures,
-    classes: o.Classes = None,
-    model: o.Model = "tiny-rn",
-    out: Out = Path("denseclip-out"),
-    preset: o.Preset = "auto",
-    proxy: o.Proxy = None,
-    refine: o.Refine = "auto",
-    ks_norm: o.KsNorm = "channels",
-    background: o.BackgroundWords = "auto",
-    threshold: o.Threshold = None,
-    resize: o.Resize = "auto",
-    slide: o.SlideOption = "auto",
-    fusion: o.FusionOption = "scores",
-    scales: o.Scales = "1",
-    flip: o.Flip = False,
-    templates: o.Templates = "85",
-    compat: o.CompatOption = None,
-    activation: o.Activation = None,
-    heatmaps: Heatmaps = False,
-    overwrite: Overwrite = False,
-    device: o.Device = "auto",
-    devices: o.Devices = None,
-    precision: o.Precision = "auto",
-) -> None:
-    """Segment pictures by words.
+@o.command(
+    *("classes", "model", "out", "limit", "heatmaps", "overwrite", "device", "devices"),
+    *("precision", *o.METHOD),
+)
+def segment(pictures: Pictures, **options: Unpack[o.Options]) -> o.Done[Path]:
+    """Segment pictures by words, or with a trained model.
 
     For each picture: PICTURE.png (mask, pixel values are the ids of classes.json) and PICTURE-overlay.png; of several
-    also contact-sheet.jpg. Pictures that cannot be read are listed at the end, and the exit code is 1.
+    also contact-sheet.jpg; in runs/segment unless --out says otherwise. Pictures that cannot be read are listed at
+    the end, and the exit code is 1.
     """
-    settings = o.settings(locals())
+    given = o.values(options)
     from denseclip.data.images import list_images, unread_in
     from denseclip.outputs import OutputFolder
     from denseclip.segment.devices import Spread
     from denseclip.segment.result import heat_suffixes
 
-    places = o.spread(devices, device)
-    options = o.ModelOptions(model, classes, settings, places[0] if places else device, precision)
-    segmenter = options.load() if heatmaps else None  # whose classes the files are called by
-    suffixes = [".png", "-overlay.png", *(heat_suffixes(segmenter.embeddings.classes) if segmenter else ())]
-    with OutputFolder(out, "segment", options.identity(), overwrite=overwrite) as output:
-        paths = list_images(pictures)
+    out, heatmaps, overwrite = given["out"] or Path("runs/segment"), given["heatmaps"], given["overwrite"]
+    chosen = o.ModelOptions.of(options)
+    places = o.spread(given["devices"], given["device"])
+    chosen = replace(chosen, device=places[0]) if places else chosen
+    segmenter = chosen.load()
+    suffixes = [".png", "-overlay.png", *(heat_suffixes(segmenter.embeddings.classes) if heatmaps else ())]
+    with OutputFolder(out, "segment", chosen.identity(), overwrite=overwrite) as output:
+        paths = list_images(pictures)[: given["limit"]]
         named = list(zip(paths, output.names(paths, suffixes), strict=True))
         files = {stem: [out / f"{stem}{suffix}" for suffix in suffixes] for _, stem in named}
         done = {stem for stem, made in files.items() if all(output.has(file) for file in made)}
@@ -81,12 +61,11 @@ def segment(
         done = set() if output.finished else done
         own = [out / "classes.json", out / SHEET]
         output.refuse_foreign([*(file for made in files.values() for file in made), *own])
-        segmenter = segmenter or options.load()
         output.begin()
         todo = [(path, stem) for path, stem in named if stem not in done]
-        start = partial(_engine_on, options, out, heatmaps)
+        start = partial(_engine_on, chosen, out, heatmaps)
         engine = Spread(start, places) if places else _engine(segmenter, out, heatmaps)
-        areas, failed = _run(engine, todo)
+        areas, sure, failed = _run(engine, todo)
         sheet = _contact_sheet(
             out, [stem for _, stem in named if output.has(files[stem][1])], segmenter.classes
         )
@@ -95,24 +74,39 @@ def segment(
     if done:
         o.say(f"{len(done)} were there from the run before.")
     _summary(areas, len(todo) - len(failed), segmenter.classes, out)
+    if len(sure) > 1:
+        o.say(f"Least confident: {', '.join(f'{stem} ({value:.2f})' for value, stem in sorted(sure)[:3])}")
     if sheet:
         o.say(f"Look at {sheet}.")
     o.say(f"ran in {segmenter.machine}")
     for line in failed:
         o.told("skipped", line)
     o.tell_unread(unread_in(pictures))
-    if failed:
-        raise o.Partly(out)
+    if sure:
+        o.say(
+            f"Next: denseclip label PICTURES with the same options makes a data set; classes are in {own[0]}."
+        )
+    total = sum(areas.values())
+    shares = {name: round(count / total, 6) for name, count in areas.most_common()}
+    made = [file for _, stem in named for file in files[stem] if output.has(file)]
+    least = [{"picture": stem, "confidence": round(value, 4)} for value, stem in sorted(sure)[:100]]
+    figures = {"pictures": len(sure), "kept": len(done), "least_confident": least}
+    return o.Done(out, [*made, own[0]], segmenter.classes, shares, figures, failed)
 
 
-def _engine(segmenter: "Segmenter", out: Path, heatmaps: bool) -> "Engine[Any, Any, Any, dict[str, int]]":
-    """From a picture and the name of its files to the area of each class, once they are written."""
+def _engine(segmenter: "Segmenter", out: Path, heatmaps: bool) -> "Engine[Any, Any, Any, Found]":
+    """From a picture and the name of its files to what is found, once they are written."""
+    import numpy as np
+
+    from denseclip.label.words import coarse_confidence
     from denseclip.segment.engine import Engine, default_batch
 
-    def finish(item: tuple[Path, str], arrive: "Callable[[], Segmentation]") -> dict[str, int]:
+    def finish(item: tuple[Path, str], arrive: "Callable[[], Segmentation]") -> Found:
         result = arrive()
         result.save(out, item[1], heatmaps=heatmaps)
-        return result.areas
+        known = result.confidence
+        sure = coarse_confidence(segmenter, result) if known is None else known
+        return result.areas, float(sure.mean(dtype=np.float64))
 
     batch = default_batch(segmenter.clip.device)
     return Engine(lambda item: segmenter.ready(item[0]), segmenter.begin, finish, batch)
@@ -120,26 +114,27 @@ def _engine(segmenter: "Segmenter", out: Path, heatmaps: bool) -> "Engine[Any, A
 
 def _engine_on(
     options: o.ModelOptions, out: Path, heatmaps: bool, device: str
-) -> "Engine[Any, Any, Any, dict[str, int]]":
+) -> "Engine[Any, Any, Any, Found]":
     return _engine(replace(options, device=device).load(), out, heatmaps)
 
 
 def _run(
-    engine: "Engine[Any, Any, Any, dict[str, int]] | Spread[Any, dict[str, int]]",
+    engine: "Engine[Any, Any, Any, Found] | Spread[Any, Found]",
     named: list[tuple[Path, str]],
-) -> tuple[Counter[str], list[str]]:
-    """Segment and write; returns the area per class and a line for each picture that failed."""
+) -> tuple[Counter[str], list[tuple[float, str]], list[str]]:
+    """Segment and write; returns the area per class, each picture's confidence, a line for each that failed."""
     areas: Counter[str] = Counter()
-    failed = []
+    sure, failed = [], []
     with o.picture_progress() as progress, closing(engine.run(named)) as results:
         task = progress.add_task("segmenting", total=len(named))
-        for _, one in results:
+        for (_, stem), one in results:
             if isinstance(one, UserError):
                 failed.append(str(one))
             else:
-                areas.update(one)
+                areas.update(one[0])
+                sure.append((one[1], stem))
             progress.advance(task)
-    return areas, failed
+    return areas, sure, failed
 
 
 def _contact_sheet(out: Path, stems: list[str], classes: tuple[str, ...]) -> Path | None:

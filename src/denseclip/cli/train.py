@@ -1,8 +1,10 @@
 """`denseclip train`: a recipe, a model."""
 
+import math
 import os
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Unpack
 
 import typer
 from rich.progress import BarColumn, Progress
@@ -24,25 +26,12 @@ Changes = Annotated[
     list[str] | None,
     typer.Argument(help="key=value, such as steps=200 or data.images=100.", show_default=False),
 ]
-Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run; default runs/RECIPE.")]
-Root = Annotated[Path | None, typer.Option(help="Folder that holds the published data sets.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show the recipe and what it will cost.")]
-Strategy = Annotated[
-    Literal["auto", "ddp", "fsdp"], typer.Option(help="For several processes, started by torchrun.")
-]
-NoEvaluation = Annotated[bool, typer.Option("--no-evaluation", help="Leave out the evaluation at the end.")]
 
 
+@o.command("out", "data_root", "set", "time_limit", "dry_run", "strategy", "no_evaluation", "device")
 def train(
-    recipe: RecipeName,
-    changes: Changes = None,
-    out: Out = None,
-    root: Root = None,
-    dry_run: DryRun = False,
-    strategy: Strategy = "auto",
-    no_evaluation: NoEvaluation = False,
-    device: o.Device = "auto",
-) -> Any:  # noqa: ANN401 - typer cannot read a type that is imported later
+    recipe: RecipeName, changes: Changes = None, **options: Unpack[o.Options]
+) -> "o.Done[Outcome | None]":
     """Train by a recipe; an interrupted run goes on when the same command is given again.
 
     Writes last.pt (and best.pt), panels and TensorBoard scalars. The checkpoint goes wherever a model goes:
@@ -51,20 +40,31 @@ def train(
     from denseclip.train.differences import of_recipe
     from denseclip.train.recipe import read_recipe
 
+    given = o.values(options)
+    root, device = given["data_root"], given["device"]
     if recipe == "list":
-        recipes()
-        return None
-    chosen = read_recipe(recipe, changes or ())
-    if dry_run:
+        recipes.function()
+        return o.Done(None)
+    chosen = read_recipe(recipe, [*(changes or ()), *(given["set"] or ())])
+    if given["dry_run"]:
         _show(chosen, root, device)
         for option, reason in of_recipe(Path(recipe).stem).items():
             o.told("differs on purpose", f"{option}: {reason}", "yellow")
-        return None
-    folder = out or Path("runs") / Path(recipe).stem
-    outcome = run(chosen, folder, root=root, device=device, strategy=strategy)
-    if chosen.data.val is not None and not no_evaluation and is_first_process():
+        return o.Done(None)
+    folder = given["out"] or Path("runs") / Path(recipe).stem
+    outcome = run(
+        chosen, folder, root=root, device=device, strategy=given["strategy"], minutes=given["time_limit"]
+    )
+    last = outcome.finished and chosen.data.val is not None and not given["no_evaluation"]
+    if last and is_first_process():
         evaluate(outcome.checkpoint, chosen, root, device, folder / "evaluation")
-    return outcome
+    return o.Done(outcome, [outcome.checkpoint], figures=figures_of(outcome))
+
+
+def figures_of(outcome: "Outcome") -> dict[str, Any]:
+    """What came of a training; images that were skipped are listed, and no failure."""
+    known = {name: getattr(outcome, name) for name in ("steps", "finished", "seconds")}
+    return known | {"skipped": list(outcome.skipped)}
 
 
 def is_first_process() -> bool:
@@ -73,14 +73,23 @@ def is_first_process() -> bool:
 
 
 def run(
-    recipe: "TrainRecipe", folder: Path, *, root: Path | None, device: str, strategy: str = "auto"
+    recipe: "TrainRecipe",
+    folder: Path,
+    *,
+    root: Path | None,
+    device: str,
+    strategy: str = "auto",
+    minutes: float | None = None,
 ) -> "Outcome":
-    """Train with a progress line, and say what came of it."""
+    """Train with a progress line, for so many minutes, and say what came of it."""
+    end = math.inf if minutes is None else time.monotonic() + 60 * minutes
     from denseclip.train.run import train as start
 
     quiet = not is_first_process()
     columns = (o.text_column("{task.description}"), BarColumn(20), o.text_column("{task.fields[told]}"))
-    with Progress(*columns, console=o.console, disable=quiet) as progress:
+    with Progress(
+        *columns, console=o.console, disable=quiet or not o.console.is_terminal, transient=True
+    ) as progress:
         bar = progress.add_task("loading", total=recipe.steps, told="")
 
         def on_step(told: "StepLog") -> None:
@@ -93,17 +102,29 @@ def run(
             if not o.console.is_terminal and not quiet and told.step % every == 0:
                 o.say(f"{told.phase}: {line}")
 
-        outcome = start(recipe, folder, root=root, device=device, strategy=strategy, on_step=on_step)
+        def late() -> bool:
+            return time.monotonic() > end
+
+        outcome = start(
+            recipe,
+            folder,
+            root=root,
+            device=device,
+            strategy=strategy,
+            on_step=on_step,
+            stop=late,
+        )
     if not quiet:
         for line in outcome.skipped:
             o.told("skipped", line)
         for line in outcome.warnings:
             o.told("warning", line, "yellow")
         o.say(f"ran in {outcome.precision}")
+        if not outcome.finished:
+            o.say("the time is up: give the same command again to go on")
         done = f"{outcome.steps} steps" if outcome.steps else "nothing was left to do"
         o.say(f"{done}, {_time(outcome.seconds)} in all: {outcome.checkpoint}")
-        use = "detect" if recipe.system == "detection" else "segment"
-        told = f"use it: denseclip {use} PICTURES --model {outcome.checkpoint}"
+        told = f"use it: denseclip segment PICTURES --model {outcome.checkpoint}"
         o.say(told)
     return outcome
 

@@ -20,7 +20,7 @@ Confidence = Literal["regions", "pixels"]
 class Rules:
     """What of a model's answer becomes a label.
 
-    min_area: regions of fewer pixels are taken out: background where there is one, else void. void_below: pixels
+    min_area: regions of fewer pixels are taken out: background where there is one, else void. min_confidence: pixels
     whose probability is lower become void. confidence: "regions": a score in every annotation, of words from the
     soft-max at the network's own resolution; "pixels": that of every pixel at full resolution, which costs more, as a
     map.
@@ -29,21 +29,23 @@ class Rules:
     """
 
     min_area: int = 0
-    void_below: float | None = None
+    min_confidence: float | None = None
     confidence: Confidence | None = None
 
     def __post_init__(self) -> None:
         if self.min_area < 0:
             raise UserError(f"min-area {self.min_area} is no number of pixels; give 0 or more")
-        if self.void_below is not None and not 0 < self.void_below < 1:
-            raise UserError(f"void-below {self.void_below:g} is no probability; give one between 0 and 1")
+        if self.min_confidence is not None and not 0 < self.min_confidence < 1:
+            raise UserError(
+                f"min-confidence {self.min_confidence:g} is no probability; give one between 0 and 1"
+            )
         if self.confidence not in (None, *get_args(Confidence)):
             raise UserError(f"confidence {self.confidence!r} is unknown; choose regions or pixels")
 
     @property
     def exact(self) -> bool:
         """Whether probabilities are needed at every pixel."""
-        return self.confidence == "pixels" or self.void_below is not None
+        return self.confidence == "pixels" or self.min_confidence is not None
 
 
 @dataclass(frozen=True)

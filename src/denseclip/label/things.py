@@ -69,10 +69,10 @@ class InstanceLabeler:
         large = regions.area >= rules.min_area
         regions, scores = regions.only(large), scores[large]
         mask, confidence = paint_instances(regions, scores, self.threshold)
-        if rules.void_below is not None:
-            mask[confidence < rules.void_below] = labels.void
+        if rules.min_confidence is not None:
+            mask[confidence < rules.min_confidence] = labels.void
         mask = mask.astype(np.uint8 if labels.void == 255 else np.int32)
-        kept = scores >= max(self.threshold, rules.void_below or 0)
+        kept = scores >= max(self.threshold, rules.min_confidence or 0)
         return Labeled(
             item,
             position,

@@ -69,8 +69,8 @@ class WordLabeller:
         confidence = result.confidence if rules.exact else coarse_confidence(self.segmenter, result)
         assert confidence is not None
         mask = result.mask if labels.void == 255 else result.mask.astype(np.int32)
-        if rules.void_below is not None:
-            mask = np.where(confidence < rules.void_below, mask.dtype.type(labels.void), mask)
+        if rules.min_confidence is not None:
+            mask = np.where(confidence < rules.min_confidence, mask.dtype.type(labels.void), mask)
         rest = labels.void if labels.background is None else labels.background
         regions = find_regions(mask, (labels.void, rest))
         small = regions.area < rules.min_area

@@ -103,7 +103,7 @@ def _clip(source: str, get: bool) -> Need:
     return Need(
         name,
         f"{name} is not on this machine: put {entry.url} (about {size:.1f} GB) in {home.parent} as {home.name}, "
-        f"give its path with --model {source}=PATH, or let it be downloaded once the data is there",
+        f"give its path with --weights {source}=PATH, or let it be downloaded once the data is there",
     )
 
 

@@ -299,7 +299,7 @@ def reproduce(
     notes += [f"Only the first {limit} images were evaluated: figures are not as published."] if limit else []
     given = [f"--rows {rows}"] if rows != "all" else []  # no paths, and nothing that changes no figure
     given += ["--data-root FOLDER"] if scale == "paper" else []
-    given += [f"--model {name}=PATH" for name in sorted(model or ())]
+    given += [f"--weights {name}=PATH" for name in sorted(model or ())]
     given += [f"--precision {precision}"] if precision != "fp32" else []
     given += [f"--limit {limit}"] if limit else []
     command = " ".join([f"denseclip reproduce {spec.name} --scale {scale}", *given])
