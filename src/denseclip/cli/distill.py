@@ -15,7 +15,19 @@ Images = Annotated[Path, typer.Argument(help="Folder of pictures, searched in de
 
 
 @o.command(
-    *("classes", "out", "model", "preset", "refine", "background", "steps", "from_scratch", "set", "time_limit", "device")
+    *(
+        "classes",
+        "out",
+        "model",
+        "preset",
+        "refine",
+        "background",
+        "steps",
+        "from_scratch",
+        "set",
+        "time_limit",
+        "device",
+    )
 )
 def distill(pictures: Images, **options: Unpack[o.Options]) -> "o.Done[Outcome]":
     """Train a small, fast model for your words on your pictures, without any labels.
