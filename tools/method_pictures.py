@@ -17,8 +17,9 @@ from denseclip.data.stickers.scenes import Scene
 from denseclip.io import atomic_path
 
 SIDE = 448
-OTHERS = ("cat", "dog", "car", "fish", "sky")
+OTHERS = ("cat", "dog", "car", "fish", "sky", "bird", "boat", "chair", "clock", "tree", "umbrella")
 PLAIN: dict[str, Any] = {"refine": "none", "background": "none", "resize": "short:320"}
+VIT = {"model": "tiny-vit", "preset": "maskclip"}
 DILATED = {"model": "tiny-rn", "preset": "maskclip-dilated"}
 METHODS: dict[str, tuple[int, dict[str, dict[str, str]]]] = {  # number of the scene; panels
     "maskclip": (
@@ -30,22 +31,23 @@ METHODS: dict[str, tuple[int, dict[str, dict[str, str]]]] = {  # number of the s
             "outlines follow the picture": DILATED | {"refine": "guided"},
         },
     ),
-    "prompt-denoising": (1, {"MaskCLIP": DILATED, "with prompt denoising": DILATED | {"refine": "pd=0.5"}}),
-    "key-smoothing": (2, {"MaskCLIP": DILATED, "with key smoothing": DILATED | {"refine": "ks=1"}}),
-    "sc-clip": (
-        0,
+    "prompt-denoising": (3, {"MaskCLIP": DILATED, "with prompt denoising": DILATED | {"refine": "pd=0.9"}}),
+    "key-smoothing": (
+        3,
         {
-            "MaskCLIP": {"model": "tiny-vit", "preset": "maskclip"},
-            "SC-CLIP": {"model": "tiny-vit", "preset": "sc-clip"},
+            "MaskCLIP": VIT,
+            "smoothed where unsure": VIT | {"refine": "ks=0.3"},
+            "smoothed everywhere": VIT | {"refine": "ks=1"},
         },
     ),
+    "sc-clip": (0, {"MaskCLIP": VIT, "SC-CLIP": VIT | {"preset": "sc-clip"}}),
 }
 
 
 def figure(scene: Scene, panels: Mapping[str, Mapping[str, str]]) -> Figure:
     """The scene, then its mask under each of the settings, with legends."""
     words = list(dict.fromkeys((*scene.names, *OTHERS)))
-    drawn = Figure(figsize=(3.0 * (len(panels) + 1), 4.3), layout="constrained")
+    drawn = Figure(figsize=(3.0 * (len(panels) + 1), 3.9), layout="constrained")
     axes = drawn.subplots(1, len(panels) + 1)
     shown = {"picture": scene.image}
     for title, given in panels.items():

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from denseclip.clip import VisionTransformer, load_clip
+from denseclip.errors import UserError
 
 transformers = pytest.importorskip("transformers")
 
@@ -80,3 +81,10 @@ def test_defaults_that_transformers_leaves_out(tmp_path: Path) -> None:
         config[section].pop(name, None)
     path.write_text(json.dumps(config))
     assert load_clip(tmp_path).quick_gelu
+
+
+def test_an_activation_that_the_folder_contradicts_is_refused(tmp_path: Path) -> None:
+    make(tmp_path, hidden_act="quick_gelu")
+    assert load_clip(tmp_path, activation="quick-gelu").quick_gelu
+    with pytest.raises(UserError, match=r"its own configuration says QuickGELU; leave out --activation"):
+        load_clip(tmp_path, activation="gelu")

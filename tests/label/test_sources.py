@@ -175,3 +175,10 @@ def test_damaged_lists(tmp_path, content):
     for item in items:
         with pytest.raises(UserError):
             item.read()
+
+
+def test_a_missing_picture_is_told_with_its_line(pictures, tmp_path):
+    (tmp_path / "list.txt").write_text("# of today\n\nnot-here.jpg\n")
+    (item,) = list_items(str(tmp_path / "list.txt"))
+    with pytest.raises(UserError, match=r"there is no picture .*not-here\.jpg; mend line 3 of .*list\.txt"):
+        item.read()

@@ -35,6 +35,14 @@ def test_settings_are_those_of_the_same_options():
 
 
 @pytest.mark.parametrize(
+    ("refine", "guided", "pamr"), [("", True, False), ("none", False, False), ("pd=0.5+pamr", False, True)]
+)
+def test_outlines_by_switch(refine, guided, pamr):
+    found = question(refine=refine).settings().refine
+    assert (found.guided, bool(found.pamr)) == (guided, pamr)
+
+
+@pytest.mark.parametrize(
     "raw",
     [None, 3, [], "cat", {}, {"words": "cat"}, {"words": "cat", "preset": "maskclip", "model": "/etc"}],
     ids=repr,

@@ -76,7 +76,7 @@ def load_clip(
 
     Raises UserError for whatever cannot be found, read, understood or used; weights are never random.
     """
-    recipe = _recipe(source, pretrained, _with_activation(config, activation))
+    recipe = _recipe(source, pretrained, _with_activation(config, activation), activation is not None)
     bias = recipe.state.pop("logit_bias", None)
     towers = _skeleton(recipe.config, recipe.source)
     state = complete(recipe.state, towers.state_dict(), recipe.source, CURE)
@@ -123,7 +123,9 @@ def _skeleton(config: Config, source: str) -> Towers:
         raise UserError(f"{source}: this model config cannot be built ({reason}); mend it") from error
 
 
-def _recipe(source: str | Path, pretrained: str | None, config: Mapping[str, Any] | None) -> Recipe:
+def _recipe(
+    source: str | Path, pretrained: str | None, config: Mapping[str, Any] | None, activation: bool
+) -> Recipe:
     name = str(source)
     embedded = isinstance(source, str) and source in EMBEDDED
     if pretrained and (embedded or _is_path(source)):
@@ -131,9 +133,9 @@ def _recipe(source: str | Path, pretrained: str | None, config: Mapping[str, Any
             f"{name}: pretrained={pretrained!r} goes with open_clip's names, not with this; leave it out"
         )
     if embedded:
-        return _from_path(embedded_folder(name), name, config)
+        return _from_path(embedded_folder(name), name, config, activation)
     if _is_path(source):
-        return _from_path(Path(source).expanduser(), name, config)
+        return _from_path(Path(source).expanduser(), name, config, activation)
     entry = find_pretrained(name, pretrained)
     if config is not None:
         raise UserError(
@@ -152,20 +154,25 @@ def _is_path(source: str | Path) -> bool:
     return bool(source) and Path(source).exists() and not is_known(source)
 
 
-def _from_path(path: Path, name: str, config: Mapping[str, Any] | None) -> Recipe:
+def _from_path(path: Path, name: str, config: Mapping[str, Any] | None, activation: bool) -> Recipe:
     checkpoint = read_checkpoint(weights_in(path) if path.is_dir() else path)
     beside = settings_beside(checkpoint.path, hugging_face=is_hugging_face(checkpoint.state))
     given = dict(config or {})
     stats = stats_of(given.get("preprocess_cfg", {}), name) or beside.stats or OPENAI_STATS
     given = given.get("model_cfg", {k: v for k, v in given.items() if k != "preprocess_cfg"})
     state = to_open_clip(checkpoint.state)
-    full = _configuration(checkpoint, state, beside.config, given)
+    full = _configuration(checkpoint, state, beside.config, given, activation)
     silent = None if "quick_gelu" in full else checkpoint.path
     return Recipe(name, name, state, check(full, name, state), stats, silent, beside.recommended)
 
 
-def _configuration(checkpoint: Checkpoint, state: State, beside: Config | None, given: Config) -> Config:
-    """The user's word first, then the folder's, then what the weights imply."""
+def _configuration(
+    checkpoint: Checkpoint, state: State, beside: Config | None, given: Config, activation: bool
+) -> Config:
+    """The user's word first, then the folder's, then what the weights imply.
+
+    activation: whether it was asked for by name; then UserError if the folder or archive says another.
+    """
     implied: Config = {"quick_gelu": True} if _is_openai(checkpoint) else {}
     if given.keys() >= set(REQUIRED):
         return merge(
@@ -173,6 +180,12 @@ def _configuration(checkpoint: Checkpoint, state: State, beside: Config | None, 
         )  # a whole config of open_clip's that is silent means GELU
     if beside is None:
         beside = merge(implied, infer(state, str(checkpoint.path)))
+    says = beside.get("quick_gelu")
+    if activation and says is not None and given["quick_gelu"] != says:
+        raise UserError(
+            f"{checkpoint.path}: its own configuration says {'QuickGELU' if says else 'GELU'}; leave out "
+            "--activation (activation= in Python), or mend the configuration"
+        )
     return merge(beside, given)
 
 

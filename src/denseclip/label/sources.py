@@ -313,23 +313,26 @@ def _from_list(source: str, images: str | None) -> Iterator[Item]:
     folder = images or _folder(source)
     beside = images is not None or is_address(source)
     seen: set[str] = set()
-    for line in _text(source).splitlines():
+    for number, line in enumerate(_text(source).splitlines(), 1):
         entry = line.strip()
         if "\0" in entry:
             raise UserError(f"{source} is no list of pictures; write one path a line")
         if not entry or (entry.startswith("#") and not _exists(_join(folder, entry))):
             continue
         where = _join(folder, entry)
+        problem = None
         if not is_address(where) and not _exists(where):
             slashed = entry.replace("\\", "/")  # as Windows writes it
             if _exists(_join(folder, slashed)):
                 where = _join(folder, slashed)
             elif not beside and _exists(entry):
                 where = entry
+            else:
+                problem = f"there is no picture {where}; mend line {number} of {source}"
         same = where if is_address(where) else os.path.realpath(where)
         if same not in seen:
             seen.add(same)
-            yield Item(_name(entry, where, folder), where)
+            yield Item(_name(entry, where, folder), where, problem=problem)
 
 
 def _name(entry: str, where: str, folder: str) -> str:

@@ -29,11 +29,12 @@ const SLIDERS = ["threshold", "pd", "ks"];
 function question() {
   const value = (id) => Number($(id).value);
   const refine = ["pd", "ks"].filter((id) => value(id) > 0).map((id) => `${id}=${value(id)}`);
+  const edges = $("edges").value;
   return {
     words: $("words").value,
     background: $("background-kind").value === "words" ? $("background").value.trim() || "none" : $("background-kind").value,
     threshold: value("threshold") || null,
-    refine: refine.join("+"),
+    refine: edges === "guided" && refine.length === 0 ? "" : [...refine, edges].filter((part) => part !== "none").join("+") || "none",
     preset: $("preset").value,
     size: value("size"),
     templates: $("templates").value,
@@ -49,6 +50,7 @@ function fill(asked) {
   $("threshold").value = asked.threshold ?? 0;
   const refine = Object.fromEntries((asked.refine || "").split("+").map((part) => part.split("=")));
   for (const id of ["pd", "ks"]) $(id).value = refine[id] ?? 0;
+  $("edges").value = ["guided", "pamr"].find((one) => one in refine) ?? (asked.refine ? "none" : "guided");
   label();
 }
 
@@ -318,7 +320,7 @@ async function copy() {
 function wire() {
   $("background").addEventListener("input", () => askSoon(250));
   for (const id of SLIDERS) $(id).addEventListener("input", () => (label(), askSoon(60)));
-  for (const id of ["preset", "size", "templates", "background-kind"]) $(id).addEventListener("change", () => (label(), ask()));
+  for (const id of ["preset", "size", "templates", "edges", "background-kind"]) $(id).addEventListener("change", () => (label(), ask()));
   for (const radio of document.querySelectorAll("input[name=view]")) radio.addEventListener("change", paint);
   for (const radio of document.querySelectorAll("input[name=code]")) radio.addEventListener("change", showCode);
   for (const id of ["heat-word", "heat-scale"]) $(id).addEventListener("change", paint);
