@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,6 +26,7 @@ from denseclip.io import atomic_path
 from denseclip.models.checkpoint import read_saved, restore, trained_kind
 from denseclip.models.config import DenseClipConfig
 from denseclip.models.encoders import Shapes
+from denseclip.models.trained import contents_of
 from denseclip.segment.attention import DenseFeatures
 from denseclip.segment.interface import TrainedModel
 from denseclip.segment.palette import class_colors
@@ -188,14 +189,7 @@ PAPER_RESIZE = "1333x800"
 
 def detector_contents(model: Detector, stats: ImageStats, resize: str) -> dict[str, Any]:
     """What a checkpoint needs beside the weights. stats: how its pictures are normalized; resize: and resized."""
-    return {
-        "config": model.config.to_dict(),
-        "detector": model.detector.to_dict(),
-        "shapes": model.shapes.to_dict(),
-        "classes": list(model.classes),
-        "stats": asdict(stats),
-        "resize": resize,
-    }
+    return {**contents_of(model, stats), "detector": model.detector.to_dict(), "resize": resize}
 
 
 class TrainedDetector(TrainedModel):

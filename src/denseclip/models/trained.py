@@ -17,7 +17,7 @@ from denseclip.errors import UserError
 from denseclip.models.build import build_denseclip
 from denseclip.models.checkpoint import DETECTORS, read_saved, restore, trained_kind
 from denseclip.models.config import DenseClipConfig
-from denseclip.models.denseclip import DenseClipSegmenter, freeze_text
+from denseclip.models.denseclip import DenseCLIPBase, DenseClipSegmenter, freeze_text
 from denseclip.models.encoders import Encoded, Shapes
 from denseclip.models.official import load_official, load_published
 from denseclip.models.student import Student, StudentConfig, build_student
@@ -173,7 +173,7 @@ class _Fixed(nn.Module):
         )
 
 
-def contents_of(model: DenseClipSegmenter, stats: ImageStats) -> dict[str, Any]:
+def contents_of(model: DenseCLIPBase, stats: ImageStats) -> dict[str, Any]:
     """What a checkpoint needs beside the weights. stats: how its pictures were normalized."""
     return {
         "config": model.config.to_dict(),
