@@ -17,7 +17,24 @@ from denseclip.data.stickers.scenes import Scene
 from denseclip.io import atomic_path
 
 SIDE = 448
-OTHERS = ("cat", "dog", "car", "fish", "sky", "bird", "boat", "chair", "clock", "tree", "umbrella")
+OTHERS = (
+    *(
+        "cat",
+        "dog",
+        "car",
+        "fish",
+        "sky",
+        "bird",
+        "boat",
+        "chair",
+        "clock",
+        "tree",
+        "umbrella",
+        "snow",
+        "water",
+    ),
+    *("brick wall", "apple", "bread", "book", "cup"),
+)
 PLAIN: dict[str, Any] = {"refine": "none", "background": "none", "resize": "short:320"}
 VIT = {"model": "tiny-vit", "preset": "maskclip"}
 DILATED = {"model": "tiny-rn", "preset": "maskclip-dilated"}
@@ -31,7 +48,7 @@ METHODS: dict[str, tuple[int, dict[str, dict[str, str]]]] = {  # number of the s
             "outlines follow the picture": DILATED | {"refine": "guided"},
         },
     ),
-    "prompt-denoising": (3, {"MaskCLIP": DILATED, "with prompt denoising": DILATED | {"refine": "pd=0.9"}}),
+    "prompt-denoising": (9, {"MaskCLIP": DILATED, "with prompt denoising": DILATED | {"refine": "pd=0.5"}}),
     "key-smoothing": (
         3,
         {
