@@ -24,7 +24,7 @@ def main() -> None:
     """Print a JSON line a model."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="tiny-rn")
-    parser.add_argument("--preset", default="maskclip")
+    parser.add_argument("--preset", default="auto")
     parser.add_argument("--resize", default="none")
     parser.add_argument("--split", default="train", choices=("train", "val"))
     parser.add_argument("--scenes", type=int, default=200)
