@@ -226,11 +226,6 @@ class CatalogRow:
         return sum(tensor.numel() for part in (towers.visual, towers.text) for tensor in part.parameters())
 
     @property
-    def float32_bytes(self) -> int:
-        """Memory of the weights in float32; a download is this large, or half of it if stored in float16."""
-        return 4 * self.parameters
-
-    @property
     def local_bytes(self) -> int | None:
         """Size of the file on this machine."""
         return None if self.local is None else self.local.stat().st_size

@@ -1,11 +1,7 @@
 """What a data set is: its classes, where its files lie, and what labels mean."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from denseclip.data.stickers import SceneRecipe
 from denseclip.data.transforms import ResizeRule
@@ -17,22 +13,6 @@ UNLABELED = -1
 def ignore_index(classes: int) -> int:
     """What pixels that are not counted become: 255, or 65535 where 255 is a class."""
     return IGNORE if classes <= IGNORE else 65535
-
-
-def training_labels(
-    raw: NDArray[Any], *, reduce_zero: bool = False, suppress: Collection[int] = ()
-) -> NDArray[np.int16]:
-    """Hide the labels that the model must find by itself.
-
-    raw: (H, W) integer ids. reduce_zero: 0 becomes 255 (ignored) and every other id moves down by one, 255
-    stays 255. suppress: labels, counted after that shift, that become -1 = unlabeled.
-    Returns (H, W) int16: -1 unlabeled, 255 ignored, otherwise the class.
-    """
-    labels = raw.astype(np.int16)  # a copy
-    if reduce_zero:
-        labels = np.where((labels == 0) | (labels == IGNORE), IGNORE, labels - 1).astype(np.int16)
-    labels[np.isin(labels, list(suppress))] = UNLABELED
-    return labels
 
 
 Color = tuple[int, int, int]

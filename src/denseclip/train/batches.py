@@ -238,16 +238,17 @@ class TrainingBatches(EndlessBatches[Batch]):
 
     def _view(self, position: int, skipped: list[str]) -> tuple[int, View]:
         index, sample = self.read(position, self.dataset.__getitem__, skipped)
-        labels = self._hide(sample.mask.astype(np.int32))
+        labels = hide(sample.mask, () if self.everywhere else self.hidden)
+        labels = np.full_like(labels, HIDDEN) if self.everywhere else labels
         ignore = self.dataset.spec.ignore_index
         return index, self.augmentation(sample.image, labels, ignore, self.rng(position))
 
-    def _hide(self, labels: np.ndarray) -> np.ndarray:
-        if self.everywhere:
-            return np.full_like(labels, HIDDEN)
-        if self.hidden:
-            labels[np.isin(labels, self.hidden)] = HIDDEN
-        return labels
+
+def hide(labels: np.ndarray, classes: Sequence[int]) -> np.ndarray:
+    """Labels (H, W) as int32, those of some classes `HIDDEN`."""
+    labels = labels.astype(np.int32)
+    labels[np.isin(labels, list(classes))] = HIDDEN
+    return labels
 
 
 def load_batches(batches: EndlessBatches[T], workers: int) -> Iterator[T]:
