@@ -370,6 +370,10 @@ def test_refinement_by_switch(page):
     page.locator("#code", has_text="--refine ks=0.8").wait_for()
     page.locator("#pd").fill("0.3")
     assert page.get_by_role("switch", name="Denoising").is_checked()
+    page.locator("#edges").select_option("pamr")
+    page.locator("#code", has_text="pd=0.3+ks=0.8+pamr").wait_for()
+    page.locator("#edges").select_option("none")
+    page.locator("#code:not(:has-text('pamr'))", has_text="--refine pd=0.3+ks=0.8").wait_for()
 
 
 def test_swatches_look_like_the_tints(page):
