@@ -23,13 +23,18 @@ class UserError(ValueError):
     """
 
 
-def choose(name: str, known: Iterable[str]) -> str:
-    """The fix for an unknown name: "did you mean NAME?" if one is close, else the names to choose from."""
+def nearest(name: str, known: Iterable[str], *, most: int = 2, cutoff: float = 0.7) -> list[str]:
+    """The known names that are closest to one, whatever the case; none if none is close."""
     names = {one.lower(): one for one in known}
-    near = get_close_matches(name.strip().lower(), names, n=2, cutoff=0.7)
-    if near:
-        return f"did you mean {' or '.join(names[one] for one in near)}?"
-    return f"choose one of {', '.join(names.values())}"
+    return [names[one] for one in get_close_matches(name.strip().lower(), names, n=most, cutoff=cutoff)]
+
+
+def choose(name: str, known: Iterable[str], otherwise: str = "") -> str:
+    """The fix for an unknown name: "did you mean NAME?" if one is close, else `otherwise`, or all names."""
+    names = list(known)
+    if near := nearest(name, names):
+        return f"did you mean {' or '.join(near)}?"
+    return otherwise or f"choose one of {', '.join(names)}"
 
 
 def need(module: str, what: str) -> None:

@@ -76,6 +76,62 @@ def test_it_trains_and_lists_what_it_skipped(distilled, folder):
     assert sum(1 for _ in (distilled / "report").glob("*.png")) >= 3
 
 
+def test_held_out_pictures_are_not_trained_on(tmp_path):
+    from denseclip.train.recipe import DataPart
+    from denseclip.train.run import open_training_data
+
+    for index in range(21):
+        scene(index).save(tmp_path / f"{index:02}.png")
+    part = DataPart(train=str(tmp_path), classes="cat", holdout=10)
+    kept, held = (open_training_data(part, None, held_out=one).entries for one in (False, True))
+    assert [entry.image.stem for entry in held] == ["09", "19"]
+    assert len(kept) == 19 and not set(kept) & set(held)
+
+
+def test_the_script_runs_the_onnx_file_without_torch(distilled, folder, tmp_path):
+    pytest.importorskip("onnxruntime")
+    lines = (distilled / "segment_onnx.py").read_text()
+    assert len(lines.splitlines()) <= 20
+    blocked = "import sys\nsys.modules['torch'] = sys.modules['denseclip'] = None\n"
+    arguments = [distilled / "last.onnx", folder / "plain.jpg", tmp_path / "mask.png"]
+    done = subprocess.run([sys.executable, "-c", blocked + lines, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "cat" in done.stdout and Image.open(tmp_path / "mask.png").size == (96, 96)
+    assert "| same class, 5 pictures that it was trained on |" in (distilled / "report.md").read_text()
+
+
+@pytest.mark.parametrize("kind", ["masks", "coco"])
+def test_corrected_labels_train_by_the_same_command(tmp_path, capsys, kind):
+    pytest.importorskip("pycocotools")
+    (tmp_path / "photos").mkdir()
+    for index in range(4):
+        scene(index).save(tmp_path / "photos" / f"{index}.png")
+    words = ["--classes", "cat, grass", "--templates", "1", "--out", tmp_path / "labels"]
+    assert call("label", tmp_path / "photos", *words, "--format", "png,coco") == 0
+    made = {"images": "photos", "coco": "labels/coco.json"}
+    if kind == "masks":
+        names = json.loads((tmp_path / "labels" / "classes.json").read_text())
+        names = {"0": "background"} | names
+        made = {"images": "photos", "masks": "labels/masks", "classes": names}
+    (tmp_path / "data.json").write_text(json.dumps(made))
+    ran = run(capsys, "distill", tmp_path / "data.json", "--out", tmp_path / "run", "--steps", 1, *SMALL)
+    assert ran.code == 0, ran.err
+    own = ("background",) if kind == "masks" else ()  # what no COCO annotation covers is not learned
+    assert denseclip.load(tmp_path / "run" / "last.pt").classes == (*own, "cat", "grass")
+    wrong = run(capsys, "distill", tmp_path / "data.json", "-c", "cat", "--out", tmp_path / "other")
+    assert wrong.code == 2 and "leave out --classes" in wrong.err
+
+
+def test_a_training_whose_time_is_up_goes_on(tmp_path, capsys, folder):
+    command = ["distill", folder, *WORDS, "--out", tmp_path / "run", "--steps", 2, *SMALL]
+    first = run(capsys, *command, "--time-limit", 0, "--json")
+    assert first.code == 0, first.err
+    figures = json.loads(first.out)["figures"]
+    assert (figures["steps"], figures["finished"]) == (1, False)
+    again = json.loads(run(capsys, *command, "--json").out)["figures"]
+    assert (again["steps"], again["finished"]) == (1, True) and 0 <= again["agreement"] <= 1
+
+
 @pytest.mark.slow
 def test_a_huge_picture_among_them(tmp_path):
     folder = tmp_path / "pictures"

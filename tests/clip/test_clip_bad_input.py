@@ -69,7 +69,7 @@ def half_written(tmp: Path) -> Path:
 
 TABLE: dict[str, tuple[Callable[[Path], str | Path | Arguments], str]] = {
     # names
-    "unknown name": (lambda _: "ViT-B-17", "ViT-B-17: no such model or file; did you mean ViT-B-16, .*?"),
+    "unknown name": (lambda _: "ViT-B-17", "ViT-B-17: no such model or file; did you mean ViT-B-16 or .*"),
     "hopeless name": (lambda _: "qqq", "qqq: no such model or file; `denseclip models` lists all models"),
     "no name": (lambda _: "", "'': no such model or file; `denseclip models` lists all models"),
     "unknown tag": (

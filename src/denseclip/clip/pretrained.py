@@ -5,7 +5,6 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +15,7 @@ from denseclip.clip.build import build_towers
 from denseclip.clip.clip import ImageStats
 from denseclip.clip.config import PLAIN_WEIGHTS, SUPPORTED, Config, check, settings_beside, unsupported
 from denseclip.clip.model import without_values
-from denseclip.errors import UserError, need
+from denseclip.errors import UserError, choose, need
 
 EMBEDDED = ("tiny-rn", "tiny-vit")
 OPENAI_CACHE = Path("~/.cache/clip")  # where OpenAI's package and open_clip keep downloads by address
@@ -195,9 +194,8 @@ def _by_other_means(entry: Pretrained) -> str:
 
 
 def _suggestion(name: str) -> str:
-    names = {known.lower(): known for known in (*EMBEDDED, *(entry.name for entry in all_pretrained()))}
-    close = [names[match] for match in get_close_matches(name.lower(), names, n=3)]
-    return f"did you mean {', '.join(close)}?" if close else "`denseclip models` lists all models"
+    known = (*EMBEDDED, *(entry.name for entry in all_pretrained()))
+    return choose(name, dict.fromkeys(known), "`denseclip models` lists all models")
 
 
 @dataclass(frozen=True)

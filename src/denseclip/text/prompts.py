@@ -7,13 +7,12 @@ import stat
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cache, cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Self
 
-from denseclip.errors import UserError, choose
+from denseclip.errors import UserError, choose, nearest
 
 MAX_CHARACTERS = 500
 LITERAL = "="
@@ -257,7 +256,7 @@ SETS_OF_DATA = ("voc", "context", "coco-stuff", "ade", "city", "context-459")
 def _not_nearly_a_set(text: str) -> None:
     """One word that is close to a data set's name is more likely that than a thing to look for."""
     word = _plain(text)
-    near = get_close_matches(word, SETS_OF_DATA, n=1, cutoff=0.8)
+    near = nearest(word, SETS_OF_DATA, most=1, cutoff=0.8)
     if near and len(word) != len(near[0]):  # "cite" and "ada" may be words
         raise UserError(
             f'{text.strip()!r} is one word, and close to the class set "{near[0]}": give --classes {near[0]}, or '

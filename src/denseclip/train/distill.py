@@ -1,16 +1,17 @@
 """From a folder of pictures and words to a trained model: defaults, and a report to look at."""
 
 import json
+import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from PIL import Image
 
-from denseclip.clip import load_clip
+from denseclip.clip import Clip, load_clip
 from denseclip.clip.model import ResNet
 from denseclip.clip.pretrained import EMBEDDED
 from denseclip.data.specs import DatasetSpec
@@ -19,6 +20,7 @@ from denseclip.errors import UserError
 from denseclip.io import atomic_path, write_text
 from denseclip.loading import load, set_dataset_classes
 from denseclip.models.backbones import at_hand
+from denseclip.models.trained import TrainedModel
 from denseclip.segment import paint
 from denseclip.segment.result import Segmentation
 from denseclip.segment.segmenter import Segmenter
@@ -28,13 +30,38 @@ from denseclip.train.recipe import CLIP_START, TrainRecipe, laid_over, make_reci
 from denseclip.train.run import RECIPE, open_training_data
 
 SHOWN = 8  # pictures in the report
+COMPARED = 50  # pictures at most, for its figures
+HOLDOUT = 10  # every tenth picture is not trained on
 WIDTH = 360  # of a picture in it, in pixels
+SCRIPT_NAME = "segment_onnx.py"
+SCRIPT = '''"""Masks of an exported model, without torch: python segment_onnx.py MODEL.onnx PICTURE [MASK.png]"""
+
+import json
+import sys
+
+import numpy as np
+import onnxruntime
+from PIL import Image
+
+session = onnxruntime.InferenceSession(sys.argv[1])
+classes = json.loads(session.get_modelmeta().custom_metadata_map["classes"])
+picture = Image.open(sys.argv[2]).convert("RGB")
+small = picture.copy()
+small.thumbnail((LARGEST, LARGEST))  # about the size that it was trained on
+pixels = np.asarray(small, np.float32).transpose(2, 0, 1)[None]
+(mask,) = session.run(None, {"image": pixels})
+print({name: f"{(mask == i).mean():.1%}" for i, name in enumerate(classes)})
+out = Image.fromarray(mask[0].astype(np.uint8)).resize(picture.size, Image.Resampling.NEAREST)
+out.save(sys.argv[3] if len(sys.argv) > 3 else "mask.png")
+'''
 
 
 def distill_recipe(
-    folder: Path, classes: str, teacher: dict[str, Any], *, from_scratch: bool, changes: dict[str, Any]
+    source: Path, classes: str | None, teacher: dict[str, Any], *, from_scratch: bool, changes: dict[str, Any]
 ) -> TrainRecipe:
     """The recipe of `denseclip distill`: no annotation is read, every pixel gets the teacher's label.
+
+    source: a folder of pictures; or, with no classes, a data.json of one's own, whose labels are learned instead.
 
     The size of everything follows the machine: with a GPU a ResNet-50 on crops of 512, without one a ResNet-18 on
     crops of 224 pixels. teacher: keys of `TeacherPart`. changes: other keys of the recipe, as nested dicts.
@@ -44,18 +71,23 @@ def distill_recipe(
     if preset == AUTO:
         preset = load_clip(teacher["model"]).recommended.get("preset", "maskclip")
     background = teacher.get("background", AUTO)
-    own = has_background(ClassPrompts.parse(classes))
+    own = classes is None or has_background(ClassPrompts.parse(classes))
     background = None if background in (None, NONE) or (own and background == AUTO) else background
+    data: dict[str, Any] = {"train": str(source.resolve()), "holdout": HOLDOUT}
+    labels: dict[str, Any] = {"hide": "none", "average": "valid"}
+    if classes is not None:
+        data |= {"classes": classes, "background": background is not None}
+        labels |= {"hide": "all", "ignore_mask": "none"}
     gpu = torch.cuda.is_available()
     backbone = "timm:resnet50" if gpu else "timm:resnet18"
     content: dict[str, Any] = {
-        "title": f"annotation-free student for {folder.resolve().name}",
+        "title": f"student for {source.resolve().name}",
         "steps": 4000 if gpu else 600,
         "batch": 16 if gpu else 8,
         "save_every": 100,
         "panel_every": 200,
         "probe_every": 100,
-        "data": {"train": str(folder.resolve()), "classes": classes, "background": background is not None},
+        "data": data,
         "augment": {
             "resize": "short:512" if gpu else "short:320",
             "crop": [512, 512] if gpu else [224, 224],
@@ -66,7 +98,7 @@ def distill_recipe(
             "background": background is not None,
         },
         "teacher": {"official": False, **teacher, "preset": preset, "background": background},
-        "labels": {"hide": "all", "ignore_mask": "none", "average": "valid"},
+        "labels": labels,
     }
     return make_recipe(laid_over(content, changes))
 
@@ -98,11 +130,12 @@ def without_hub(recipe: TrainRecipe, out: Path) -> tuple[TrainRecipe, str]:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Teacher and student on one picture; agreement: share of pixels with the same class."""
+    """Teacher and student on one picture; agreement: share of pixels with the same class. seconds: of each."""
 
     name: str
     teacher: Segmentation
     student: Segmentation
+    seconds: tuple[float, float]
 
     @property
     def agreement(self) -> float:
@@ -110,26 +143,62 @@ class Comparison:
         return float((self.teacher.mask == self.student.mask).mean())
 
 
-def write_report(recipe: TrainRecipe, checkpoint: Path, skipped: tuple[str, ...]) -> Path:
-    """Write report.md with pictures beside a checkpoint: image, teacher, student. Returns its path."""
+@dataclass(frozen=True)
+class Report:
+    """Of a student. parameters: of the teacher's image tower and of the student. held_out: whether the pictures that
+    were compared were kept out of the training.
+    """
+
+    path: Path
+    compared: tuple[Comparison, ...]
+    parameters: tuple[int, int]
+    held_out: bool
+
+    @property
+    def agreement(self) -> float:
+        """Of all pictures together, in 0..1."""
+        return float(np.mean([one.agreement for one in self.compared])) if self.compared else 0.0
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """What is compared, of the teacher and of the student."""
+        which = "held-out pictures" if self.held_out else "pictures that it was trained on"
+        rows = [(f"same class, {len(self.compared)} {which}", "", f"{self.agreement:.1%}")]
+        if self.compared:
+            slow, fast = np.median([one.seconds for one in self.compared], axis=0).tolist()
+            rows.append(("a picture", f"{1000 * slow:.0f} ms", f"{1000 * fast:.0f} ms"))
+        large, small = (f"{count / 1e6:.1f} M" for count in self.parameters)
+        return [*rows, ("parameters that see the picture", large, small)]
+
+
+def write_report(recipe: TrainRecipe, checkpoint: Path, skipped: tuple[str, ...]) -> Report:
+    """Write report.md beside a checkpoint, with figures of held-out pictures: image, teacher, student."""
     folder = checkpoint.parent
-    dataset = open_training_data(recipe.data, None)
+    dataset = open_training_data(recipe.data, None, held_out=True)
+    held_out = dataset.entries != open_training_data(recipe.data, None).entries
     rule = recipe.augment.build(dataset.spec.resize).resize
-    student = load(checkpoint, resize=rule)
-    teacher = _teacher(recipe, dataset.spec, rule)
-    every = max(1, len(dataset) // SHOWN)
+    student, teacher = load(checkpoint, resize=rule), _teacher(recipe, dataset.spec, rule)
     compared = []
-    for entry in dataset.entries[::every][:SHOWN]:
+    for entry in dataset.entries[:: max(1, len(dataset) // COMPARED)][:COMPARED]:
         try:
             image = resize_image(entry.read(dataset.spec).image, rule)  # masks of what the networks see
         except UserError:
             continue
-        compared.append(Comparison(entry.image_id, teacher.segment(image), student.segment(image)))
-    for number, one in enumerate(compared):
+        begun = time.perf_counter()
+        first = teacher.segment(image)
+        between = time.perf_counter()
+        second = student.segment(image)
+        seconds = (between - begun, time.perf_counter() - between)
+        compared.append(Comparison(entry.image_id, first, second, seconds))
+    for number, one in enumerate(compared[:SHOWN]):
         with atomic_path(folder / "report" / f"{number}.png") as temporary:
             _beside(one).save(temporary)
-    write_text(folder / "report.md", _text(recipe, checkpoint, compared, skipped))
-    return folder / "report.md"
+    networks = cast(Clip, teacher.clip).visual, cast(TrainedModel, student.clip).network(None, ())[0]
+    sizes = [sum(one.numel() for one in network.parameters()) for network in networks]
+    report = Report(folder / "report.md", tuple(compared), (sizes[0], sizes[1]), held_out)
+    side = max((max(one.student.mask.shape) for one in compared), default=512)
+    write_text(folder / SCRIPT_NAME, SCRIPT.replace("LARGEST", str(side)))
+    write_text(report.path, _text(recipe, checkpoint, report, skipped))
+    return report
 
 
 def _teacher(recipe: TrainRecipe, spec: DatasetSpec, rule: ResizeRule) -> Segmenter:
@@ -153,22 +222,26 @@ def _beside(one: Comparison) -> Image.Image:
     return Image.fromarray(paint.contact_sheet(pictures, titles, columns=3, side=WIDTH))
 
 
-def _text(recipe: TrainRecipe, checkpoint: Path, compared: list[Comparison], skipped: tuple[str, ...]) -> str:
+def _text(recipe: TrainRecipe, checkpoint: Path, report: Report, skipped: tuple[str, ...]) -> str:
     areas: Counter[str] = Counter()
-    for one in compared:
+    for one in report.compared:
         areas.update(one.student.areas)
     total = max(1, sum(areas.values()))
-    agreement = float(np.mean([one.agreement for one in compared])) if compared else 0.0
     lines = [
         f"# {recipe.title}",
         "",
         f"{recipe.steps} steps of {recipe.batch} crops, teacher {recipe.teacher.model} ({recipe.teacher.preset}), "
-        f"student {recipe.student.backbone} with {recipe.student.head}. No annotation was read, so no accuracy is "
-        f"known; student and teacher give {agreement:.0%} of the pixels below the same class.",
+        f"student {recipe.student.backbone} with {recipe.student.head}. "
+        + ("Labels were learned." if recipe.labels.hide == "none" else "No annotation was read."),
         "",
-        "Use it:",
+        "| | teacher | student |",
+        "|---|---:|---:|",
+        *(f"| {' | '.join(row)} |" for row in report.rows()),
+        "",
+        "Use it, here or where there is no torch (after `denseclip export`; it needs onnxruntime):",
         "",
         f"    denseclip segment PICTURES --model {checkpoint}",
+        f"    python {checkpoint.parent / SCRIPT_NAME} {checkpoint.with_suffix('.onnx')} PICTURE",
         "",
         "| class | share of the pixels below |",
         "|---|---:|",
@@ -176,7 +249,7 @@ def _text(recipe: TrainRecipe, checkpoint: Path, compared: list[Comparison], ski
         "",
         "Image, teacher, student:",
         "",
-        *(f"![{one.name}](report/{i}.png)" for i, one in enumerate(compared)),
+        *(f"![{one.name}](report/{i}.png)" for i, one in enumerate(report.compared[:SHOWN])),
     ]
     if skipped:
         lines += ["", "Skipped:", "", *(f"- {line}" for line in skipped)]

@@ -6,7 +6,6 @@ share one.
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -15,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from denseclip.data.things import BoxAugmentation
 from denseclip.data.transforms import Augmentation, ResizeRule
-from denseclip.errors import UserError
+from denseclip.errors import UserError, choose
 from denseclip.models.heads import HeadKind
 
 
@@ -42,7 +41,8 @@ class Part(BaseModel):
 class DataPart(Part):
     """train, split, images: the data set, its split and how many of its images. classes: with it, `train` is a
     folder of pictures without annotation, in which these words are looked for; background: and what is none of
-    them, which the teacher has to find. side: of sticker scenes, in pixels.
+    them, which the teacher has to find. holdout: every so many-th image is not trained on, but kept for the report.
+    side: of sticker scenes, in pixels.
     val, val_split, val_images: what is evaluated at the end; None for no evaluation.
     """
 
@@ -51,6 +51,7 @@ class DataPart(Part):
     images: int | None = Field(None, ge=1)
     classes: str | None = None
     background: bool = False
+    holdout: int | None = Field(None, ge=2)
     side: int | None = Field(None, ge=32, le=2048)
     val: str | None = None
     val_split: str | None = None
@@ -292,8 +293,7 @@ def _content(name: str) -> dict[str, Any]:
     elif path.suffix == ".toml" and path.is_file():
         text = path.read_text(encoding="utf-8")
     else:
-        near = get_close_matches(name, recipe_names(), 3) or list(recipe_names())
-        raise UserError(f"there is no recipe {name!r}; choose one of {', '.join(near)}, or give a .toml file")
+        raise UserError(f"there is no recipe {name!r}; {choose(name, recipe_names())} (or give a .toml file)")
     try:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -356,10 +356,7 @@ def _first(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        near = get_close_matches(key, _keys(TrainRecipe), 1, 0.5)
-        return f"unknown key {key}" + (
-            f"; did you mean {near[0]}?" if near else "; see `denseclip train --help`"
-        )
+        return f"unknown key {key}; {choose(key, _keys(TrainRecipe), 'see `denseclip train --help`')}"
     if first["type"] == "missing":
         return f"{key} is missing; add it"
     message = first["msg"].removeprefix("Value error, ")

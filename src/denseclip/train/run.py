@@ -59,8 +59,8 @@ class LimitedDataset(SegmentationDataset):
         super().__init__(dataset.spec, dataset.split, dataset.entries[:images])
 
 
-def open_training_data(part: DataPart, root: Path | None) -> SegmentationDataset:
-    """The images to train on; UserError for whatever is not there."""
+def open_training_data(part: DataPart, root: Path | None, *, held_out: bool = False) -> SegmentationDataset:
+    """The images to train on, or those that are held out of it; UserError for whatever is not there."""
     if part.background and part.classes is None:
         raise UserError("data.background goes with data.classes; leave it out, the data say what they have")
     if part.classes is not None:
@@ -73,7 +73,12 @@ def open_training_data(part: DataPart, root: Path | None) -> SegmentationDataset
         dataset = open_stickers(dataset_spec(part.train), part.split, side=part.side)
     else:
         dataset = open_dataset(part.train, root, _split(part))
-    return dataset if part.images is None else LimitedDataset(dataset, part.images)
+    dataset = dataset if part.images is None else LimitedDataset(dataset, part.images)
+    if part.holdout is None or len(dataset) < part.holdout:
+        return dataset
+    places = range(part.holdout - 1, len(dataset), part.holdout)
+    kept = [entry for k, entry in enumerate(dataset.entries) if (k in places) == held_out]
+    return SegmentationDataset(dataset.spec, dataset.split, kept)
 
 
 def open_recipe_data(recipe: TrainRecipe, root: Path | None) -> TrainingData:
