@@ -93,7 +93,7 @@ def test_the_script_runs_the_onnx_file_without_torch(distilled, folder, tmp_path
     lines = (distilled / "segment_onnx.py").read_text()
     assert len(lines.splitlines()) <= 20
     blocked = "import sys\nsys.modules['torch'] = sys.modules['denseclip'] = None\n"
-    arguments = [distilled / "last.onnx", folder / "plain.jpg", tmp_path / "mask.png"]
+    arguments = [distilled / "model.onnx", folder / "plain.jpg", tmp_path / "mask.png"]
     done = subprocess.run([sys.executable, "-c", blocked + lines, *arguments], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "cat" in done.stdout and Image.open(tmp_path / "mask.png").size == (96, 96)
@@ -108,7 +108,7 @@ def test_corrected_labels_train_by_the_same_command(tmp_path, capsys, kind):
         scene(index).save(tmp_path / "photos" / f"{index}.png")
     words = ["--classes", "cat, grass", "--templates", "1", "--out", tmp_path / "labels"]
     assert call("label", tmp_path / "photos", *words, "--format", "png,coco") == 0
-    made = {"images": "photos", "coco": "labels/coco.json"}
+    made = {"images": "photos", "coco": "labels/coco.json", "background": "background"}
     if kind == "masks":
         names = json.loads((tmp_path / "labels" / "classes.json").read_text())
         names = {"0": "background"} | names
@@ -116,8 +116,7 @@ def test_corrected_labels_train_by_the_same_command(tmp_path, capsys, kind):
     (tmp_path / "data.json").write_text(json.dumps(made))
     ran = run(capsys, "distill", tmp_path / "data.json", "--out", tmp_path / "run", "--steps", 1, *SMALL)
     assert ran.code == 0, ran.err
-    own = ("background",) if kind == "masks" else ()  # what no COCO annotation covers is not learned
-    assert denseclip.load(tmp_path / "run" / "last.pt").classes == (*own, "cat", "grass")
+    assert denseclip.load(tmp_path / "run" / "last.pt").classes == ("background", "cat", "grass")
     wrong = run(capsys, "distill", tmp_path / "data.json", "-c", "cat", "--out", tmp_path / "other")
     assert wrong.code == 2 and "leave out --classes" in wrong.err
 

@@ -83,7 +83,7 @@ def distill(pictures: Images, **options: Unpack[o.Options]) -> "o.Done[Outcome]"
     files = [outcome.checkpoint, report.path, report.path.parent / SCRIPT_NAME]
     try:
         need("onnxscript", "the ONNX file")
-        exported = outcome.checkpoint.with_suffix(".onnx")
+        exported = report.path.with_name("model.onnx")
         exported.unlink(missing_ok=True)
         files += export.run({"model": str(outcome.checkpoint), "out": exported}).files
     except UserError as error:

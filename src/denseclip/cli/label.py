@@ -192,9 +192,7 @@ def _show(summary: "Summary", out: Path) -> None:
         shown = ", ".join(f"{file} ({value:.2f})" for value, file in summary.least[:3])
         o.say(f"Least confident: {shown}")
         o.say(f"Look at {out / 'contact-sheet.jpg'}.")
-        o.say(
-            "Next: correct what is wrong in your labeling tool, then denseclip distill PICTURES --labels FILE"
-        )
+        o.say("Next: correct what is wrong in your labeling tool, then denseclip distill corrected/data.json")
     for _, reason in summary.reasons:
         o.told("skipped", reason)
     if summary.skipped > len(summary.reasons):
