@@ -173,10 +173,10 @@ OPENAI_STATS = ImageStats((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26
 class Clip(nn.Module):
     """A CLIP with weights, frozen and in eval mode. Made by `load_clip`, never with random weights.
 
-    name: what the user asked for. visual, text: the towers. stats: how pixels are normalized. image_size:
-    native side in pixels. embed_dim: D. logit_scale: factor on cosines, e.g. 100.0. logit_bias: what is added
-    before a sigmoid, of those that were trained with one (SigLIP). recommended: options of `denseclip.load` that
-    serve these weights best, by the word of who trained them.
+    name: what the user asked for. visual, text: the towers. stats: how pixels are normalized. config: their sizes in
+    open_clip's form. image_size: native side in pixels. embed_dim: D. logit_scale: factor on cosines, e.g. 100.0.
+    logit_bias: what is added before a sigmoid, of those that were trained with one (SigLIP). recommended: options of
+    `denseclip.load` that serve these weights best, by the word of who trained them.
     """
 
     def __init__(
@@ -187,12 +187,10 @@ class Clip(nn.Module):
         tokenizer: Tokenizer,
         *,
         stats: ImageStats,
-        image_size: int,
-        embed_dim: int,
+        config: Mapping[str, Any],
         logit_scale: float,
         logit_bias: float | None = None,
         recommended: Mapping[str, str] | None = None,
-        config: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.name = name
@@ -200,12 +198,12 @@ class Clip(nn.Module):
         self.text = text
         self.tokenizer = tokenizer
         self.stats = stats
-        self.image_size = image_size
-        self.embed_dim = embed_dim
+        self.config = config
+        self.image_size: int = config["vision_cfg"].get("image_size", 224)
+        self.embed_dim: int = config["embed_dim"]
         self.logit_scale = logit_scale
         self.logit_bias = logit_bias
         self.recommended = dict(recommended or {})
-        self.config = dict(config or {})
         self.requires_grad_(False).eval()
 
     @property

@@ -95,8 +95,6 @@ def load_clip(
         tokenizer,
         stats=recipe.stats,
         config=recipe.config,
-        image_size=recipe.config["vision_cfg"].get("image_size", 224),
-        embed_dim=recipe.config["embed_dim"],
         logit_scale=float(state["logit_scale"].exp()),
         logit_bias=None if bias is None else float(bias.float().sum()),
         recommended=recipe.recommended,

@@ -347,7 +347,6 @@ def clip_on_meta(model: str) -> Clip:
         towers.text,
         tokenizer_for({}, model),
         stats=OPENAI_STATS,
-        image_size=config["vision_cfg"].get("image_size", 224),
-        embed_dim=config["embed_dim"],
+        config=config,
         logit_scale=100.0,
     )
