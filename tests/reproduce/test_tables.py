@@ -32,7 +32,9 @@ def names_of(table):
 
 
 def test_all_tables_of_both_papers_are_there():
-    tables = "ade20k coco kspd table1 table2a table2b table2c table3 table4 table5 table6 variants"
+    tables = (
+        "ade20k coco kspd table1 table2a table2b table2c table3 table4 table5 table6 trainingfree variants"
+    )
     assert list(table_names()) == tables.split()
     with pytest.raises(UserError, match=r"no table 'table9'; choose one of ade20k, .*variants"):
         read_table("table9")
@@ -129,6 +131,7 @@ def test_a_table_of_levels_is_drawn_as_far_as_it_is_made(made, tmp_path):
         ("table4", "RN50/speckle_noise 1", "voc20", "30.9"),
         ("table5", "RN50x16/jpeg_compression 5", "voc20", "36.0"),
         ("variants", "ViT-B-16/naclip", "mean", "38.2"),
+        ("trainingfree", "ViT-B-16/sc-clip", "voc21", "64.6"),
         ("table1", "maskclip+", "voc20", "88.1"),
         ("ade20k", "DenseCLIP RN50", "ade20k", "43.5"),
     ],

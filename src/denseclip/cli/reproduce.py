@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 Name = Annotated[
     str,
     typer.Argument(
-        help="table1, table2a, table2b, table2c, table3, table4, table5, table6, kspd, variants, ade20k or coco.",
+        help="table1, table2a, table2b, table2c, table3, table4, table5, table6, kspd, variants, trainingfree, "
+        "ade20k or coco.",
         show_default=False,
         metavar="TABLE",
     ),

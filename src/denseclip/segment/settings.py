@@ -356,8 +356,8 @@ class Settings:
         if self.refine.guided:
             shown["outlines"] = "guided filter"
         for name in ("sigma", "rcs", "sfr", "proxy"):
-            if getattr(dense, name):
-                shown[name] = getattr(dense, name)
+            if value := getattr(dense, name):
+                shown[name] = list(value) if isinstance(value, tuple) else value  # as JSON gives it back
         if dense.sfr:
             shown["feedback threshold"] = dense.feedback_threshold
         if dense.stride != 32:
