@@ -1,5 +1,7 @@
 """Named protocols: what they set, and what goes before them."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -92,3 +94,9 @@ def test_a_segmenter_for_a_data_set(tmp_path):
     assert segmenter.classes == dataset_spec("stickers21").classes
     assert "sky" in segmenter.embeddings.classes or segmenter.embeddings.class_of_prompt.eq(0).sum() > 5
     assert str(segmenter.settings.resize) == "none"
+
+
+def test_what_is_shown_comes_back_the_same_from_a_file():
+    """Kept counts are compared by it."""
+    shown = described("ours", "voc20", preset="resclip")
+    assert json.loads(json.dumps(shown)) == shown
