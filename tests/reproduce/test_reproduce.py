@@ -367,11 +367,11 @@ def test_command(capsys, models, tmp_path):
 def test_mistakes_are_one_line(capsys, models, tmp_path):
     for arguments, said in (
         (("table9",), "choose one of ade20k, "),
-        (("kspd", "--rows", "trained"), "no trained rows"),
+        (("variants", "--rows", "trained"), "no trained rows"),
         (("table1", "--rows", "training-free"), "no training-free rows"),
-        (("table3", "--model", "RN50"), "write NAME=PATH"),
-        (("table3", "--model", "RN101=x.pt"), "no model 'RN101'; it has RN50, ViT-B-16"),
-        (("table3", "--model", "RN50=nowhere.pt"), "there is no nowhere.pt"),
+        (("table3", "--weights", "RN50"), "write NAME=PATH"),
+        (("table3", "--weights", "RN101=x.pt"), "no model 'RN101'; it has RN50, ViT-B-16"),
+        (("table3", "--weights", "RN50=nowhere.pt"), "there is no nowhere.pt"),
         (("kspd", "--filter", "resnet"), "no row has 'resnet' in its name; choose one of MaskCLIP, PD"),
     ):
         ran = run(capsys, "reproduce", *arguments, "--out", tmp_path / "out")

@@ -30,9 +30,6 @@ from denseclip.train.loop import Loop, StepLog, make_fabric, training_precision
 from denseclip.train.recipe import DataPart, TrainRecipe
 from denseclip.train.tasks import TrainingData, build_task, make_batches
 
-"""Fields that a training does not depend on."""
-
-
 RECIPE = "recipe.json"
 
 
@@ -64,9 +61,11 @@ def open_training_data(part: DataPart, root: Path | None, *, held_out: bool = Fa
     if part.background and part.classes is None:
         raise UserError("data.background goes with data.classes; leave it out, the data say what they have")
     if part.classes is not None:
-        class_prompts = ClassPrompts.parse(part.classes)
+        class_prompts, folder = ClassPrompts.parse(part.classes), Path(part.train)
+        if root is not None and not folder.exists():
+            folder = root / folder
         words = class_prompts.classes, class_prompts.prompts
-        dataset = open_folder(Path(part.train), *words, background=part.background)
+        dataset = open_folder(folder, *words, background=part.background)
     elif part.side is not None:
         if not is_dataset(part.train) or dataset_spec(part.train).scenes is None:
             raise UserError(f"data.side goes with sticker sets, not with {part.train}; leave it out")
