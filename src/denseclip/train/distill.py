@@ -63,8 +63,8 @@ def distill_recipe(
 
     source: a folder of pictures; or, with no classes, a data.json of one's own, whose labels are learned instead.
 
-    The size of everything follows the machine: with a GPU a ResNet-50 on crops of 512, without one a ResNet-18 on
-    crops of 224 pixels. teacher: keys of `TeacherPart`. changes: other keys of the recipe, as nested dicts.
+    The size of everything follows the machine: with a GPU a ResNet-50 on crops of 512, without one a ResNet-18 at
+    stride 16 on crops of 160 pixels, for 300 steps: minutes on two cores. teacher: keys of `TeacherPart`. changes: other keys of the recipe, as nested dicts.
     Raises UserError for what cannot be used.
     """
     preset = teacher.get("preset", AUTO)
@@ -82,7 +82,7 @@ def distill_recipe(
     backbone = "timm:resnet50" if gpu else "timm:resnet18"
     content: dict[str, Any] = {
         "title": f"student for {source.resolve().name}",
-        "steps": 4000 if gpu else 600,
+        "steps": 4000 if gpu else 300,
         "batch": 16 if gpu else 8,
         "save_every": 100,
         "panel_every": 200,
@@ -90,13 +90,15 @@ def distill_recipe(
         "data": data,
         "augment": {
             "resize": "short:512" if gpu else "short:320",
-            "crop": [512, 512] if gpu else [224, 224],
+            "crop": [512, 512] if gpu else [160, 160],
         },
         "student": {
             "backbone": backbone,
             "pretrained": not from_scratch,
             "background": background is not None,
+            **({} if gpu else {"output_stride": 16, "normalize": True, "temperature": 20}),
         },
+        **({} if gpu else {"optimizer": {"name": "adamw", "lr": 5e-4, "weight_decay": 1e-2, "warmup": 20}}),
         "teacher": {"official": False, **teacher, "preset": preset, "background": background},
         "labels": labels,
     }
