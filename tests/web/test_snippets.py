@@ -44,7 +44,7 @@ def test_command_and_python_give_the_mask_of_the_page(server, capsys, tmp_path, 
     assert program == "denseclip"
     ran = run(capsys, *arguments)
     assert ran.code == 0, ran.err
-    by_command = np.asarray(Image.open(tmp_path / "denseclip-out" / name))
+    by_command = np.asarray(Image.open(tmp_path / "runs" / "segment" / name))
     assert (by_command == answer.result.mask).all()
 
     names: dict = {}
