@@ -64,7 +64,8 @@ def distill_recipe(
     source: a folder of pictures; or, with no classes, a data.json of one's own, whose labels are learned instead.
 
     The size of everything follows the machine: with a GPU a ResNet-50 on crops of 512, without one a ResNet-18 at
-    stride 16 on crops of 160 pixels, for 300 steps: minutes on two cores. teacher: keys of `TeacherPart`. changes: other keys of the recipe, as nested dicts.
+    stride 16 on crops of 160 pixels, for 300 steps: minutes on two cores. teacher: keys of `TeacherPart`. changes:
+    other keys of the recipe, as nested dicts.
     Raises UserError for what cannot be used.
     """
     preset = teacher.get("preset", AUTO)
