@@ -14,6 +14,7 @@ from denseclip.data.transforms import ResizeRule
 from denseclip.errors import UserError
 from denseclip.models.checkpoint import DETECTORS, trained_kind
 from denseclip.models.trained import load_trained
+from denseclip.segment.interface import TrainedModel
 from denseclip.segment.segmenter import Segmenter
 from denseclip.segment.settings import (
     AUTO,
@@ -68,19 +69,19 @@ def load(
     if options.setdefault("background", AUTO) == AUTO and (kind or _own_background(classes)):
         options["background"] = NONE
     options["preset"] = preset
-    make_settings(**resolve_auto(options, {}))  # a value that cannot be used is said before weights are read
+    # a value that cannot be used is said before weights are read
+    settings = make_settings(**resolve_auto(options, TrainedModel.recommended if kind else {}))
     target = pick_device(device)
     how = pick_precision("fp32" if kind in DETECTORS and precision == "auto" else precision, target)
     store = EmbeddingCache() if cache else None
     if kind in DETECTORS:
-        settings = make_settings(**resolve_auto(options, {"refine": NONE}))
         return _load_detector(model, classes, settings, target, how)
     if kind:
         trained = load_trained(model, target, how.dtype)
-        settings = make_settings(**resolve_auto(options, {"refine": NONE}))
         return Segmenter(trained, classes, settings, cache=store, precision=how)
     clip = load_clip(model, pretrained=pretrained, activation=activation, device=target)
-    settings = make_settings(**resolve_auto(options, clip.recommended))
+    if clip.recommended:
+        settings = make_settings(**resolve_auto(options, clip.recommended))
     return Segmenter(clip.folded().to(dtype=how.dtype), classes, settings, cache=store, precision=how)
 
 

@@ -76,6 +76,13 @@ def test_it_trains_and_lists_what_it_skipped(distilled, folder):
     assert sum(1 for _ in (distilled / "report").glob("*.png")) >= 3
 
 
+def test_an_onnx_file_that_is_not_ours_stays(folder, tmp_path):
+    (tmp_path / "model.onnx").write_text("mine")
+    for _ in range(2):
+        assert call("distill", folder, *WORDS, "-o", tmp_path, "--steps", 2, *SMALL) == 0
+        assert (tmp_path / "model.onnx").read_text() == "mine"
+
+
 def test_held_out_pictures_are_not_trained_on(tmp_path):
     from denseclip.train.recipe import DataPart
     from denseclip.train.run import open_training_data

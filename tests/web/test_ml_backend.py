@@ -124,7 +124,7 @@ def post(visitor, path, body, kind="application/json"):
 def expected(tiny):
     prompts = Interface.parse(BRUSH).prompts
     settings = SegmentRequest(words="x", preset=tiny.preset, background="none").settings(
-        tiny.shared.recommended
+        tiny.shared.model.recommended
     )  # there is a label
     return Segmenter(tiny.shared.model, prompts, settings).segment(SCENE)
 

@@ -53,6 +53,7 @@ def distill(pictures: Images, **options: Unpack[o.Options]) -> "o.Done[Outcome]"
         raise UserError('no words are given; add --classes "cat, sofa, grass"')
     from denseclip.cli.train import figures_of, run
     from denseclip.data.images import unread_in, unread_line
+    from denseclip.outputs import is_output
     from denseclip.train.distill import SCRIPT_NAME, distill_recipe, without_hub, write_report
     from denseclip.train.recipe import parse_changes
 
@@ -84,7 +85,8 @@ def distill(pictures: Images, **options: Unpack[o.Options]) -> "o.Done[Outcome]"
     try:
         need("onnxscript", "the ONNX file")
         exported = report.path.with_name("model.onnx")
-        exported.unlink(missing_ok=True)
+        if is_output(exported):
+            exported.unlink()
         files += export.run({"model": str(outcome.checkpoint), "out": exported}).files
     except UserError as error:
         o.say(str(error))

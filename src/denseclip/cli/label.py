@@ -104,7 +104,7 @@ def label(source: Source, **options: Unpack[o.Options]) -> "o.Done[Summary]":
     rows = [row for row in summary.rows() if row["pixels"]]
     failed = [reason for _, reason in summary.reasons]
     shares = {row["class"]: row["share"] for row in rows}
-    made = [*sorted(path for path in out.iterdir() if path.is_file())]
+    made = sorted(path for path in out.iterdir() if path.is_file())
     return o.Done(summary, made, labeler.labels.classes, shares, summary.to_dict(), failed)
 
 

@@ -43,9 +43,7 @@ class MapHead(nn.Module):
 
     def dense(self, x: Tensor) -> Tensor:
         """Patches (..., W) -> what the query would take if it attended to that patch alone, (..., W)."""
-        width = x.shape[-1]
-        values = F.linear(x, self.attn.in_proj_weight[2 * width :], self.attn.in_proj_bias[2 * width :])
-        return self._end(self.attn.out_proj(values))
+        return self._end(self.attn.out_proj(self.attn.values(x)))
 
     def _end(self, y: Tensor) -> Tensor:
         return y + self.mlp(self.ln(y))

@@ -67,6 +67,11 @@ class Attention(nn.Module):
         width = x.shape[-1]
         return F.linear(x, self.in_proj_weight[width : 2 * width], self.in_proj_bias[width : 2 * width])
 
+    def values(self, x: Tensor) -> Tensor:
+        """Tokens (..., W) -> values (..., W), the heads side by side."""
+        start = 2 * x.shape[-1]
+        return F.linear(x, self.in_proj_weight[start:], self.in_proj_bias[start:])
+
     def project(self, y: Tensor) -> Tensor:
         """What the heads attended to, (B, heads, N, W / heads) -> (B, N, W)."""
         return self.out_proj(y.transpose(1, 2).flatten(2))

@@ -56,10 +56,8 @@ def segmenter_for(
         cache=cache,
         **{"background": None, **settings},
     )
-    if "refine" not in {**settings, **getattr(segmenter.clip, "recommended", {})}:
-        segmenter.configure(
-            refine=Refinement()
-        )  # figures are of the method itself, unless somebody says otherwise
+    if "refine" not in {**settings, **segmenter.clip.recommended}:  # figures are of the method itself
+        segmenter.configure(refine=Refinement())
     if usual is not None and not has_background(segmenter._words):
         segmenter.configure(background=make_settings(background=usual).background)
     set_dataset_classes(segmenter, worded(spec, changes.get("compat")))

@@ -1,7 +1,9 @@
 """What a Segmenter holds: a CLIP made dense, or a trained model with the same interface."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
+from types import MappingProxyType
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +13,7 @@ from denseclip.clip.clip import fingerprint_of
 from denseclip.clip.model import ResNet
 from denseclip.errors import UserError
 from denseclip.segment.attention import DenseEncoder, DenseFeatures
-from denseclip.segment.settings import DenseOptions, Settings
+from denseclip.segment.settings import NONE, DenseOptions, Settings
 from denseclip.text import ClassEmbeddings, ClassPrompts, EmbeddingCache
 from denseclip.text.prompts import key
 
@@ -21,7 +23,10 @@ class TrainedModel(nn.Module):
 
     name: what the user asked for. class_prompts: its own classes. stats: how pixels are normalized. logit_scale:
     factor on scores in the soft-max of a probability. stride: sides of network inputs are made a multiple of it.
+    recommended: see `Clip`; its masks are left as it was trained to make them.
     """
+
+    recommended: ClassVar[Mapping[str, str]] = MappingProxyType({"refine": NONE})
 
     def __init__(
         self,

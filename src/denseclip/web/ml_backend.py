@@ -115,7 +115,7 @@ class LabelStudio:
         schema = str(body.get("schema") or "")
         if schema:  # Label Studio sets up before there is an interface
             interface = Interface.parse(schema)
-            settings = self._request(interface, _object(extra)).settings(self.server.shared.recommended)
+            settings = self._request(interface, _object(extra)).settings(self.server.shared.model.recommended)
             background = self.server.shared.fitting(interface.prompts, settings).background
             (
                 background.prompts(interface.prompts),
@@ -167,7 +167,7 @@ class LabelStudio:
         image = read_image(file, max_pixels=self.server.limits.pixels)
         request = self._request(interface, extra)
         segmenter = self.server.shared.segmenter(
-            interface.prompts, request.settings(self.server.shared.recommended)
+            interface.prompts, request.settings(self.server.shared.model.recommended)
         )
         result = segmenter.segment(image, confidence=True)
         assert result.confidence is not None

@@ -88,8 +88,7 @@ class ModelServer:
             )
         model = load(origin.model, cache=False, **origin.options).clip
         known = presets(model)
-        best = model.recommended.get("preset") if isinstance(model, Clip) else None
-        first = preset or best or next(iter(known))
+        first = preset or model.recommended.get("preset") or next(iter(known))
         if first not in known:
             raise UserError(f"preset {first!r} is not for {origin.model}; choose one of {', '.join(known)}")
         return cls(SharedModel(model, MemoryCache(limits.rows)), origin, limits, first)

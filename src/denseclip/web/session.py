@@ -3,7 +3,6 @@
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass, field, replace
 from threading import Lock
@@ -27,11 +26,6 @@ class SharedModel:
 
     model: Model
     cache: EmbeddingCache
-
-    @property
-    def recommended(self) -> Mapping[str, str]:
-        """What the weights' configuration recommends, see `Clip.recommended`."""
-        return self.model.recommended if isinstance(self.model, Clip) else {}
 
     def segmenter(self, prompts: ClassPrompts, settings: Settings) -> Segmenter:
         """The model under words and settings; nothing of another visitor's is in it."""
@@ -174,7 +168,7 @@ class Session:
             start = time.perf_counter()
             picture = self.shown()
             segmenter = self.shared.segmenter(
-                question.prompts(self.limits), question.settings(self.shared.recommended)
+                question.prompts(self.limits), question.settings(self.shared.model.recommended)
             )
             view, encoded = self._view(segmenter, picture)
             result = segmenter.segment(view)
