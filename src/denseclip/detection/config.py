@@ -23,7 +23,10 @@ class Profile:
     bin has pixels, also for the masks to be learned; else unshifted with 2 x 2. smooth_beta: where the L1 of boxes in
     Mask R-CNN becomes quadratic; 0 for never. train_proposals: kept after NMS in training. frozen_norms: the batch
     norms of the backbone keep CLIP's statistics and weights; else they are trained. norm_groups: of group norms
-    behind the convolutions of RetinaNet's head, 32 in torchvision's second version; 0 for none.
+    behind the convolutions of RetinaNet's head, 32 in torchvision's second version; 0 for none. max_iou: things get
+    their best anchors and regions as in `MaxIou`, region proposals from an overlap of 0.3 on, and regions before the
+    things themselves are added to them. padding_ignored: anchors beyond a picture's own whole cells, where others of
+    its batch are larger, are no examples. two_sided_deltas: boxes are kept from becoming too small, too.
     """
 
     relu_before_p7: bool = True
@@ -35,6 +38,9 @@ class Profile:
     train_proposals: int = 2000
     frozen_norms: bool = True
     norm_groups: int = 0
+    max_iou: bool = False
+    padding_ignored: bool = False
+    two_sided_deltas: bool = False
 
 
 MMDET = Profile(
@@ -46,6 +52,9 @@ MMDET = Profile(
     smooth_beta=0.0,
     train_proposals=1000,
     frozen_norms=False,
+    max_iou=True,
+    padding_ignored=True,
+    two_sided_deltas=True,
 )
 PROFILES: dict[tuple[str, Kind], Profile] = {
     ("torchvision", "retinanet"): Profile(),

@@ -59,7 +59,8 @@ class ExportedRetinaNet(nn.Module):
         """Anchors (A, 4), moved by deltas (B, A, 4)."""
         sides = anchors[:, 2:] - anchors[:, :2]  # (A, 2)
         centers = anchors[:, :2] + sides / 2 + deltas[..., :2] * sides  # (B, A, 2)
-        half = sides / 2 * deltas[..., 2:].clamp(max=LARGEST).exp()
+        least = -LARGEST if self.detector.detector.details.two_sided_deltas else None
+        half = sides / 2 * deltas[..., 2:].clamp(least, LARGEST).exp()
         return torch.cat([centers - half, centers + half], dim=2)
 
 

@@ -14,7 +14,16 @@ from torchvision.ops import roi_align
 from torchvision.ops.poolers import LevelMapper
 
 from denseclip.detection.config import Detections, DetectorConfig, Instances
-from denseclip.detection.retinanet import RATIOS, RPN_STRIDES, named, reset, rpn_anchors
+from denseclip.detection.matching import box_coder, matcher
+from denseclip.detection.retinanet import (
+    RATIOS,
+    RPN_STRIDES,
+    named,
+    reset,
+    rpn_anchors,
+    start_of_papers,
+    with_padding,
+)
 
 
 class _FloatHead(RPNHead):
@@ -43,6 +52,22 @@ class Rpn(RegionProposalNetwork):
             nms_thresh=0.7,
         )
         self.beta = details.smooth_beta
+        self.proposal_matcher = matcher(0.7, 0.3, 0.3, details)
+        self.box_coder = box_coder((1.0, 1.0, 1.0, 1.0), details)
+
+    def assign_targets_to_anchors(
+        self, anchors: list[Tensor], targets: list[dict[str, Tensor]]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """As torchvision's, but of anchors that are "within" their image, where targets say so."""
+        if "within" not in targets[0]:
+            return super().assign_targets_to_anchors(anchors, targets)
+        kept = [own[target["within"]] for own, target in zip(anchors, targets, strict=True)]
+        labels, boxes = super().assign_targets_to_anchors(kept, targets)
+        for i, (own, target) in enumerate(zip(anchors, targets, strict=True)):
+            every, wanted = own.new_full((len(own),), -1.0), torch.zeros_like(own)  # -1: no example
+            every[target["within"]], wanted[target["within"]] = labels[i], boxes[i]
+            labels[i], boxes[i] = every, wanted
+        return labels, boxes
 
     def compute_loss(
         self,
@@ -114,7 +139,21 @@ class RoiHeads(RoIHeads):
             mask_head=MaskRCNNHeads(channels, [channels] * 4, 1),
             mask_predictor=MaskRCNNPredictor(channels, channels, classes + 1),
         )
-        self.beta, self.aligned = profile.smooth_beta, profile.aligned_rois
+        self.beta, self.aligned, self.max_iou = profile.smooth_beta, profile.aligned_rois, profile.max_iou
+        self.proposal_matcher = matcher(0.5, 0.5, 0.5, profile, usual=False)
+        self.box_coder = box_coder((10.0, 10.0, 5.0, 5.0), profile)
+
+    def assign_targets_to_proposals(
+        self, proposals: list[Tensor], gt_boxes: list[Tensor], gt_labels: list[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """As torchvision's; by `max_iou` the things, last among the regions, take no other region's place."""
+        if not self.max_iou:
+            return super().assign_targets_to_proposals(proposals, gt_boxes, gt_labels)
+        others = [each[: len(each) - len(things)] for each, things in zip(proposals, gt_boxes, strict=True)]
+        matched, labels = super().assign_targets_to_proposals(others, gt_boxes, gt_labels)
+        themselves = [torch.arange(len(things), device=things.device) for things in gt_boxes]
+        both = zip(matched, themselves, strict=True), zip(labels, gt_labels, strict=True)
+        return [torch.cat(pair) for pair in both[0]], [torch.cat(pair) for pair in both[1]]
 
     def losses(
         self, features: dict[str, Tensor], proposals: list[Tensor], targets: list[dict[str, Tensor]]
@@ -157,12 +196,16 @@ class RegionHead(nn.Module):
         super().__init__()
         self.rpn = Rpn(channels, config)
         self.roi_heads = RoiHeads(channels, classes, config)
+        self.padding_ignored = config.details.padding_ignored
         if official:
             reset(self)
+            start_of_papers(self.roi_heads.mask_head)
 
     def losses(self, features: Sequence[Tensor], images: ImageList, instances: Sequence[Instances]) -> Losses:
         """Two of the proposals ("rpn_...") and three of the regions, to be summed."""
         targets, maps = [one.for_torchvision(first=1) for one in instances], named(_float(features))
+        if self.padding_ignored:
+            with_padding(targets, self.rpn.anchor_generator, images, features)
         proposals, found = self.rpn(images, maps, targets)
         losses = self.roi_heads.losses(maps, proposals, targets)
         return losses | {

@@ -3,19 +3,24 @@
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
+from math import ceil
 
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.retinanet import RetinaNet, RetinaNetHead
+from torchvision.ops import box_iou
 
 from denseclip.detection.config import Detections, Instances, Profile
+from denseclip.detection.matching import box_coder, matcher
 from denseclip.errors import UserError
+from denseclip.models.fpn import start_convolution
 
 RATIOS = (0.5, 1.0, 2.0)  # height / width
 RETINA_STRIDES = (8, 16, 32, 64, 128)
 RPN_STRIDES = (4, 8, 16, 32, 64)
+CELL = 32  # pixels; a picture is padded to whole ones
 
 
 class Anchors(AnchorGenerator):
@@ -53,6 +58,21 @@ class Anchors(AnchorGenerator):
         steps = [[torch.tensor(s, device=device)] * 2 for s in self.strides[: len(grids)]]
         every = torch.cat(self.grid_anchors(grids, steps))  # (A, 4)
         return [every] * len(image_list.image_sizes)
+
+    def within(self, sizes: Sequence[tuple[int, int]], feature_maps: Sequence[Tensor]) -> list[Tensor]:
+        """For each image of a size (rows, columns), padded to whole cells: which of the anchors (A,) are in it."""
+        found = []
+        for size in sizes:
+            height, width = (ceil(side / CELL) * CELL for side in size)
+            parts = []
+            for stride, each, one in zip(
+                self.strides, self.num_anchors_per_location(), feature_maps, strict=False
+            ):
+                rows, columns = (torch.arange(side, device=one.device) * stride for side in one.shape[-2:])
+                inside = (rows < height)[:, None] & (columns < width)
+                parts.append(inside.flatten().repeat_interleave(each))
+            found.append(torch.cat(parts))
+        return found
 
     def at(self, level: int, feature_map: Tensor) -> Tensor:
         """(A, 4) of one level; in operations that an export with sizes left open can follow."""
@@ -119,10 +139,14 @@ class RetinaHead(RetinaNet):
         head = kind(channels, ANCHORS, classes, norm_layer=_norm(channels, profile.norm_groups))
         super().__init__(
             _Nothing(channels), anchor_generator=anchors, num_classes=classes, head=head,
-            detections_per_img=profile.detections,
+            detections_per_img=profile.detections, proposal_matcher=matcher(0.5, 0.4, 0.0, profile),
         )  # fmt: skip
+        self.box_coder = box_coder((1.0, 1.0, 1.0, 1.0), profile)
+        self.padding_ignored = profile.padding_ignored
         if not prior:
             reset(head)
+            for branch in (head.classification_head, head.regression_head):
+                start_of_papers(branch.conv)
 
     def outputs(self, features: Sequence[Tensor]) -> dict[str, Tensor]:
         """Five maps -> "cls_logits" (B, A, K) and "bbox_regression" (B, A, 4), float32."""
@@ -134,8 +158,26 @@ class RetinaHead(RetinaNet):
         """ "classification" and "boxes", to be summed."""
         targets = [one.for_torchvision() for one in instances]
         anchors = self.anchor_generator(images, list(features))
+        if self.padding_ignored:
+            with_padding(targets, self.anchor_generator, images, features)
         found = self.compute_loss(targets, self.outputs(features), anchors)
         return {"classification": found["classification"], "boxes": found["bbox_regression"]}
+
+    def compute_loss(
+        self,
+        targets: list[dict[str, Tensor]],
+        head_outputs: dict[str, Tensor],
+        anchors: list[Tensor],
+    ) -> dict[str, Tensor]:
+        """As torchvision's, but of anchors that are "within" their image, where targets say so."""
+        matched = []
+        for own, target in zip(anchors, targets, strict=True):
+            found = torch.full((len(own),), self.proposal_matcher.BELOW_LOW_THRESHOLD, device=own.device)
+            within = target.get("within", torch.ones_like(found, dtype=torch.bool))
+            if len(target["boxes"]):
+                found[within] = self.proposal_matcher(box_iou(target["boxes"], own[within]))
+            matched.append(found.masked_fill(~within, self.proposal_matcher.BETWEEN_THRESHOLDS))
+        return self.head.compute_loss(targets, head_outputs, anchors, matched)
 
     def detect(self, features: Sequence[Tensor], images: ImageList) -> list[Detections]:
         """What is in each image, in its pixels."""
@@ -153,11 +195,26 @@ def _norm(channels: int, groups: int) -> Callable[..., nn.Module] | None:
     return partial(nn.GroupNorm, groups) if groups else None
 
 
+def with_padding(
+    targets: Sequence[dict[str, Tensor]], anchors: Anchors, images: ImageList, features: Sequence[Tensor]
+) -> None:
+    """Say to each target which anchors are "within" its image, and no padding."""
+    for target, within in zip(targets, anchors.within(images.image_sizes, features), strict=True):
+        target["within"] = within
+
+
 def reset(module: nn.Module) -> None:
     """PyTorch's own start for convolutions and matrices, which is what the official code trains from."""
     for part in module.modules():
         if isinstance(part, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
             part.reset_parameters()
+
+
+def start_of_papers(module: nn.Module) -> None:
+    """He's start for the stacked convolutions of a head, which the official code's kind of layer brings along."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            start_convolution(part)
 
 
 def named(features: Sequence[Tensor]) -> "OrderedDict[str, Tensor]":

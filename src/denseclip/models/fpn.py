@@ -174,11 +174,16 @@ def convolution(
 ) -> nn.Sequential:
     """A convolution `conv`; with `norm` a batch norm `bn` in place of its bias, and ReLU."""
     conv = nn.Conv2d(channels, out, kernel, stride, kernel // 2, bias=not norm)
+    start_convolution(conv)
+    after = [("bn", nn.BatchNorm2d(out)), ("relu", nn.ReLU())] if norm else []
+    return nn.Sequential(OrderedDict([("conv", conv), *after]))
+
+
+def start_convolution(conv: nn.Conv2d) -> None:
+    """He's start by the outputs, and no bias."""
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)
-    after = [("bn", nn.BatchNorm2d(out)), ("relu", nn.ReLU())] if norm else []
-    return nn.Sequential(OrderedDict([("conv", conv), *after]))
 
 
 def _branch(channels: int, level: int) -> nn.Sequential:

@@ -64,8 +64,9 @@ def forecast(run: Run, pace: float, processes: int = 1, limit: int | None = None
     size = _training_size(recipe)
     macs, words, weights, kept = _measured(run.training.model_dump_json(), run.data, size)
     teacher = _clip_macs(recipe.teacher.model, size) if recipe.teacher_needed else 0
-    micro = ceil(recipe.batch / recipe.accumulate / processes)
-    passes = recipe.batch / processes * (3 * macs + teacher) + recipe.accumulate * 3 * words
+    parts = recipe.parts(processes)
+    micro = ceil(recipe.batch / parts / processes)
+    passes = recipe.batch / processes * (3 * macs + teacher) + parts * 3 * words
     training = recipe.steps * passes / pace
     states = 4 * weights * (2 + OPTIMIZER[recipe.optimizer.name])
     return Forecast(training, images * picture / pace, states + micro * kept)
