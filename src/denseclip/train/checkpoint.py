@@ -90,7 +90,7 @@ def resume(
     return Progress(**written["progress"])
 
 
-FREE = ("workers", "save_every", "panel_every", "probe_every", "title", "published")
+FREE = ("workers", "save_every", "panel_every", "probe_every", "checkpointing", "title", "published")
 """Fields that a training does not depend on."""
 
 

@@ -29,6 +29,7 @@ from denseclip.train import checkpoint
 from denseclip.train.batches import AnyBatch
 from denseclip.train.checkpoint import BEST, LAST, Progress
 from denseclip.train.recipe import OptimizerPart, TrainRecipe
+from denseclip.train.recompute import recompute_blocks, residual_blocks
 from denseclip.train.task import Task
 
 
@@ -225,10 +226,8 @@ def _strategy(name: str, world: int) -> "str | Strategy":
 def compile_blocks(task: Task) -> None:
     """Compile the residual blocks of what learns, each shape of block once; names of weights stay."""
     torch._dynamo.config.recompile_limit = 64  # kinds of blocks, times training and not
-    for module in task.modules():
-        learns = any(weight.requires_grad for weight in module.parameters())
-        if learns and type(module).__name__ in ("Bottleneck", "BasicBlock", "Block"):
-            module.compile()
+    for block in residual_blocks(task):
+        block.compile()
 
 
 def make_optimizer(task: Task, part: OptimizerPart, precision: Precision) -> torch.optim.Optimizer:
@@ -255,6 +254,8 @@ class Loop:
         if fabric.world_size > 1:
             synchronized(task, fabric.device)
         task.to(memory_format=torch.channels_last)
+        if recipe.checkpointing:
+            recompute_blocks(task)
         if recipe.compile:
             compile_blocks(task)
         optimizer = make_optimizer(task, recipe.optimizer, precision)

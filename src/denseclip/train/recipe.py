@@ -210,7 +210,9 @@ class TrainRecipe(Part):
 
     published: table, row and figure that it stands for, for the reader. batch: images an optimizer step, over all
     processes and `accumulate` parts. workers: processes that read and augment. compile: the blocks of the network
-    that learns, by torch.compile: half a minute at the start, a faster step on a GPU. save_every, panel_every,
+    that learns, by torch.compile: half a minute at the start, a faster step on a GPU. checkpointing: what is inside
+    of these blocks is computed again for the backward pass and not kept, the same values in less memory and more
+    time. save_every, panel_every,
     probe_every: in steps; 0 for never.
     """
 
@@ -233,6 +235,7 @@ class TrainRecipe(Part):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     workers: int = Field(2, ge=0)
     compile: bool = False
+    checkpointing: bool = False
     save_every: int = Field(500, ge=0)
     panel_every: int = Field(500, ge=0)
     probe_every: int = Field(500, ge=0)

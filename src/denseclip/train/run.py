@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
 from denseclip.clip.device import processor
 from denseclip.data.datasets import SegmentationDataset
@@ -31,6 +32,7 @@ from denseclip.train.recipe import DataPart, TrainRecipe
 from denseclip.train.tasks import TrainingData, build_task, make_batches
 
 RECIPE = "recipe.json"
+GONE = ("gloo", "Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL")
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,22 @@ def train(
     """
     check_folder(folder, recipe)
     with OutputFolder(folder, "train", begin=True) if is_first() else nullcontext():
-        return _train(recipe, folder, root, device, strategy, on_step, stop)
+        try:
+            return _train(recipe, folder, root, device, strategy, on_step, stop)
+        except RuntimeError as error:
+            if not lost_another(error):
+                raise
+            raise UserError(
+                "another process of this training ended, and so does this one; give the same command again to go on "
+                "after the last checkpoint"
+            ) from None
+
+
+def lost_another(error: RuntimeError) -> bool:
+    """Whether this process waited for another one that is gone; Gloo's errors have no kind of their own."""
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return False
+    return isinstance(error, dist.DistError) or any(word in str(error) for word in GONE)
 
 
 def is_first() -> bool:
