@@ -9,8 +9,8 @@ import time
 import torch
 
 from benchmarks.bench_segment import loaded, random_rn50
-from denseclip.models.build import build_denseclip
 from denseclip.models.config import DenseClipConfig
+from denseclip.models.denseclip import build_denseclip
 from denseclip.text.prompts import class_set
 
 SIDE, ROUNDS = 512, 3

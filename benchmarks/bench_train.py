@@ -20,8 +20,8 @@ from denseclip.train.batches import Batch, Share, TrainingBatches
 from denseclip.train.loop import Loop, compile_blocks, make_fabric
 from denseclip.train.maskclip_plus import STATS, MaskClipPlus
 from denseclip.train.recipe import TrainRecipe, make_recipe
-from denseclip.train.run import open_training_data
 from denseclip.train.tasks import build_task
+from denseclip.train.training import open_training_data
 
 ROUNDS = 3
 

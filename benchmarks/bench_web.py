@@ -13,9 +13,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 
+from denseclip.web.app import serving
 from denseclip.web.model_server import ModelServer
 from denseclip.web.request import Limits, Origin, SegmentRequest
-from denseclip.web.server import serving
 from denseclip.web.views import unpacked
 
 NEW_WORDS = (

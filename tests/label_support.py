@@ -13,13 +13,13 @@ from PIL import Image
 
 from denseclip.data.published import dataset_spec
 from denseclip.data.sticker_sets import open_stickers
+from denseclip.label.detected import InstanceLabeler
 from denseclip.label.engines import LocalEngine
 from denseclip.label.job import JobOptions, run_job
 from denseclip.label.sources import list_items
-from denseclip.label.things import InstanceLabeler
 from denseclip.label.words import WordLabeller
 from denseclip.outputs import HOME
-from denseclip.segment.result import Segmentation
+from denseclip.segment.segmentation import Segmentation
 from denseclip.segment.segmenter import Segmenter
 from denseclip.segment.settings import Settings
 from denseclip.text import ClassPrompts

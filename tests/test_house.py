@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import denseclip
-from denseclip.train.run import train
+from denseclip.train.training import train
 from train_support import small
 
 HOME = Path(denseclip.__file__).parent
@@ -68,6 +68,13 @@ def test_imports_go_down():
 
 def test_no_module_is_longer_than_a_reader_bears():
     assert not [name for name, path in MODULES.items() if len(path.read_text().splitlines()) > 500]
+
+
+def test_no_two_modules_are_called_alike():
+    """Apart from the command line's, which are called like its commands."""
+    names = [path.name for name, path in MODULES.items() if ".cli." not in name]
+    twice = {name for name in names if names.count(name) > 1} - {"__init__.py", "config.py"}
+    assert not twice
 
 
 def files_run(work):

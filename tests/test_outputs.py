@@ -21,7 +21,7 @@ from denseclip.data.images import list_images
 from denseclip.errors import UserError
 from denseclip.io import atomic_path, write_text
 from denseclip.outputs import HOME, OutputFolder, is_output, mark
-from denseclip.train.run import train
+from denseclip.train.training import train
 from label_support import Stub, blobs, label
 from train_support import small
 

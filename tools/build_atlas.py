@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from denseclip.data.stickers.sprites import ATLAS, COLUMNS, SIDE, read_list
+from denseclip.data.stickers.scenes import ATLAS, COLUMNS, SIDE, read_list
 from denseclip.io import atomic_path
 
 STRIKE = 109  # the font's only bitmap size, in pixels

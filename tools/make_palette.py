@@ -1,4 +1,4 @@
-"""Makes the color table of `denseclip.segment.palette`: python tools/make_palette.py
+"""Makes the color table of `denseclip.segment.paint`: python tools/make_palette.py
 
 Greedy: the next color is the one farthest, in CIELAB, from those before it, as people with full color vision, with
 protanopia and with deuteranopia see them; from the last few it keeps a much larger distance.
@@ -7,7 +7,7 @@ protanopia and with deuteranopia see them; from the last few it keeps a much lar
 import numpy as np
 from numpy.typing import NDArray
 
-from denseclip.segment.palette import DEFICIENCIES, cielab
+from denseclip.segment.paint import DEFICIENCIES, cielab
 
 COUNT, NEIGHBORS = 256, 8
 FAR = 4  # how much farther from its neighbors in the list than from all

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from denseclip.cli.demo import demo
+from denseclip.cli.segment import demo
 from denseclip.io import atomic_path
 
 WIDTH, GAP = 330, 12

@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from denseclip.api import detect, distill, evaluate, export, label, train
     from denseclip.errors import UserError
     from denseclip.loading import load, make_settings
-    from denseclip.segment.result import Segmentation
+    from denseclip.segment.segmentation import Segmentation
     from denseclip.segment.segmenter import Encoded, Segmenter
     from denseclip.text import ClassPrompts
 
 _HOMES = {  # loaded on first use, so that `import denseclip` does not wait for torch
     "load": "denseclip.loading",
     "make_settings": "denseclip.loading",
-    "Segmentation": "denseclip.segment.result",
+    "Segmentation": "denseclip.segment.segmentation",
     "Segmenter": "denseclip.segment.segmenter",
     "Encoded": "denseclip.segment.segmenter",
     "UserError": "denseclip.errors",

@@ -9,7 +9,7 @@ import torch
 
 from denseclip.clip import load_clip
 from denseclip.clip.device import Precision, pick_device, pick_precision
-from denseclip.data.specs import DatasetSpec
+from denseclip.data.datasets import DatasetSpec
 from denseclip.data.transforms import ResizeRule
 from denseclip.errors import UserError
 from denseclip.models.checkpoint import DETECTORS, trained_kind
@@ -108,8 +108,8 @@ def _load_detector(
     device: torch.device,
     precision: Precision,
 ) -> Segmenter:
+    from denseclip.detection.masks import DetectorSegmenter
     from denseclip.detection.predict import load_detector  # torchvision takes seconds
-    from denseclip.detection.segmenter import DetectorSegmenter
 
     detector, usual = load_detector(model, device, precision.dtype), Settings().resize
     if settings.resize != usual:

@@ -13,13 +13,13 @@ from PIL import Image
 
 import denseclip
 from cli_support import call, run
-from denseclip.data.specs import UNLABELED
+from denseclip.data.datasets import UNLABELED
 from denseclip.data.stickers import render
-from denseclip.models.export import Exported, free_sizes
-from denseclip.train.distill import distill_recipe
+from denseclip.models.portable import Exported, free_sizes
+from denseclip.train.distillation import distill_recipe
 from denseclip.train.maskclip_plus import build_maskclip_plus
 from denseclip.train.pseudo_labels import PseudoLabelInputs, assign_labels
-from denseclip.train.run import open_training_data
+from denseclip.train.training import open_training_data
 
 BROKEN = ["empty.jpg", "text.png", "torn.jpg"]
 WORDS = ["-c", "cat, dog, grass|lawn"]
@@ -85,7 +85,7 @@ def test_an_onnx_file_that_is_not_ours_stays(folder, tmp_path):
 
 def test_held_out_pictures_are_not_trained_on(tmp_path):
     from denseclip.train.recipe import DataPart
-    from denseclip.train.run import open_training_data
+    from denseclip.train.training import open_training_data
 
     for index in range(21):
         scene(index).save(tmp_path / f"{index:02}.png")
@@ -234,7 +234,7 @@ def test_torch_export(distilled, tmp_path, capsys):
 
 
 def test_without_a_hub_the_student_starts_from_a_tower(tmp_path, capsys, monkeypatch):
-    from denseclip.train import distill
+    from denseclip.train import distillation as distill
 
     folder = tmp_path / "pictures"
     folder.mkdir()

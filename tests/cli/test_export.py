@@ -14,7 +14,7 @@ from cli_support import run
 from denseclip.data.published import dataset_spec
 from denseclip.data.sticker_sets import open_stickers
 from denseclip.errors import UserError
-from denseclip.models.export import TrainingFree
+from denseclip.models.portable import TrainingFree
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "masks_without_torch.py"
 WORDS = "cat|kitten, dog, grass"

@@ -3,7 +3,7 @@
 import json
 
 from cli_support import run
-from denseclip.evaluate.flops import PUBLISHED
+from denseclip.evaluate.costs import PUBLISHED
 
 
 def test_json_of_every_published_model(capsys):

@@ -19,8 +19,8 @@ from denseclip.clip import load_clip
 from denseclip.clip.build import build_towers
 from denseclip.clip.config import check, unsupported
 from denseclip.clip.convert import to_open_clip
-from denseclip.clip.model import without_values
 from denseclip.clip.siglip import TANH
+from denseclip.clip.towers import without_values
 from denseclip.errors import UserError
 
 WIDTH, LAYERS, PATCH, SIDE, LENGTH = 128, 3, 8, 32, 16

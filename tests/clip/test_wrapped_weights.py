@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from clip_support import ARCHITECTURES, heads_config, tiny_clip
 from denseclip.clip import load_clip
-from denseclip.clip.checkpoint import load_pickle
+from denseclip.clip.weights import load_pickle
 from denseclip.errors import UserError
 from denseclip.loading import load
 

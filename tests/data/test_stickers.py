@@ -12,7 +12,7 @@ from denseclip.data.stickers import (
     short_captions,
     sprite_names,
 )
-from denseclip.data.stickers.sprites import RECOLORABLE, pyramid
+from denseclip.data.stickers.scenes import RECOLORABLE, pyramid
 from denseclip.data.stickers.textures import tile
 
 

@@ -7,8 +7,7 @@ import pytest
 from PIL import Image
 
 from denseclip.data.coco_entries import read_instances
-from denseclip.data.open_things import open_things
-from denseclip.data.things import (
+from denseclip.data.instances import (
     BoxAugmentation,
     BoxView,
     InstanceSample,
@@ -19,6 +18,7 @@ from denseclip.data.things import (
     mirrored,
     resized,
 )
+from denseclip.data.opening import open_things
 from denseclip.data.transforms import ResizeRule
 from denseclip.errors import UserError
 

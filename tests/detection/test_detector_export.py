@@ -9,8 +9,7 @@ from small_detectors import detector_from_clip
 
 from denseclip.clip.clip import OPENAI_STATS
 from denseclip.data.transforms import ResizeRule
-from denseclip.detection.export import ExportedRetinaNet, export_detector
-from denseclip.detection.predict import TrainedDetector
+from denseclip.detection.predict import ExportedRetinaNet, TrainedDetector, export_detector
 from denseclip.detection.retinanet import image_list
 from denseclip.errors import UserError
 

@@ -6,8 +6,7 @@ import torch
 from denseclip_cases import GRADIENT, Case
 
 from denseclip.detection.config import Instances
-from denseclip.detection.model import box_target, score_map_loss
-from denseclip.detection.official import load_official_detector
+from denseclip.detection.model import box_target, load_official_detector, score_map_loss
 from denseclip.models.fpn import resize
 from fixtures_support import cases, denseclip_weights
 

@@ -6,8 +6,7 @@ from small_denseclip import CLASSES, RESNET, VIT, images, tokenize
 from small_detectors import KINDS, detector_from_clip, sizes, small_detector, things
 
 from denseclip.clip.convert import MMDET
-from denseclip.detection.model import box_target, score_map_loss
-from denseclip.detection.official import load_official_detector
+from denseclip.detection.model import box_target, load_official_detector, score_map_loss
 from denseclip.errors import UserError
 from denseclip.models.encoders import Heads
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from denseclip.detection.predict import draw_instances
-from denseclip.segment.palette import class_colors
+from denseclip.segment.paint import class_colors
 
 
 def extent_of_a_name(x: float, y: float) -> int:

@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import nn
 
-from denseclip.data.open_things import COCO
+from denseclip.data.opening import COCO
 from denseclip.detection.config import guidance_config
 from denseclip.detection.matching import MaxIou
 from denseclip.detection.model import STRIDE
 from denseclip.detection.predict import PAPER_RESIZE, SURE
-from denseclip.evaluate.flops import tokenizer_for
-from denseclip.models.build import OFFICIAL_RULES
+from denseclip.evaluate.costs import tokenizer_for
+from denseclip.models.denseclip import OFFICIAL_RULES
 from denseclip.reproduce.forecast import network
 from denseclip.text.prompts import coco_things
 from denseclip.train.batches import DIVISOR, ThingsBatch, normalized

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from denseclip.evaluate.flops import PUBLISHED, Subject, cost_of, count
+from denseclip.evaluate.costs import PUBLISHED, Subject, cost_of, count
 from fixtures_support import cases
 
 
@@ -163,16 +163,16 @@ def test_trained_checkpoint(monkeypatch):
     """Counted like any model, its words with it."""
     from clip_support import tiny_clip
     from denseclip.clip.clip import OPENAI_STATS
-    from denseclip.evaluate import flops
-    from denseclip.models.build import build_denseclip
+    from denseclip.evaluate import costs
     from denseclip.models.config import DenseClipConfig
+    from denseclip.models.denseclip import build_denseclip
     from denseclip.models.trained import TrainedDenseClip
 
     model = build_denseclip(DenseClipConfig(), tiny_clip("rn"), ["cat", "dog"])
     parameters = sum(p.numel() for p in model.parameters())
     trained = TrainedDenseClip("last.pt", model, OPENAI_STATS)
-    monkeypatch.setattr(flops, "trained_kind", lambda path: "ours" if path == "last.pt" else None)
-    monkeypatch.setattr(flops, "load_trained", lambda *arguments: trained)
+    monkeypatch.setattr(costs, "trained_kind", lambda path: "ours" if path == "last.pt" else None)
+    monkeypatch.setattr(costs, "load_trained", lambda *arguments: trained)
     cost = cost_of("last.pt", (64, 64))
     assert cost.macs > cost.text_macs > 0
     assert cost.params == parameters

@@ -8,8 +8,7 @@ import pytest
 from clip_support import write_embedded
 from denseclip.data.published import dataset_spec
 from denseclip.errors import UserError
-from denseclip.evaluate.protocols import protocol_settings, worded
-from denseclip.evaluate.run import segmenter_for
+from denseclip.evaluate.run import protocol_settings, segmenter_for, worded
 from denseclip.loading import make_settings
 from denseclip.segment.settings import PRESETS
 

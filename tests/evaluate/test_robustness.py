@@ -13,7 +13,7 @@ from denseclip.data.opening import open_dataset
 from denseclip.data.published import dataset_spec
 from denseclip.data.sticker_sets import open_stickers
 from denseclip.errors import UserError
-from denseclip.evaluate.robustness import Grid, check_grid, corrupted, robustness, write_grid
+from denseclip.evaluate.grid import Grid, check_grid, corrupted, robustness, write_grid
 from denseclip.evaluate.run import evaluate
 from denseclip.loading import make_settings, set_dataset_classes
 from denseclip.segment.segmenter import Segmenter

@@ -16,12 +16,12 @@ from denseclip.detection.config import DetectorConfig, guidance_config
 from denseclip.detection.model import build_detector
 from denseclip.detection.predict import DetectionResult, detector_contents, load_detector
 from denseclip.errors import UserError
+from denseclip.label.detected import InstanceLabeler
 from denseclip.label.labelled import Rules
-from denseclip.label.things import InstanceLabeler
 from label_support import label, tree, write_pictures
 
 pycoco = pytest.importorskip("pycocotools.coco")
-from denseclip.data.things import encode  # noqa: E402
+from denseclip.data.instances import encode  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 NAMES = ("cat", "red car")

@@ -15,8 +15,8 @@ from denseclip.label.job import JobOptions, run_job
 from denseclip.label.sources import list_items
 from denseclip.label.words import WordLabeller
 from denseclip.loading import load, make_settings
-from denseclip.models.build import build_denseclip
 from denseclip.models.config import DenseClipConfig
+from denseclip.models.denseclip import build_denseclip
 from denseclip.models.trained import contents_of
 from label_support import blobs
 

@@ -15,8 +15,8 @@ from denseclip.detection.config import DetectorConfig, guidance_config
 from denseclip.detection.model import build_detector
 from denseclip.detection.predict import detector_contents, load_detector
 from denseclip.errors import UserError
-from denseclip.models.build import build_denseclip
 from denseclip.models.config import DenseClipConfig
+from denseclip.models.denseclip import build_denseclip
 from denseclip.models.student import StudentConfig, build_student
 from denseclip.models.trained import contents_of
 from denseclip.text import ClassEmbeddings

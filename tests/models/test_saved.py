@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from denseclip.clip.checkpoint import load_weights
+from denseclip.clip.weights import load_weights
 from denseclip.errors import UserError
 from denseclip.models.checkpoint import read_saved, restore
 

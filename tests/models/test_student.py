@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from clip_support import ARCHITECTURES, load_openai_checkpoint
 from denseclip.errors import UserError
 from denseclip.models.backbones import ResNetShape
-from denseclip.models.export import free_sizes
+from denseclip.models.portable import free_sizes
 from denseclip.models.student import StudentConfig, build_student
 from denseclip.text import ClassEmbeddings
 

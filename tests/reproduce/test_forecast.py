@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from denseclip.data.published import dataset_spec
-from denseclip.evaluate.flops import cost_of
+from denseclip.evaluate.costs import cost_of
 from denseclip.reproduce.forecast import activations, forecast, foretold, network
 from denseclip.reproduce.runs import runs_of
 from denseclip.reproduce.tables import read_table, table_names
 from denseclip.train.estimate import estimate
-from denseclip.train.run import training_data_or_words
 from denseclip.train.tasks import build_task
+from denseclip.train.training import training_data_or_words
 
 CPU = torch.device("cpu")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from denseclip.evaluate.flops import PUBLISHED
+from denseclip.evaluate.costs import PUBLISHED
 from denseclip.reproduce.tables import read_table
 
 HERE = Path(__file__).parent

@@ -14,7 +14,7 @@ from clip_support import write_embedded
 from denseclip.cli.reproduce import reproduce as command
 from denseclip.data.opening import open_dataset
 from denseclip.errors import UserError
-from denseclip.evaluate.robustness import corrupted
+from denseclip.evaluate.grid import corrupted
 from denseclip.evaluate.run import evaluate, segmenter_for
 from denseclip.reproduce import MissingError, needs, reproduce, runner
 from denseclip.reproduce.tables import Table, read_table

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from denseclip.clip.pretrained import is_known
 from denseclip.data.published import is_dataset
 from denseclip.errors import UserError
-from denseclip.evaluate.protocols import PROTOCOLS
+from denseclip.evaluate.run import PROTOCOLS
 from denseclip.reproduce.claims import check_claims
 from denseclip.reproduce.report import describe, draw, to_csv, to_markdown
 from denseclip.reproduce.runs import runs_of

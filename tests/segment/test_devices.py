@@ -12,8 +12,7 @@ import pytest
 
 from cli_support import run
 from denseclip.errors import UserError
-from denseclip.segment.devices import Spread, parse_devices
-from denseclip.segment.engine import Engine
+from denseclip.segment.engine import Engine, Spread, parse_devices
 from label_support import write_scenes
 
 

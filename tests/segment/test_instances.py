@@ -7,7 +7,7 @@ import torch
 
 from denseclip import UserError
 from denseclip.segment.regions import find_instances
-from denseclip.segment.result import Segmentation
+from denseclip.segment.segmentation import Segmentation
 
 
 def ring(height=40, width=50):

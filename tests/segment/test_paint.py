@@ -11,7 +11,7 @@ from PIL import Image
 from clip_support import tiny_clip
 from denseclip.data.stickers import render
 from denseclip.segment import paint
-from denseclip.segment.palette import PALETTE, cielab, class_colors
+from denseclip.segment.paint import PALETTE, cielab, class_colors
 from denseclip.segment.segmenter import Segmenter
 
 SIDE = 256

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from denseclip.segment.palette import DEFICIENCIES, PALETTE, cielab, class_colors, voc_palette
+from denseclip.segment.paint import DEFICIENCIES, PALETTE, cielab, class_colors, voc_palette
 
 TOOL = Path(__file__).parents[2] / "tools" / "make_palette.py"
 

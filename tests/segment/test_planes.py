@@ -7,7 +7,7 @@ import torch
 from clip_support import tiny_clip
 from denseclip import UserError
 from denseclip.loading import make_settings
-from denseclip.segment import pamr, planes
+from denseclip.segment import planes, refine
 from denseclip.segment.segmenter import Segmenter
 from denseclip.segment.settings import Refinement
 from fixtures_support import training_free_weights
@@ -31,7 +31,7 @@ def test_masks_are_those_of_all_scores_refined(options):
     model, plain = segmenter(refine="pamr=3", **options), segmenter(**options)
     full = plain.decoding(image).planes(0).some(torch.arange(len(plain.embeddings.classes)))
     guide = torch.from_numpy(image).permute(2, 0, 1)[None].float()
-    expected = pamr.pamr(full[None], guide, steps=3)[0]
+    expected = refine.pamr(full[None], guide, steps=3)[0]
     result = model.segment(image, confidence=True)
     shares = (expected * model.clip.logit_scale).softmax(0)
     np.testing.assert_allclose(result.confidence, shares.amax(0), atol=1e-4)
@@ -52,10 +52,10 @@ def test_classes_that_cannot_win_are_left_out_exactly(monkeypatch):
     made = planes.Planes.of(lambda part: scores[part], 12, (64, 400), guide, 2)
     refined = []
     monkeypatch.setattr(
-        planes, "pamr_steps", lambda *given: refined.append(len(given[0][0])) or pamr.pamr_steps(*given)
+        planes, "pamr_steps", lambda *given: refined.append(len(given[0][0])) or refine.pamr_steps(*given)
     )
     ids, best, _ = made.decode(None, 100.0)
-    expected = pamr.pamr(scores[None], guide, steps=2)[0]
+    expected = refine.pamr(scores[None], guide, steps=2)[0]
     torch.testing.assert_close(best, expected.amax(0))
     assert torch.equal(ids, expected.argmax(0))
     assert sum(refined) < 12

@@ -8,7 +8,7 @@ import denseclip
 from clip_support import tiny_clip
 from denseclip import UserError
 from denseclip.data.transforms import ResizeRule
-from denseclip.segment import pamr, resclip, sc_clip
+from denseclip.segment import calibration, refine
 from denseclip.segment.proxy import load_proxy
 from denseclip.segment.segmenter import Segmenter
 from denseclip.segment.settings import PRESETS, DenseOptions, Settings
@@ -77,20 +77,20 @@ def test_words_may_change_after_encoding_though_feedback_depends_on_them():
 
 def test_a_share_of_the_tokens_is_replaced_and_none_of_equal_ones():
     x = torch.randn(2, 196, 16, generator=torch.Generator().manual_seed(0))
-    assert sc_clip.outliers(x).sum(1).tolist() == [10, 10]
-    assert not sc_clip.outliers(torch.ones(1, 50, 8)).any()
-    assert not sc_clip.outliers(torch.ones(1, 1, 8)).any()
-    assert sc_clip.outliers(x[:, :12]).sum(1).max() <= 1
+    assert calibration.outliers(x).sum(1).tolist() == [10, 10]
+    assert not calibration.outliers(torch.ones(1, 50, 8)).any()
+    assert not calibration.outliers(torch.ones(1, 1, 8)).any()
+    assert calibration.outliers(x[:, :12]).sum(1).max() <= 1
 
 
 def test_an_alike_picture_attends_to_itself():
-    shares = sc_clip.centered_softmax(torch.full((1, 4, 4), 0.97), 3.0, 1.2)
+    shares = calibration.centered_softmax(torch.full((1, 4, 4), 0.97), 3.0, 1.2)
     torch.testing.assert_close(shares[0], torch.eye(4))
 
 
 def test_feedback_of_one_patch_and_of_one_label():
-    assert resclip.agreement(torch.zeros(1, 1, dtype=torch.int64)).tolist() == [[1.0]]
-    matrix = resclip.feedback(torch.zeros(3, 4, dtype=torch.int64))
+    assert calibration.agreement(torch.zeros(1, 1, dtype=torch.int64)).tolist() == [[1.0]]
+    matrix = calibration.feedback(torch.zeros(3, 4, dtype=torch.int64))
     assert matrix.shape == (13, 13)
     assert matrix[0].eq(0).all() and matrix.isfinite().all()
 
@@ -98,11 +98,11 @@ def test_feedback_of_one_patch_and_of_one_label():
 def test_pamr_refines_each_class_by_itself(monkeypatch):
     guide = torch.rand(1, 3, 40, 30, generator=torch.Generator().manual_seed(1))
     scores = torch.rand(1, 5, 40, 30, generator=torch.Generator().manual_seed(2))
-    together = pamr.pamr(scores, guide)
-    monkeypatch.setattr(pamr, "MOST_SCORES", 1)
-    torch.testing.assert_close(pamr.pamr(scores, guide), together)
-    torch.testing.assert_close(pamr.pamr(torch.ones(1, 1, 40, 30), guide), torch.ones(1, 1, 40, 30))
-    torch.testing.assert_close(pamr.pamr(scores, guide * 7 + 3), together, atol=1e-5, rtol=0)
+    together = refine.pamr(scores, guide)
+    monkeypatch.setattr(refine, "MOST_SCORES", 1)
+    torch.testing.assert_close(refine.pamr(scores, guide), together)
+    torch.testing.assert_close(refine.pamr(torch.ones(1, 1, 40, 30), guide), torch.ones(1, 1, 40, 30))
+    torch.testing.assert_close(refine.pamr(scores, guide * 7 + 3), together, atol=1e-5, rtol=0)
 
 
 def test_timm_and_official_names_are_one_tower(dino, tmp_path):

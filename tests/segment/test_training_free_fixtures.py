@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 import denseclip
 from clip_support import openai_state
-from denseclip.segment import pamr, resclip, sc_clip
+from denseclip.segment import calibration, refine
 from denseclip.segment.fusion import splice
 from denseclip.segment.scoring import Decoding
 from denseclip.segment.settings import PRESETS
@@ -116,10 +116,10 @@ def test_sc_clip(path, load):
 def test_sc_clip_outliers_and_their_repair(path, load):
     case = load(path)
     last, grid = case["blocks"][-1][None, 1:], tuple(case["logits"].shape[1:])
-    np.testing.assert_allclose(sc_clip.outlier_scores(last)[0], case.arrays["lof"], rtol=1e-4)
-    bad = sc_clip.outliers(last)
+    np.testing.assert_allclose(calibration.outlier_scores(last)[0], case.arrays["lof"], rtol=1e-4)
+    bad = calibration.outliers(last)
     assert bad[0].nonzero()[:, 0].tolist() == case.arrays["outliers"].tolist()
-    case.close("last_repaired", sc_clip.repair(last, bad, grid))
+    case.close("last_repaired", calibration.repair(last, bad, grid))
 
 
 @parametrize("scclip_parts.npz")
@@ -128,16 +128,16 @@ def test_parts_of_sc_clip(path, load):
     for i, (neighbors, share) in enumerate(case.meta["lof"]):
         x = case[f"lof{i}_x"][None]
         np.testing.assert_allclose(
-            sc_clip.outlier_scores(x, neighbors)[0], case.arrays[f"lof{i}_scores"], rtol=1e-4
+            calibration.outlier_scores(x, neighbors)[0], case.arrays[f"lof{i}_scores"], rtol=1e-4
         )
-        ours = sc_clip.outliers(x, neighbors, share)[0].nonzero()[:, 0].tolist()
+        ours = calibration.outliers(x, neighbors, share)[0].nonzero()[:, 0].tolist()
         assert ours == case.arrays[f"lof{i}_outliers"].tolist()
     for i, places in enumerate(case.meta["repair"]):
         x = case[f"repair{i}_x"]
         bad = torch.zeros(x.shape[1:], dtype=torch.bool)
         for row, column in places:
             bad[row, column] = True
-        ours = sc_clip.repair(x.flatten(1).T[None], bad.flatten()[None], tuple(bad.shape))
+        ours = calibration.repair(x.flatten(1).T[None], bad.flatten()[None], tuple(bad.shape))
         case.close(f"repair{i}_out", ours[0].T.reshape(x.shape))
 
 
@@ -188,10 +188,10 @@ def test_resclip_labels_and_feedback(path, load):
     mean, std = statistics[..., None, None]
     image = (case["image"].permute(2, 0, 1)[None] / 255 - mean) / std
     patch, threshold = case.meta["arch"]["patch"], case.meta["temp_thd"]
-    pixels, patches = resclip.feedback_labels(case["logits_rcs"][None], image, patch, threshold)
+    pixels, patches = calibration.feedback_labels(case["logits_rcs"][None], image, patch, threshold)
     assert (pixels[0].numpy() == case.arrays["pixel_labels"]).mean() >= 0.999
     assert (patches[0].numpy() == case.arrays["patch_labels"]).all()
-    case.close("sfr_raw", resclip.agreement(patches[0]))
+    case.close("sfr_raw", calibration.agreement(patches[0]))
 
 
 @parametrize("resclip_parts.npz")
@@ -203,11 +203,15 @@ def test_parts_of_resclip(path, load):
         y = torch.arange(height).repeat_interleave(width)
         x = torch.arange(width).repeat(height)
         steps = torch.maximum((y[:, None] - y).abs(), (x[:, None] - x).abs())
-        passed = resclip.straight(labels, steps)
+        passed = calibration.straight(labels, steps)
         assert (passed.numpy() == case.arrays[f"{i}/path"].astype(bool)).all()
-        raw = resclip.agreement(labels) if decay else (labels.flatten()[:, None] == labels.flatten()).float()
+        raw = (
+            calibration.agreement(labels)
+            if decay
+            else (labels.flatten()[:, None] == labels.flatten()).float()
+        )
         case.close(f"{i}/raw", raw, 1e-6)
-        matrix = resclip.smoothed(raw, sigma)
+        matrix = calibration.smoothed(raw, sigma)
         matrix = F.pad(matrix / (matrix.sum(1, keepdim=True) + 1e-8), (1, 0, 1, 0))
         case.close(f"{i}/matrix", matrix, 5e-6)
 
@@ -217,9 +221,9 @@ def test_pamr(path, load):
     case = load(path)
     dilations, steps = tuple(case.meta["dilations"]), case.meta["iterations"]
     guide, scores = case["x"], case["mask"]
-    case.close("weights", pamr.pamr_weights(guide[:1], dilations))
-    case.close("one_step", pamr.pamr(scores, guide, dilations=dilations, steps=1))
-    case.close("out", pamr.pamr(scores, guide, dilations=dilations, steps=steps))
+    case.close("weights", refine.pamr_weights(guide[:1], dilations))
+    case.close("one_step", refine.pamr(scores, guide, dilations=dilations, steps=1))
+    case.close("out", refine.pamr(scores, guide, dilations=dilations, steps=steps))
 
 
 @parametrize("scclip_protocol_*.npz")

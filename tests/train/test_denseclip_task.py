@@ -12,8 +12,8 @@ import denseclip
 from cli_support import call, run
 from denseclip.data.published import dataset_spec
 from denseclip.errors import UserError
-from denseclip.train.run import open_training_data, train
 from denseclip.train.tasks import build_task
+from denseclip.train.training import open_training_data, train
 from train_support import small
 
 DENSE = {

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from cli_support import run
-from denseclip.data.open_things import open_things
+from denseclip.data.opening import open_things
 from denseclip.detection.predict import load_detector
 from denseclip.errors import UserError
 from denseclip.evaluate.detection import (
@@ -20,11 +20,11 @@ from denseclip.evaluate.detection import (
 from denseclip.models.checkpoint import trained_kind
 from denseclip.models.trained import load_trained
 from denseclip.segment.paint import CAPTION, GAP
-from denseclip.train.checkpoint import LAST
 from denseclip.train.loop import learning_rate
+from denseclip.train.progress import LAST
 from denseclip.train.recipe import laid_over, read_recipe
-from denseclip.train.run import open_recipe_data, train
 from denseclip.train.tasks import build_task, make_batches
+from denseclip.train.training import open_recipe_data, train
 from train_support import same, small, weights
 
 pytest.importorskip("pycocotools")

@@ -15,7 +15,7 @@ import denseclip
 from cli_support import run
 from denseclip.data.published import dataset_spec
 from denseclip.data.sticker_sets import open_stickers
-from denseclip.train.run import train
+from denseclip.train.training import train
 
 DEVICE = os.environ.get("DENSECLIP_TEST_DEVICE", "cuda")
 pytestmark = [

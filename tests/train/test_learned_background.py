@@ -3,7 +3,7 @@
 import json
 
 from denseclip.cli.train import evaluate
-from denseclip.train.run import train
+from denseclip.train.training import train
 from train_support import small
 
 

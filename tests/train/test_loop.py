@@ -18,7 +18,7 @@ from denseclip.data.sticker_sets import open_stickers
 from denseclip.errors import UserError
 from denseclip.models.checkpoint import read_saved, trained_kind
 from denseclip.train.loop import learning_rate, make_optimizer, poly_lr
-from denseclip.train.run import train
+from denseclip.train.training import train
 from train_support import same, small, weights
 
 
@@ -141,7 +141,7 @@ def test_own_words_are_those_of_the_training(trained):
 
 KILLED = """
 import sys
-from denseclip.train.run import train
+from denseclip.train.training import train
 from train_support import small
 train(small(steps=int(sys.argv[2]), save_every=int(sys.argv[3])), __import__("pathlib").Path(sys.argv[1]))
 """

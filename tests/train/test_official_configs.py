@@ -9,14 +9,13 @@ from cli_support import run
 from denseclip.data.published import dataset_spec
 from denseclip.data.transforms import ResizeRule
 from denseclip.detection.config import DetectorConfig, guidance_config
-from denseclip.evaluate.protocols import protocol_settings
-from denseclip.models.build import OFFICIAL_RULES
+from denseclip.evaluate.run import protocol_settings
 from denseclip.models.config import DenseClipConfig
+from denseclip.models.denseclip import OFFICIAL_RULES
 from denseclip.segment.settings import Refinement
 from denseclip.text import ClassPrompts
-from denseclip.train.differences import DIFFERENCES, of_recipe
 from denseclip.train.maskclip_plus import STATS
-from denseclip.train.recipe import read_recipe, recipe_names
+from denseclip.train.recipe import DIFFERENCES, of_recipe, read_recipe, recipe_names
 
 CONFIGS = json.loads((Path(__file__).parent / "official_configs.json").read_text(encoding="utf-8"))
 DATA = {

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from denseclip.data.things import InstanceDataset
+from denseclip.data.instances import InstanceDataset
 from denseclip.data.transforms import ResizeRule
 from denseclip.train.batches import DIVISOR, Share, ThingsBatches
 from denseclip.train.recipe import read_recipe

@@ -12,7 +12,7 @@ from denseclip.clip import device
 from denseclip.clip.device import Precision, pick_precision
 from denseclip.errors import UserError
 from denseclip.train.recipe import laid_over
-from denseclip.train.run import train
+from denseclip.train.training import train
 from train_support import small
 
 KINDS = {

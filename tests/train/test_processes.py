@@ -19,7 +19,7 @@ TESTS = Path(__file__).parents[1]
 LOSSES = """
 import json, os, sys
 from pathlib import Path
-from denseclip.train.run import train
+from denseclip.train.training import train
 from train_support import small
 losses = []
 recipe = small(

@@ -7,7 +7,7 @@ from denseclip.errors import UserError
 from denseclip.models.config import DenseClipConfig
 from denseclip.train.pseudo_labels import LabelSchedule
 from denseclip.train.recipe import make_recipe, parse_changes, read_recipe, recipe_names
-from denseclip.train.run import training_data_or_words
+from denseclip.train.training import training_data_or_words
 from train_support import small
 
 DATA = {"data": {"train": "stickers20"}}

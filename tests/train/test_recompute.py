@@ -6,8 +6,8 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from denseclip.train.batches import Share
 from denseclip.train.recompute import recompute_blocks
-from denseclip.train.run import open_recipe_data, train
 from denseclip.train.tasks import build_task, make_batches
+from denseclip.train.training import open_recipe_data, train
 from train_support import same, small, weights
 
 DENSECLIP = {

@@ -6,7 +6,7 @@ import torch
 from denseclip.clip import load_clip
 from denseclip.errors import UserError
 from denseclip.train.maskclip_plus import build_maskclip_plus
-from denseclip.train.run import open_training_data
+from denseclip.train.training import open_training_data
 from train_support import small
 
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from denseclip.train.batches import Share, TrainingBatches
 from denseclip.train.loop import verdict, watch
 from denseclip.train.maskclip_plus import Teacher, _cut_argmax
-from denseclip.train.run import open_training_data
+from denseclip.train.training import open_training_data
 from train_support import small
 
 

@@ -9,9 +9,9 @@ from page_support import CHROMIUM, visit
 def page_address():
     pytest.importorskip("starlette")
     pytest.importorskip("uvicorn")
+    from denseclip.web.app import serving
     from denseclip.web.model_server import ModelServer
     from denseclip.web.request import Limits, Origin
-    from denseclip.web.server import serving
 
     with serving(ModelServer.open(Origin("tiny-rn"), Limits(words=200))) as (address, _):
         yield address

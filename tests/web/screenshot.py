@@ -8,9 +8,9 @@ import sys
 
 from playwright.sync_api import Page, sync_playwright
 
+from denseclip.web.app import serving
 from denseclip.web.model_server import ModelServer
 from denseclip.web.request import Limits, Origin
-from denseclip.web.server import serving
 from denseclip.web.views import SCENES
 
 EXAMPLE, WORDS, PLACE = 3, "rose|flower, leaves, tile floor, skateboard, sky", (0.62, 0.62)

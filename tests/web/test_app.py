@@ -12,8 +12,8 @@ pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
 from denseclip.errors import UserError
+from denseclip.web.app import serving
 from denseclip.web.request import Limits
-from denseclip.web.server import serving
 from denseclip.web.session import Session
 from web_support import Visitor, noise, png, question, server
 

@@ -13,10 +13,10 @@ pytest.importorskip("uvicorn")
 
 from denseclip.data.stickers import render
 from denseclip.segment.segmenter import Segmenter
+from denseclip.web.app import serving
 from denseclip.web.ml_backend import Interface, LabelStudio
 from denseclip.web.model_server import ModelServer
 from denseclip.web.request import Limits, Origin, SegmentRequest
-from denseclip.web.server import serving
 from web_support import Visitor, noise, png, server
 
 KEY = "0123abcd"

@@ -5,7 +5,7 @@ import gzip
 import numpy as np
 import pytest
 
-from denseclip.segment.palette import hexes
+from denseclip.segment.paint import hexes
 from denseclip.web.views import packed, unpacked
 
 

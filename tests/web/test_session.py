@@ -183,8 +183,8 @@ def test_heat_of_what_has_none_says_why(session):
 def test_a_trained_model_is_asked_like_any_other():
     from clip_support import tiny_clip
     from denseclip.clip.clip import OPENAI_STATS
-    from denseclip.models.build import build_denseclip
     from denseclip.models.config import DenseClipConfig
+    from denseclip.models.denseclip import build_denseclip
     from denseclip.models.trained import TrainedDenseClip
 
     network = build_denseclip(DenseClipConfig(), tiny_clip("rn"), ["cat", "dog", "background"])

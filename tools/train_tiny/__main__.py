@@ -21,7 +21,7 @@ from torch import nn
 from denseclip.clip import load_clip
 from denseclip.clip.clip import OPENAI_STATS
 from denseclip.clip.device import pick_device, pick_precision
-from denseclip.clip.model import ResNet
+from denseclip.clip.towers import ResNet
 from denseclip.errors import UserError
 from denseclip.io import atomic_path, write_text
 from tools.train_tiny.recipes import RECIPES, TEXT, TinyRecipe

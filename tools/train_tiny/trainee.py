@@ -10,9 +10,9 @@ from torchvision.transforms.v2.functional import normalize
 
 from denseclip.clip.build import build_towers
 from denseclip.clip.clip import OPENAI_STATS, Clip, tokenizer_for
-from denseclip.clip.model import ResNet
+from denseclip.clip.towers import ResNet
 from denseclip.data.stickers import COLORS, TEXTURES, sprite_names
-from denseclip.data.stickers.sprites import RECOLORABLE
+from denseclip.data.stickers.scenes import RECOLORABLE
 from denseclip.segment.attention import dense_block
 from denseclip.segment.settings import DenseOptions
 from tools.train_tiny.batches import WHOLE, WORDS, Batch, phrase

@@ -11,7 +11,7 @@ from denseclip.cli.export import export
 from denseclip.errors import UserError, need
 
 if TYPE_CHECKING:
-    from denseclip.train.run import Outcome
+    from denseclip.train.training import Outcome
 
 Images = Annotated[
     Path,
@@ -54,7 +54,7 @@ def distill(pictures: Images, **options: Unpack[o.Options]) -> "o.Done[Outcome]"
     from denseclip.cli.train import figures_of, run
     from denseclip.data.images import unread_in, unread_line
     from denseclip.outputs import is_output
-    from denseclip.train.distill import SCRIPT_NAME, distill_recipe, without_hub, write_report
+    from denseclip.train.distillation import SCRIPT_NAME, distill_recipe, without_hub, write_report
     from denseclip.train.recipe import parse_changes
 
     teacher = {

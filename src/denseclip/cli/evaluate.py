@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Unpack
 
 import typer
 
-from denseclip.cli import detection
+from denseclip.cli import detect
 from denseclip.cli import options as o
-from denseclip.cli.results import show, show_comparison
+from denseclip.cli.console import show, show_comparison
 from denseclip.errors import UserError
 from denseclip.outputs import HOME
 
@@ -43,7 +43,7 @@ def evaluate(model: ModelName, data: Data, /, **options: Unpack[o.Options]) -> "
     if trained_kind(model) in DETECTORS:
         strange = [*values, *(name for name in ("protocol", "compare", "resume") if name in options)]
         with written(out, "evaluate"):
-            found = detection.evaluate(
+            found = detect.evaluate(
                 model, data, given["data_root"], split, limit, dict.fromkeys(strange) | values, out, device,
                 skip_bad=given["skip_bad"],
             )  # fmt: skip

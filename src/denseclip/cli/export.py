@@ -9,7 +9,7 @@ from denseclip.cli import options as o
 from denseclip.errors import UserError, choose
 
 if TYPE_CHECKING:
-    from denseclip.models.export import ExportFormat
+    from denseclip.models.portable import ExportFormat
 
 Source = Annotated[
     str, typer.Argument(metavar="MODEL", help="A checkpoint, or a CLIP as for segment.", show_default=False)
@@ -27,8 +27,8 @@ def export(model: Source, /, **options: Unpack[o.Options]) -> o.Done[Path]:
     import torch
 
     from denseclip.models.checkpoint import DETECTORS, trained_kind
-    from denseclip.models.export import TrainingFree
-    from denseclip.models.export import export as write
+    from denseclip.models.portable import TrainingFree
+    from denseclip.models.portable import export as write
     from denseclip.models.trained import load_trained
     from denseclip.text import ClassPrompts
     from denseclip.text import templates as named
@@ -77,8 +77,7 @@ def export(model: Source, /, **options: Unpack[o.Options]) -> o.Done[Path]:
 def _export_detector(checkpoint: Path, path: Path, kind: "ExportFormat") -> None:
     import torch
 
-    from denseclip.detection.export import export_detector
-    from denseclip.detection.predict import load_detector
+    from denseclip.detection.predict import export_detector, load_detector
 
     detector = load_detector(checkpoint, torch.device("cpu"))
     with o.status("exporting"):

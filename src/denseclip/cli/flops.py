@@ -9,7 +9,7 @@ from denseclip.cli import options as o
 from denseclip.errors import UserError
 
 if TYPE_CHECKING:
-    from denseclip.evaluate.flops import Cost, Size
+    from denseclip.evaluate.costs import Cost, Size
 
 ModelName = Annotated[
     str | None,
@@ -20,7 +20,7 @@ ModelName = Annotated[
 @o.command("size", "per_module", "all")
 def flops(model: ModelName = None, /, **options: Unpack[o.Options]) -> o.Done[dict[str, Any]]:
     """Count what one picture costs a model; no weights, data or GPU are needed."""
-    from denseclip.evaluate.flops import PUBLISHED, cost_of
+    from denseclip.evaluate.costs import PUBLISHED, cost_of
 
     given = o.values(options)
     per_module = given["per_module"]
@@ -54,7 +54,7 @@ def _plain(cost: "Cost", per_module: bool) -> dict[str, object]:
 
 def _show(costs: dict[str, "Cost"], *, published: bool) -> None:
     """A table, with the published figures where the size is theirs, and why some differ."""
-    from denseclip.evaluate.flops import PUBLISHED
+    from denseclip.evaluate.costs import PUBLISHED
 
     beside = {name: PUBLISHED[name] for name in costs if published and name in PUBLISHED}
     table = Table(title="one picture; the published figures are without the text encoder")

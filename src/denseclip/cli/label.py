@@ -140,8 +140,8 @@ def _of_words(chosen: o.ModelOptions) -> "Labeler":
 
 def _of_things(model: str, resize: str | None, device: str, threshold: float | None) -> "Labeler":
     from denseclip.cli.detect import load
-    from denseclip.data.things import need_pycocotools
-    from denseclip.label.things import SCORE, InstanceLabeler
+    from denseclip.data.instances import need_pycocotools
+    from denseclip.label.detected import SCORE, InstanceLabeler
 
     need_pycocotools()
     with o.status(f"loading {model}"):

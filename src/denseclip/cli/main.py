@@ -11,7 +11,6 @@ import typer
 
 from denseclip.cli import (
     data,
-    demo,
     detect,
     distill,
     doctor,
@@ -19,7 +18,6 @@ from denseclip.cli import (
     export,
     flops,
     label,
-    models,
     reproduce,
     robustness,
     segment,
@@ -58,7 +56,7 @@ def root(
 
 
 COMMANDS: tuple[Command[..., Any], ...] = (
-    segment.segment, detect.detect, label.label, models.models, demo.demo, evaluate.evaluate, flops.flops,
+    segment.segment, detect.detect, label.label, doctor.models, segment.demo, evaluate.evaluate, flops.flops,
     robustness.robustness, reproduce.reproduce, serve.serve, train.train, distill.distill, export.export,
     doctor.recipes, doctor.classes, doctor.doctor,
 )  # fmt: skip

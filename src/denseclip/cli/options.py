@@ -80,7 +80,7 @@ class ModelOptions:
 
 def spread(devices: str | None, device: str) -> tuple[str, ...]:
     """The devices of --devices, () without; UserError beside --device."""
-    from denseclip.segment.devices import parse_devices
+    from denseclip.segment.engine import parse_devices
 
     if devices is None:
         return ()

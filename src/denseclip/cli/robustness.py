@@ -7,10 +7,10 @@ from rich.table import Table
 
 from denseclip.cli import evaluate as e
 from denseclip.cli import options as o
-from denseclip.cli.results import protocol_table
+from denseclip.cli.console import protocol_table
 
 if TYPE_CHECKING:
-    from denseclip.evaluate.robustness import Grid
+    from denseclip.evaluate.grid import Grid
 
 
 @o.command(*e.MEASURED, *o.METHOD, "kinds", "levels")
@@ -22,9 +22,9 @@ def robustness(model: e.ModelName, data: e.Data, /, **options: Unpack[o.Options]
     """
     from denseclip.data.corruptions import KINDS
     from denseclip.data.opening import open_dataset
+    from denseclip.evaluate.grid import check_grid, write_grid
+    from denseclip.evaluate.grid import robustness as run
     from denseclip.evaluate.plots import need_matplotlib
-    from denseclip.evaluate.robustness import check_grid, write_grid
-    from denseclip.evaluate.robustness import robustness as run
     from denseclip.evaluate.run import segmenter_for
     from denseclip.outputs import OutputFolder
 

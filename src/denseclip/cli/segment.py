@@ -1,4 +1,4 @@
-"""`denseclip segment`: pictures and words in, masks out."""
+"""`denseclip segment`: pictures and words in, masks out; `denseclip demo`: a first look at it, offline."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -15,10 +15,10 @@ from denseclip.cli import options as o
 from denseclip.errors import UserError
 
 if TYPE_CHECKING:
-    from denseclip.segment.devices import Spread
-    from denseclip.segment.engine import Engine
-    from denseclip.segment.result import Segmentation
+    from denseclip.segment.engine import Engine, Spread
+    from denseclip.segment.segmentation import Segmentation
     from denseclip.segment.segmenter import Segmenter
+import shlex
 
 Pictures = Annotated[
     list[str], typer.Argument(help="Files, folders (searched in depth) or globs.", show_default=False)
@@ -41,8 +41,8 @@ def segment(pictures: Pictures, **options: Unpack[o.Options]) -> o.Done[Path]:
     given = o.values(options)
     from denseclip.data.images import list_images, unread_in
     from denseclip.outputs import OutputFolder
-    from denseclip.segment.devices import Spread
-    from denseclip.segment.result import heat_suffixes
+    from denseclip.segment.engine import Spread
+    from denseclip.segment.segmentation import heat_suffixes
 
     out, heatmaps, overwrite = given["out"] or Path("runs/segment"), given["heatmaps"], given["overwrite"]
     chosen = o.ModelOptions.of(options)
@@ -173,3 +173,41 @@ def _summary(areas: Counter[str], done: int, classes: tuple[str, ...], out: Path
     absent = len(classes) - len(areas)
     if absent:
         o.say(f"{absent} of {len(classes)} classes were not found.")
+
+
+SPLIT = "demo"
+SIDE = 448
+DISTRACTORS = ("cat", "dog", "bird", "car", "apple", "fish", "water", "brick wall", "sky", "snow")
+
+
+@o.command("out", "model", "overwrite", "scenes")
+def demo(**options: Unpack[o.Options]) -> o.Done[Path]:
+    """Draw example pictures, segment them by words, and say where the results are.
+
+    They are in runs/demo unless --out says otherwise.
+    """
+    given = o.values(options)
+    out, model = given["out"] or Path("runs/demo"), given["model"]
+    from PIL import Image
+
+    from denseclip.data.stickers import render
+    from denseclip.io import atomic_path
+    from denseclip.outputs import OutputFolder
+
+    words: dict[str, None] = {}
+    pictures = []
+    drawn = OutputFolder(out / "pictures", "demo")
+    for number in o.parse_numbers(given["scenes"]):
+        scene = render(SPLIT, number, side=SIDE)
+        words |= dict.fromkeys(scene.names)
+        pictures.append(out / "pictures" / f"scene-{number}.jpg")
+        with drawn, atomic_path(pictures[-1]) as temporary:
+            drawn.begin()
+            Image.fromarray(scene.image).save(temporary, quality=92)
+    classes = ", ".join(dict.fromkeys((*words, *DISTRACTORS)))
+    names = [str(path) for path in pictures]
+    command = ["denseclip", "segment", *names, "--model", model, "--classes", classes, "--out", str(out)]
+    o.say(f"$ {shlex.join(command)}")
+    done = segment.function(names, classes=classes, model=model, out=out, overwrite=given["overwrite"])
+    o.say(f"Look at {out}/scene-*-overlay.png (the pictures themselves are in {out}/pictures).")
+    return done

@@ -22,10 +22,10 @@ def serve(**options: Unpack[o.Options]) -> o.Done[str]:
     --label-studio annotators get masks of their labels live; its token is read from LABEL_STUDIO_API_KEY.
     """
     need("uvicorn", "the page")
+    from denseclip.web.app import serving
     from denseclip.web.ml_backend import LabelStudio
     from denseclip.web.model_server import ModelServer
     from denseclip.web.request import Limits, Origin
-    from denseclip.web.server import serving
 
     given = o.values(options)
     limits = Limits(upload=given["max_upload"] * 2**20, pixels=given["max_pixels"], words=given["max_words"])

@@ -10,14 +10,14 @@ import typer
 from rich.progress import BarColumn, Progress
 from rich.table import Table
 
-from denseclip.cli import detection
+from denseclip.cli import detect
 from denseclip.cli import options as o
 from denseclip.cli.doctor import recipes
 
 if TYPE_CHECKING:
     from denseclip.train.loop import StepLog
     from denseclip.train.recipe import TrainRecipe
-    from denseclip.train.run import Outcome
+    from denseclip.train.training import Outcome
 
 RecipeName = Annotated[
     str, typer.Argument(help="A recipe's name, or a .toml file; `list` shows the names.", show_default=False)
@@ -37,8 +37,7 @@ def train(
     Writes last.pt (and best.pt), panels and TensorBoard scalars. The checkpoint goes wherever a model goes:
     `denseclip segment PICTURES --model runs/RECIPE/last.pt`.
     """
-    from denseclip.train.differences import of_recipe
-    from denseclip.train.recipe import read_recipe
+    from denseclip.train.recipe import of_recipe, read_recipe
 
     given = o.values(options)
     root, device = given["data_root"], given["device"]
@@ -83,7 +82,7 @@ def run(
 ) -> "Outcome":
     """Train with a progress line, for so many minutes, and say what came of it."""
     end = math.inf if minutes is None else time.monotonic() + 60 * minutes
-    from denseclip.train.run import train as start
+    from denseclip.train.training import train as start
 
     quiet = not is_first_process()
     columns = (o.text_column("{task.description}"), BarColumn(20), o.text_column("{task.fields[told]}"))
@@ -132,9 +131,9 @@ def run(
 def evaluate(checkpoint: Path, recipe: "TrainRecipe", root: Path | None, device: str, out: Path) -> None:
     """Evaluate on what the recipe says, print and write the tables."""
     if recipe.system == "detection":
-        detection.evaluate_trained(checkpoint, recipe, root, device, out)
+        detect.evaluate_trained(checkpoint, recipe, root, device, out)
         return
-    from denseclip.cli.results import show
+    from denseclip.cli.console import show
     from denseclip.data.opening import open_dataset
     from denseclip.evaluate.plots import STATE, write_report
     from denseclip.evaluate.run import evaluate as count
@@ -157,10 +156,10 @@ def _show(recipe: "TrainRecipe", root: Path | None, device: str) -> None:
 
     from denseclip.clip.device import pick_device
     from denseclip.train.batches import Share
-    from denseclip.train.checkpoint import flat
     from denseclip.train.estimate import estimate, reading_rate
-    from denseclip.train.run import training_data_or_words
+    from denseclip.train.progress import flat
     from denseclip.train.tasks import build_task, make_batches
+    from denseclip.train.training import training_data_or_words
 
     table = Table(title=recipe.title or "recipe", show_header=False)
     table.add_column(style="cyan")

@@ -2,7 +2,7 @@
 
 from denseclip.clip.clip import Clip, ImageStats
 from denseclip.clip.load import load_clip
-from denseclip.clip.model import ResNet, VisionTransformer
+from denseclip.clip.towers import ResNet, VisionTransformer
 from denseclip.clip.transformer import TextTransformer
 
 __all__ = ["Clip", "ImageStats", "ResNet", "TextTransformer", "VisionTransformer", "load_clip"]

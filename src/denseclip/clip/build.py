@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from denseclip.clip.model import ResNet, Towers, VisionTransformer
 from denseclip.clip.siglip import SiglipTower
+from denseclip.clip.towers import ResNet, Towers, VisionTransformer
 from denseclip.clip.transformer import TextTransformer
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from denseclip.clip.model import ResNet, VisionTransformer
+from denseclip.clip.towers import ResNet, VisionTransformer
 from denseclip.clip.transformer import TextTransformer
 from denseclip.errors import UserError, need
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import Tensor
 
-from denseclip.clip.checkpoint import INDEX
 from denseclip.clip.clip import ImageStats
 from denseclip.clip.siglip import is_siglip, plain_vision
+from denseclip.clip.weights import INDEX
 from denseclip.errors import UserError
 
 Config = dict[str, Any]

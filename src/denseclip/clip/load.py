@@ -8,7 +8,6 @@ from typing import Any, Literal, get_args
 import torch
 
 from denseclip.clip.build import build_towers
-from denseclip.clip.checkpoint import Checkpoint, complete, read_checkpoint
 from denseclip.clip.clip import OPENAI_STATS, Clip, ImageStats, tokenizer_for
 from denseclip.clip.config import (
     REQUIRED,
@@ -23,8 +22,9 @@ from denseclip.clip.config import (
     weights_in,
 )
 from denseclip.clip.convert import State, is_hugging_face, to_open_clip
-from denseclip.clip.model import Towers, without_values
 from denseclip.clip.pretrained import EMBEDDED, fetch, find_pretrained, is_known
+from denseclip.clip.towers import Towers, without_values
+from denseclip.clip.weights import Checkpoint, complete, read_checkpoint
 from denseclip.errors import UserError
 
 NUMBERS = (

@@ -14,7 +14,7 @@ from denseclip.clip import config as configs
 from denseclip.clip.build import build_towers
 from denseclip.clip.clip import ImageStats
 from denseclip.clip.config import PLAIN_WEIGHTS, SUPPORTED, Config, check, settings_beside, unsupported
-from denseclip.clip.model import without_values
+from denseclip.clip.towers import without_values
 from denseclip.errors import UserError, choose, need
 
 EMBEDDED = ("tiny-rn", "tiny-vit")

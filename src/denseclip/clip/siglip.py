@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from denseclip.clip.model import VisionTransformer
+from denseclip.clip.towers import VisionTransformer
 from denseclip.clip.transformer import Attention, Grid, Mlp, resize_positions
 
 EPS = 1e-6

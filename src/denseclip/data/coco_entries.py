@@ -8,12 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from denseclip.data.coco import Annotation, CocoImage, read_coco_file
-from denseclip.data.coco_masks import Box, MaskError, box_of, paint, pixels
-from denseclip.data.datasets import Entry
+from denseclip.data.coco import Annotation, Box, CocoImage, MaskError, box_of, paint, pixels, read_coco_file
+from denseclip.data.datasets import Entry, ignore_index
 from denseclip.data.images import read_image
-from denseclip.data.specs import ignore_index
-from denseclip.data.things import InstanceSample, Rle, Targets, need_pycocotools
+from denseclip.data.instances import InstanceSample, Rle, Targets, need_pycocotools
 from denseclip.errors import UserError
 
 

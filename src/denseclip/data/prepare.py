@@ -11,10 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from denseclip.data.datasets import read_ids
+from denseclip.data.datasets import DatasetSpec, read_ids
 from denseclip.data.opening import find_folder
 from denseclip.data.published import dataset_spec
-from denseclip.data.specs import DatasetSpec
 from denseclip.errors import UserError, need
 from denseclip.io import atomic_path, read_lines, write_text
 from denseclip.text.prompts import facts

@@ -3,7 +3,7 @@
 from functools import cache
 from typing import Any
 
-from denseclip.data.specs import DatasetSpec, Split
+from denseclip.data.datasets import DatasetSpec, Split
 from denseclip.data.sticker_sets import sticker_specs
 from denseclip.data.transforms import ResizeRule
 from denseclip.errors import UserError, choose

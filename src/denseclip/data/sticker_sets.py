@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from denseclip.data.datasets import Sample, SegmentationDataset
-from denseclip.data.specs import DatasetSpec, Split, colors
+from denseclip.data.datasets import DatasetSpec, Sample, SegmentationDataset, Split, colors
 from denseclip.data.stickers import TEXTURES, Scene, SceneRecipe, render, sprite_names
 from denseclip.data.transforms import ResizeRule
 from denseclip.errors import UserError

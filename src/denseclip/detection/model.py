@@ -1,7 +1,8 @@
-"""A detector guided by words (DenseCLIP, section 5), and how one is made."""
+"""A detector guided by words (DenseCLIP, section 5), how one is made, and published weights of it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -9,14 +10,18 @@ from torch import Tensor, nn
 
 from denseclip.clip import Clip
 from denseclip.clip.clip import Tokenize, tokenizer_for
-from denseclip.detection.config import Detections, DetectorConfig, Instances
+from denseclip.clip.convert import from_mmdet
+from denseclip.clip.weights import load_weights, read_checkpoint
+from denseclip.detection.config import Detections, DetectorConfig, Instances, Kind
 from denseclip.detection.mask_rcnn import RegionHead
 from denseclip.detection.retinanet import RetinaHead, image_list
-from denseclip.models.build import shapes_for, start_from
+from denseclip.errors import UserError
 from denseclip.models.config import DenseClipConfig
-from denseclip.models.denseclip import DenseCLIPBase, TextGuidedFeatures
-from denseclip.models.encoders import Shapes, VitEncoder
+from denseclip.models.denseclip import DenseCLIPBase, TextGuidedFeatures, shapes_for, start_from
+from denseclip.models.encoders import Heads, Shapes, VitEncoder, infer_shapes
 from denseclip.models.fpn import Fpn, resize
+from denseclip.models.official import OTHER_MODEL, official_config
+from denseclip.text.prompts import coco_things
 
 STRIDE = 4
 
@@ -160,3 +165,53 @@ def build_detector(
     if isinstance(source, Clip):
         start_from(model, source)
     return model
+
+
+State = dict[str, Tensor]
+MARKS: dict[str, Kind] = {"bbox_head.retina_cls.weight": "retinanet", "rpn_head.rpn_cls.weight": "maskrcnn"}
+
+
+def load_official_detector(
+    source: Path | Mapping[str, Tensor],
+    classes: Sequence[str] | None = None,
+    *,
+    tokenize: Tokenize | None = None,
+    heads: Heads | None = None,
+) -> Detector:
+    """A detector of the official code, DenseCLIP or CLIP baseline, with the papers' details, in eval mode.
+
+    source: a file, or its tensors under the official names. classes: the names it was trained with, in order;
+    default COCO's 80. tokenize: names -> tokens; default CLIP's. heads: where they are not those of released models.
+
+    Raises UserError for a tensor that is missing, unknown or of another size, and for a wrong number of classes.
+    """
+    state = dict(source) if isinstance(source, Mapping) else read_checkpoint(source).state
+    name = "this checkpoint" if isinstance(source, Mapping) else str(source)
+    names = coco_things() if classes is None else tuple(classes)
+    kind = next((kind for mark, kind in MARKS.items() if mark in state), None)
+    if kind is None:
+        raise UserError(f"{name}: is no RetinaNet or Mask R-CNN; pass a detection checkpoint of DenseCLIP")
+    try:
+        config, detector, shapes = _described(state, kind, heads or Heads())
+        known, state = _classes(state, kind), from_mmdet(state)
+    except KeyError as error:
+        raise UserError(f"{name}: lacks {error.args[0]}; pass an unchanged checkpoint") from error
+    if known != len(names):
+        raise UserError(f"{name}: has {known} classes, {len(names)} names are given; give all, in order")
+    model = build_detector(config, detector, shapes, names, tokenize=tokenize)
+    load_weights(model, state, name, OTHER_MODEL)
+    return model.eval()
+
+
+def _classes(state: Mapping[str, Tensor], kind: Kind) -> int:
+    if kind == "maskrcnn":
+        return len(state["roi_head.bbox_head.fc_cls.bias"]) - 1
+    return len(state["bbox_head.retina_cls.bias"]) // (len(state["bbox_head.retina_reg.bias"]) // 4)
+
+
+def _described(
+    state: Mapping[str, Tensor], kind: Kind, heads: Heads
+) -> tuple[DenseClipConfig, DetectorConfig, Shapes]:
+    config = replace(official_config(state, heads), positions="crop", score_logits=True, aux_weight=1.0)
+    width = len(state["roi_head.bbox_head.shared_fcs.0.bias"]) if kind == "maskrcnn" else 1024
+    return config, DetectorConfig(kind, "mmdet", fc_width=width), infer_shapes(state, heads)

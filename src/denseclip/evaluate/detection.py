@@ -13,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 
 from denseclip.clip.device import processor
-from denseclip.data.things import InstanceDataset, InstanceSample, Rle
+from denseclip.data.instances import InstanceDataset, InstanceSample, Rle
 from denseclip.detection.predict import DetectionResult, TrainedDetector
 from denseclip.evaluate.result import Protocol, csv_text, digest, number, reading, versions
 from denseclip.evaluate.run import Progress, usable

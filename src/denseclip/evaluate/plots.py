@@ -8,14 +8,14 @@ import numpy as np
 from PIL import Image
 
 from denseclip.data.datasets import SegmentationDataset
-from denseclip.data.things import InstanceDataset
+from denseclip.data.instances import InstanceDataset
 from denseclip.detection.predict import TrainedDetector, draw_instances
 from denseclip.errors import UserError, need
 from denseclip.evaluate.result import Corruption, Result
 from denseclip.io import atomic_path, write_text
 from denseclip.loading import class_ids
 from denseclip.segment import paint
-from denseclip.segment.palette import PALETTE, class_colors, hexes
+from denseclip.segment.paint import PALETTE, class_colors, hexes
 from denseclip.segment.segmenter import Segmenter
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from denseclip.label.journal import SKIPPED, Record
 from denseclip.label.labelled import Labeled, Labeler
 from denseclip.label.sources import Item, printable
 from denseclip.label.summary import measure, tile, write_overlay
-from denseclip.segment.devices import Spread
 from denseclip.segment.engine import Engine as PictureEngine
+from denseclip.segment.engine import Spread
 
 FULL = 65535  # of a 16-bit confidence map
 

@@ -7,11 +7,11 @@ from typing import Any, Literal, Protocol, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from denseclip.data.specs import ignore_index
+from denseclip.data.datasets import ignore_index
 from denseclip.errors import UserError
 from denseclip.label.sources import Item
 from denseclip.segment.regions import Regions
-from denseclip.segment.result import Segmentation, annotation_numbers
+from denseclip.segment.segmentation import Segmentation, annotation_numbers
 
 Confidence = Literal["regions", "pixels"]
 

@@ -13,7 +13,7 @@ from denseclip.label.labelled import Labeled, Labels, Rules
 from denseclip.label.sources import Item
 from denseclip.segment.engine import default_batch
 from denseclip.segment.regions import find_regions
-from denseclip.segment.result import Segmentation
+from denseclip.segment.segmentation import Segmentation
 from denseclip.segment.segmenter import Segmenter
 
 

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from denseclip.clip.checkpoint import load_weights
 from denseclip.clip.convert import from_timm
-from denseclip.clip.model import stage_rates
+from denseclip.clip.towers import stage_rates
+from denseclip.clip.weights import load_weights
 from denseclip.errors import UserError
 
 PATIENCE = 3.0  # seconds for a hub to answer

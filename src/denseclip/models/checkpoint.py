@@ -7,7 +7,7 @@ from zipfile import is_zipfile
 
 from torch import nn
 
-from denseclip.clip.checkpoint import load_pickle, load_weights, unwrap
+from denseclip.clip.weights import load_pickle, load_weights, unwrap
 from denseclip.errors import UserError
 
 FORMAT = 1

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from denseclip.clip import Clip
 from denseclip.clip.build import is_resnet, resnet_sizes, vit_sizes
 from denseclip.clip.config import Config, infer_text, infer_vision
-from denseclip.clip.model import AttentionPool, ResNet, VisionTransformer, to_map
+from denseclip.clip.towers import AttentionPool, ResNet, VisionTransformer, to_map
 from denseclip.clip.transformer import DropPath, Grid, Positions, resize_positions
 from denseclip.errors import UserError
 from denseclip.models.backbones import create_timm

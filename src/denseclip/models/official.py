@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 
 from denseclip.clip import Clip
-from denseclip.clip.checkpoint import load_weights, read_checkpoint
 from denseclip.clip.clip import Tokenize
+from denseclip.clip.weights import load_weights, read_checkpoint
 from denseclip.errors import UserError
 from denseclip.models.backbones import RESNETS, ResNetShape
-from denseclip.models.build import build_denseclip
 from denseclip.models.config import DenseClipConfig
-from denseclip.models.denseclip import DenseClipSegmenter
+from denseclip.models.denseclip import DenseClipSegmenter, build_denseclip
 from denseclip.models.encoders import Heads, Shapes, infer_shapes
 from denseclip.models.heads import HeadKind
 from denseclip.models.student import Student, StudentConfig, build_student

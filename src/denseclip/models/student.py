@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from denseclip.clip.checkpoint import load_weights
-from denseclip.clip.model import ResNet as ClipResNet
+from denseclip.clip.towers import ResNet as ClipResNet
+from denseclip.clip.weights import load_weights
 from denseclip.errors import UserError
 from denseclip.models.backbones import Backbone, ResNet, ResNetShape, build_backbone
 from denseclip.models.heads import build_head

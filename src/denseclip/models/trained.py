@@ -14,10 +14,9 @@ from denseclip.clip import Clip, ImageStats, load_clip
 from denseclip.clip.clip import OPENAI_STATS, fingerprint_of
 from denseclip.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from denseclip.errors import UserError
-from denseclip.models.build import build_denseclip
 from denseclip.models.checkpoint import DETECTORS, read_saved, restore, trained_kind
 from denseclip.models.config import DenseClipConfig
-from denseclip.models.denseclip import DenseCLIPBase, DenseClipSegmenter, freeze_text
+from denseclip.models.denseclip import DenseCLIPBase, DenseClipSegmenter, build_denseclip, freeze_text
 from denseclip.models.encoders import Encoded, Shapes
 from denseclip.models.official import load_official, load_published
 from denseclip.models.student import Student, StudentConfig, build_student

@@ -15,11 +15,11 @@ from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from denseclip.clip.device import processor
-from denseclip.data.open_things import COCO
+from denseclip.data.opening import COCO
 from denseclip.data.published import dataset_spec, is_dataset
 from denseclip.data.transforms import ResizeRule
 from denseclip.detection.config import DetectorConfig, guidance_config
-from denseclip.evaluate.flops import (
+from denseclip.evaluate.costs import (
     Size,
     Subject,
     clip_on_meta,
@@ -28,9 +28,9 @@ from denseclip.evaluate.flops import (
     subject_of_denseclip,
     subject_of_detector,
 )
-from denseclip.evaluate.protocols import protocol_settings
-from denseclip.models.build import shapes_for
+from denseclip.evaluate.run import protocol_settings
 from denseclip.models.config import DenseClipConfig
+from denseclip.models.denseclip import shapes_for
 from denseclip.models.student import StudentConfig, build_student
 from denseclip.reproduce.runs import Run
 from denseclip.text import ClassEmbeddings

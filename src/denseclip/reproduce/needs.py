@@ -11,10 +11,10 @@ from typing import Any
 from denseclip.clip.config import embedded_folder
 from denseclip.clip.pretrained import EMBEDDED, OPENAI_CACHE, cached, fetch, find_pretrained, is_known
 from denseclip.data.check import check_split
-from denseclip.data.open_things import COCO
+from denseclip.data.opening import COCO
 from denseclip.data.published import dataset_spec
 from denseclip.errors import UserError
-from denseclip.evaluate.flops import clip_on_meta
+from denseclip.evaluate.costs import clip_on_meta
 from denseclip.models.backbones import TIMM, V1C_WEIGHTS, build_backbone
 from denseclip.reproduce.runs import Run
 from denseclip.reproduce.tables import Scale

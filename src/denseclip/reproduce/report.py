@@ -11,7 +11,7 @@ from platform import python_version
 from statistics import fmean, stdev
 from typing import Any
 
-from denseclip.evaluate.flops import PUBLISHED, cost_of
+from denseclip.evaluate.costs import PUBLISHED, cost_of
 from denseclip.evaluate.metrics import contrast
 from denseclip.evaluate.plots import draw_curves, save_figure
 from denseclip.evaluate.result import Result

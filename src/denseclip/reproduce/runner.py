@@ -19,14 +19,13 @@ import denseclip
 from denseclip.clip import load_clip
 from denseclip.clip.device import pick_device
 from denseclip.data.datasets import Sample, SegmentationDataset
-from denseclip.data.open_things import open_things
-from denseclip.data.opening import open_dataset
+from denseclip.data.opening import open_dataset, open_things
 from denseclip.detection.predict import load_detector
 from denseclip.errors import UserError
 from denseclip.evaluate.detection import DetectionFigures, kept_evaluation
+from denseclip.evaluate.grid import corrupted
 from denseclip.evaluate.plots import need_matplotlib
 from denseclip.evaluate.result import Protocol, Result, digest
-from denseclip.evaluate.robustness import corrupted
 from denseclip.evaluate.run import evaluate, segmenter_for
 from denseclip.models.checkpoint import read_saved
 from denseclip.reproduce.forecast import foretold
@@ -35,9 +34,9 @@ from denseclip.reproduce.report import Report, describe, refuse_foreign, write
 from denseclip.reproduce.runs import Finished, FinishedRun, Key, Rows, Run, runs_of
 from denseclip.reproduce.tables import Scale, Table, read_table
 from denseclip.text.embeddings import cache_folder
-from denseclip.train.checkpoint import LAST, Progress
 from denseclip.train.loop import StepLog
-from denseclip.train.run import train
+from denseclip.train.progress import LAST, Progress
+from denseclip.train.training import train
 
 Watch = Callable[[str, int, int], None]
 """What is at work, steps or images done, and to do."""

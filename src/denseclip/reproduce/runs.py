@@ -12,7 +12,7 @@ from denseclip.errors import UserError
 from denseclip.evaluate.detection import DetectionFigures
 from denseclip.evaluate.result import Corruption, Result
 from denseclip.reproduce.tables import Metric, Row, Scale, Table
-from denseclip.train.checkpoint import FREE
+from denseclip.train.progress import FREE
 from denseclip.train.recipe import (
     CLIP_START,
     EvaluationPart,

@@ -11,13 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from denseclip.clip import Clip, ImageStats
-from denseclip.clip.model import ResNet, VisionTransformer, to_map, with_mean
+from denseclip.clip.towers import ResNet, VisionTransformer, to_map, with_mean
 from denseclip.clip.transformer import Block, Grid, resize_positions
 from denseclip.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from denseclip.errors import UserError
+from denseclip.segment.calibration import feedback, feedback_labels, sc_clip, with_attention
 from denseclip.segment.proxy import Dino, Proxy, load_proxy, margins, proxy_mixed
-from denseclip.segment.resclip import feedback, feedback_labels, with_attention
-from denseclip.segment.sc_clip import sc_clip
 from denseclip.segment.settings import Compat, DenseOptions
 
 

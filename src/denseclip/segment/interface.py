@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from denseclip.clip import Clip, ImageStats
 from denseclip.clip.clip import fingerprint_of
-from denseclip.clip.model import ResNet
+from denseclip.clip.towers import ResNet
 from denseclip.errors import UserError
 from denseclip.segment.attention import DenseEncoder, DenseFeatures
 from denseclip.segment.settings import NONE, DenseOptions, Settings

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from denseclip.segment.decode import Confidence, Prediction
-from denseclip.segment.pamr import DILATIONS, pamr_steps, pamr_weights
+from denseclip.segment.refine import DILATIONS, pamr_steps, pamr_weights
 
 BLOCK = 16  # pixels; a class is left out of PAMR if it cannot win in any block
 MOST_SCORES = 1 << 22  # full-size scores that are held together

@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from denseclip.clip import ImageStats
-from denseclip.clip.checkpoint import complete, read_checkpoint
 from denseclip.clip.convert import from_dino
-from denseclip.clip.model import to_map, without_values
+from denseclip.clip.towers import to_map, without_values
 from denseclip.clip.transformer import Block, Grid, resize_positions
+from denseclip.clip.weights import complete, read_checkpoint
 from denseclip.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from denseclip.errors import UserError, need
-from denseclip.segment.sc_clip import centered_softmax, similarity
+from denseclip.segment.calibration import centered_softmax, similarity
 
 BETA, GAMMA = 1.2, 3.0  # what counts as similar, and how sharply; the paper's for every data set
 OFFICIAL_PAD = 56  # inputs are made a multiple of it: 8 x 7 and 14 x 4, but not 16

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from denseclip.clip import Clip
 from denseclip.clip.device import Precision, processor
-from denseclip.data.pictures import Picture, as_rgb
+from denseclip.data.images import Picture, as_rgb
 from denseclip.errors import UserError
 from denseclip.segment.attention import DenseEncoder, DenseFeatures
 from denseclip.segment.decode import Prediction
@@ -22,8 +22,8 @@ from denseclip.segment.engine import Engine, default_batch
 from denseclip.segment.fusion import spliced
 from denseclip.segment.interface import Encoder, Model, TrainedModel, encoder_of
 from denseclip.segment.resample import Ready, Size, Window, network_inputs, network_inputs_on, plan
-from denseclip.segment.result import Segmentation
 from denseclip.segment.scoring import Decoding, Scorer
+from denseclip.segment.segmentation import Segmentation
 from denseclip.segment.settings import Settings
 from denseclip.text import ClassEmbeddings, ClassPrompts, EmbeddingCache, embed_classes
 from denseclip.text.embeddings import HEAD_START, POOL_TEMPLATES, pool, with_pool

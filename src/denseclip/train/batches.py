@@ -12,9 +12,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from denseclip.clip.clip import ImageStats
-from denseclip.data.datasets import SegmentationDataset
-from denseclip.data.specs import UNLABELED
-from denseclip.data.things import BoxAugmentation, BoxView, InstanceDataset
+from denseclip.data.datasets import UNLABELED, SegmentationDataset
+from denseclip.data.instances import BoxAugmentation, BoxView, InstanceDataset
 from denseclip.data.transforms import Augmentation, View, pad
 from denseclip.detection.config import Instances
 from denseclip.errors import UserError

@@ -25,9 +25,8 @@ from denseclip.clip.device import Precision, pick_precision
 from denseclip.errors import UserError
 from denseclip.io import atomic_path, write_text
 from denseclip.models.checkpoint import read_saved
-from denseclip.train import checkpoint
 from denseclip.train.batches import AnyBatch
-from denseclip.train.checkpoint import BEST, LAST, Progress
+from denseclip.train.progress import BEST, LAST, Progress, resume, save
 from denseclip.train.recipe import OptimizerPart, TrainRecipe
 from denseclip.train.recompute import recompute_blocks, residual_blocks
 from denseclip.train.task import Task
@@ -264,7 +263,7 @@ class Loop:
         self.model, self.optimizer = fabric.setup(task, optimizer)
         self.progress = Progress()
         if (folder / LAST).exists():
-            self.progress = checkpoint.resume(fabric, folder / LAST, self.model, self.optimizer, recipe)
+            self.progress = resume(fabric, folder / LAST, self.model, self.optimizer, recipe)
 
     @property
     def done(self) -> bool:
@@ -367,7 +366,7 @@ class Loop:
 
     def save(self, name: str) -> None:
         """Write a checkpoint into the folder."""
-        checkpoint.save(
+        save(
             self.fabric,
             self.folder / name,
             self.model,

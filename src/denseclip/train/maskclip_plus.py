@@ -15,9 +15,8 @@ from torch import Tensor
 
 from denseclip.clip import ImageStats, load_clip
 from denseclip.clip.device import pick_precision
-from denseclip.clip.model import ResNet
-from denseclip.data.datasets import SegmentationDataset
-from denseclip.data.specs import IGNORE
+from denseclip.clip.towers import ResNet
+from denseclip.data.datasets import IGNORE, SegmentationDataset
 from denseclip.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Augmentation
 from denseclip.errors import UserError
 from denseclip.loading import make_settings, set_dataset_classes
@@ -29,7 +28,6 @@ from denseclip.segment.settings import Refinement
 from denseclip.text import EmbeddingCache
 from denseclip.train.batches import Batch, Share, TrainingBatches, normalized
 from denseclip.train.loop import watch
-from denseclip.train.panels import draw_panel
 from denseclip.train.pseudo_labels import (
     LabelRule,
     LabelSchedule,
@@ -41,7 +39,7 @@ from denseclip.train.pseudo_labels import (
     select,
 )
 from denseclip.train.recipe import TeacherPart, TrainRecipe
-from denseclip.train.task import Task
+from denseclip.train.task import Task, draw_panel
 
 CHUNK = 1 << 24  # scores at crop size held together
 

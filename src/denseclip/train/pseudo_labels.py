@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from denseclip.data.specs import IGNORE, UNLABELED
+from denseclip.data.datasets import IGNORE, UNLABELED
 from denseclip.errors import UserError
 from denseclip.segment.decode import Confidence, decode
 from denseclip.segment.refine import key_smoothing, prompt_denoising

@@ -11,14 +11,19 @@ from torch import Tensor
 
 from denseclip.clip import ImageStats, load_clip
 from denseclip.data.datasets import SegmentationDataset
-from denseclip.data.things import InstanceDataset
+from denseclip.data.instances import InstanceDataset
 from denseclip.detection.config import DetectorConfig, guidance_config
 from denseclip.detection.model import Detector, build_detector
 from denseclip.detection.predict import detector_contents, draw_instances
 from denseclip.errors import UserError
-from denseclip.models.build import build_denseclip, param_groups, shapes_for
 from denseclip.models.config import DenseClipConfig
-from denseclip.models.denseclip import DenseCLIPBase, DenseClipSegmenter
+from denseclip.models.denseclip import (
+    DenseCLIPBase,
+    DenseClipSegmenter,
+    build_denseclip,
+    param_groups,
+    shapes_for,
+)
 from denseclip.models.trained import contents_of
 from denseclip.train.batches import (
     AnyBatch,
@@ -31,9 +36,8 @@ from denseclip.train.batches import (
     normalized,
 )
 from denseclip.train.maskclip_plus import build_maskclip_plus
-from denseclip.train.panels import draw_panel
 from denseclip.train.recipe import TrainRecipe
-from denseclip.train.task import Task
+from denseclip.train.task import Task, draw_panel
 
 B = TypeVar("B", bound=AnyBatch)
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from denseclip.data.images import read_image
 from denseclip.errors import UserError
 from denseclip.label.formats.label_studio import encode_brush
-from denseclip.segment.palette import background_of
+from denseclip.segment.paint import background_of
 from denseclip.segment.regions import Regions, along_edges, find_regions
 from denseclip.text import ClassPrompts
 from denseclip.web.model_server import ModelServer

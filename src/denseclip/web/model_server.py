@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from denseclip.clip import Clip
-from denseclip.clip.model import ResNet
 from denseclip.clip.pretrained import EMBEDDED
+from denseclip.clip.towers import ResNet
 from denseclip.errors import UserError
 from denseclip.loading import load
 from denseclip.models.checkpoint import DETECTORS, trained_kind

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from denseclip.clip import Clip
 from denseclip.errors import UserError
 from denseclip.segment.refine import REMOVED
-from denseclip.segment.result import Segmentation
+from denseclip.segment.segmentation import Segmentation
 from denseclip.segment.segmenter import Encoded, Model, Segmenter
 from denseclip.segment.settings import Background, Refinement, Settings, has_background
 from denseclip.text import ClassPrompts, EmbeddingCache

@@ -13,8 +13,7 @@ from PIL import Image, ImageOps
 
 from denseclip.data.stickers import render
 from denseclip.errors import UserError
-from denseclip.segment.paint import heat_colors
-from denseclip.segment.palette import background_of, hexes
+from denseclip.segment.paint import background_of, heat_colors, hexes
 from denseclip.web.model_server import ModelServer, presets
 from denseclip.web.request import SIZES, Origin, command, mask_name, python_lines
 from denseclip.web.session import Answer, Picture

@@ -4,9 +4,8 @@ import torch
 from torch import Tensor
 
 from clip_support import tiny_clip
-from denseclip.models.build import build_denseclip
 from denseclip.models.config import DenseClipConfig
-from denseclip.models.denseclip import DenseClipSegmenter
+from denseclip.models.denseclip import DenseClipSegmenter, build_denseclip
 from denseclip.models.encoders import Shapes
 
 CLASSES = ("cat", "tree", "a bus")

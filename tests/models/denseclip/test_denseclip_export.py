@@ -8,7 +8,7 @@ import torch
 from small_denseclip import CLASSES, from_clip
 
 from denseclip.clip.clip import OPENAI_STATS
-from denseclip.models.export import Exported, export, free_sizes
+from denseclip.models.portable import Exported, export, free_sizes
 from denseclip.models.trained import TrainedDenseClip
 from denseclip.text import ClassPrompts
 

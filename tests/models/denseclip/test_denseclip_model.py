@@ -5,9 +5,8 @@ import torch
 from small_denseclip import CLASSES, RESNET, VIT, from_clip, images, small, tokenize
 
 from denseclip.errors import UserError
-from denseclip.models.build import build_denseclip
 from denseclip.models.config import DenseClipConfig
-from denseclip.models.denseclip import pixel_cross_entropy
+from denseclip.models.denseclip import build_denseclip, pixel_cross_entropy
 from denseclip.models.encoders import Shapes
 
 

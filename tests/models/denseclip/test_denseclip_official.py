@@ -10,8 +10,8 @@ import denseclip
 from denseclip.clip.clip import OPENAI_STATS
 from denseclip.data.transforms import normalize
 from denseclip.errors import UserError
-from denseclip.models.build import build_denseclip
 from denseclip.models.config import DenseClipConfig
+from denseclip.models.denseclip import build_denseclip
 from denseclip.models.encoders import Heads, Shapes
 from denseclip.models.official import load_official
 from denseclip.text import class_set

@@ -6,7 +6,7 @@ import pytest
 import torch
 from small_denseclip import VIT, small
 
-from denseclip.models.build import build_denseclip, param_groups, treatments
+from denseclip.models.denseclip import build_denseclip, param_groups, treatments
 from denseclip.models.encoders import infer_shapes
 from denseclip.models.official import official_config
 from fixtures_support import cases

@@ -1,7 +1,16 @@
 """Sticker scenes: pictures composed on the fly from sprites and textures, with masks, boxes and captions."""
 
-from denseclip.data.stickers.scenes import Scene, SceneRecipe, Thing, describe, render, short_captions, window
-from denseclip.data.stickers.sprites import COLORS, sprite_names
+from denseclip.data.stickers.scenes import (
+    COLORS,
+    Scene,
+    SceneRecipe,
+    Thing,
+    describe,
+    render,
+    short_captions,
+    sprite_names,
+    window,
+)
 from denseclip.data.stickers.textures import TEXTURES
 
 __all__ = [

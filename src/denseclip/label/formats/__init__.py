@@ -2,7 +2,7 @@
 
 from denseclip.errors import UserError, choose
 from denseclip.label.formats.base import Target, Writer
-from denseclip.label.formats.coco import CocoPolygonsWriter, CocoWriter
+from denseclip.label.formats.coco_json import CocoPolygonsWriter, CocoWriter
 from denseclip.label.formats.label_studio import LabelStudioWriter
 from denseclip.label.formats.png import PngWriter
 from denseclip.label.formats.voc import CvatWriter, VocWriter

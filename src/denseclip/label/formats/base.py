@@ -15,8 +15,7 @@ from denseclip import outputs
 from denseclip.data.images import is_turned
 from denseclip.io import atomic_path
 from denseclip.label.labelled import Labeled, Labels, Rules
-from denseclip.label.remote import is_address
-from denseclip.label.sources import Item
+from denseclip.label.sources import Item, is_address
 
 PNG_LEVEL = 3  # of zlib: masks shrink as much, in half the time
 

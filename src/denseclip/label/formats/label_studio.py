@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from denseclip.io import write_text
 from denseclip.label.formats.base import Entries, Entry, Writer, listed, write_lines
 from denseclip.label.labelled import Labeled
-from denseclip.segment.palette import class_colors
+from denseclip.segment.paint import class_colors
 
 SIZES = (3, 4, 8, 16)  # bits of a run's length, of which each run names one
 CHANNELS = 4

@@ -24,7 +24,7 @@ from denseclip.label.formats.base import (
     write_lines,
 )
 from denseclip.label.labelled import Labeled, Labels
-from denseclip.segment.palette import voc_palette
+from denseclip.segment.paint import voc_palette
 
 BACKGROUND, VOID, MOST = 0, 255, 254  # MOST: ids that a byte has besides these two
 

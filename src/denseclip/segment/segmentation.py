@@ -17,13 +17,13 @@ from PIL import Image
 from torch import Tensor
 
 from denseclip import outputs
-from denseclip.data.coco_masks import box_of
-from denseclip.data.things import encode, need_pycocotools
+from denseclip.data.coco import box_of
+from denseclip.data.instances import encode, need_pycocotools
 from denseclip.errors import UserError, need
 from denseclip.io import atomic_path, write_text
 from denseclip.segment import paint
 from denseclip.segment.decode import probabilities
-from denseclip.segment.palette import background_of, class_colors
+from denseclip.segment.paint import background_of, class_colors
 from denseclip.segment.regions import Instance, find_instances
 from denseclip.text import BACKGROUND
 

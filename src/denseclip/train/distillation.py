@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 from denseclip.clip import Clip, load_clip
-from denseclip.clip.model import ResNet
 from denseclip.clip.pretrained import EMBEDDED
-from denseclip.data.specs import DatasetSpec
+from denseclip.clip.towers import ResNet
+from denseclip.data.datasets import DatasetSpec
 from denseclip.data.transforms import ResizeRule, resize_image
 from denseclip.errors import UserError
 from denseclip.io import atomic_path, write_text
@@ -22,12 +22,12 @@ from denseclip.loading import load, set_dataset_classes
 from denseclip.models.backbones import at_hand
 from denseclip.models.trained import TrainedModel
 from denseclip.segment import paint
-from denseclip.segment.result import Segmentation
+from denseclip.segment.segmentation import Segmentation
 from denseclip.segment.segmenter import Segmenter
 from denseclip.segment.settings import AUTO, NONE, has_background
 from denseclip.text import ClassPrompts
 from denseclip.train.recipe import CLIP_START, TrainRecipe, laid_over, make_recipe
-from denseclip.train.run import RECIPE, open_training_data
+from denseclip.train.training import RECIPE, open_training_data
 
 SHOWN = 8  # pictures in the report
 COMPARED = 50  # pictures at most, for its figures

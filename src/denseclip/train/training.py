@@ -12,13 +12,11 @@ import torch.distributed as dist
 
 from denseclip.clip.device import processor
 from denseclip.data.datasets import SegmentationDataset
-from denseclip.data.folder import open_folder
-from denseclip.data.open_things import COCO, open_things
-from denseclip.data.opening import open_dataset
-from denseclip.data.own import read_own
+from denseclip.data.instances import InstanceDataset
+from denseclip.data.opening import COCO, open_dataset, open_things
+from denseclip.data.own import open_folder, read_own
 from denseclip.data.published import dataset_spec, is_dataset
 from denseclip.data.sticker_sets import open_stickers
-from denseclip.data.things import InstanceDataset
 from denseclip.errors import UserError
 from denseclip.io import write_text
 from denseclip.models.checkpoint import read_saved
@@ -26,8 +24,8 @@ from denseclip.outputs import OutputFolder
 from denseclip.text import ClassPrompts
 from denseclip.text.prompts import coco_things
 from denseclip.train.batches import Share, load_batches
-from denseclip.train.checkpoint import LAST, differences
 from denseclip.train.loop import Loop, StepLog, make_fabric, training_precision
+from denseclip.train.progress import LAST, differences
 from denseclip.train.recipe import DataPart, TrainRecipe
 from denseclip.train.tasks import TrainingData, build_task, make_batches
 

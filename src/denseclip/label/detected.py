@@ -12,7 +12,7 @@ from denseclip.detection.predict import SCORE, DetectionResult, TrainedDetector,
 from denseclip.errors import UserError
 from denseclip.label.labelled import Labeled, Labels, Rules
 from denseclip.label.sources import Item
-from denseclip.segment.result import Segmentation
+from denseclip.segment.segmentation import Segmentation
 from denseclip.text import BACKGROUND
 
 

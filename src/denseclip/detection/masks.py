@@ -8,14 +8,14 @@ import numpy as np
 import torch
 
 from denseclip.clip.device import Precision
-from denseclip.data.pictures import Picture, as_rgb
+from denseclip.data.images import Picture, as_rgb
 from denseclip.detection.predict import SCORE, DetectionResult, TrainedDetector, paint_instances
 from denseclip.errors import UserError
 from denseclip.segment.attention import DenseFeatures
 from denseclip.segment.decode import Prediction
 from denseclip.segment.resample import Ready, Window
-from denseclip.segment.result import Segmentation
 from denseclip.segment.scoring import Decoding
+from denseclip.segment.segmentation import Segmentation
 from denseclip.segment.segmenter import Encoded, Segmenter
 from denseclip.segment.settings import Background, Settings
 from denseclip.text import ClassPrompts

@@ -16,16 +16,16 @@ from denseclip.clip import Clip, load_clip
 from denseclip.clip.build import build_towers
 from denseclip.clip.clip import OPENAI_STATS, tokenizer_for
 from denseclip.clip.config import Config, check
-from denseclip.clip.model import without_values
 from denseclip.clip.pretrained import EMBEDDED, find_pretrained, is_known
+from denseclip.clip.towers import without_values
 from denseclip.detection.config import DetectorConfig, guidance_config
 from denseclip.detection.mask_rcnn import BOX_SIDE, MASK_SIDE, RegionHead
 from denseclip.detection.model import Detector, build_detector
 from denseclip.detection.predict import load_detector
 from denseclip.detection.retinanet import RetinaHead
-from denseclip.models.build import build_denseclip
 from denseclip.models.checkpoint import DETECTORS, trained_kind
 from denseclip.models.config import DenseClipConfig
+from denseclip.models.denseclip import build_denseclip
 from denseclip.models.encoders import Shapes
 from denseclip.models.trained import TrainedDenseClip, load_trained
 from denseclip.segment.attention import DenseEncoder
