@@ -70,7 +70,7 @@ def peak(segmenter: Segmenter, embeddings: ClassEmbeddings, dataset: Segmentatio
         embeddings.matrix[:count], embeddings.class_of_prompt[:count], embeddings.classes[:count]
     )
     segmenter._embeddings = rows  # what set_classes would have computed
-    segmenter._ontology = ClassPrompts(rows.classes, tuple((name,) for name in rows.classes))
+    segmenter._class_prompts = ClassPrompts(rows.classes, tuple((name,) for name in rows.classes))
     evaluate(segmenter, dataset, limit=1)  # buffers that are made once
     ctypes.CDLL(None).malloc_trim(0)  # hand back what is free, so that all that is used now counts as new
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far

@@ -123,7 +123,7 @@ def prepared(name: str, device: torch.device) -> tuple[torch.nn.Module, Segmente
     rows = embeddings_near(features.float().cpu())
     embeddings = ClassEmbeddings(rows.matrix.to(device), rows.class_of_prompt.to(device), rows.classes)
     segmenter._embeddings = embeddings  # what set_classes would have computed
-    segmenter._ontology = ClassPrompts(rows.classes, tuple((word,) for word in rows.classes))
+    segmenter._class_prompts = ClassPrompts(rows.classes, tuple((word,) for word in rows.classes))
     return model, segmenter
 
 

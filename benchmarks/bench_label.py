@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.bench_segment import _ontology, embeddings_near, loaded, random_rn50, smooth_picture
+from benchmarks.bench_segment import _class_prompts, embeddings_near, loaded, random_rn50, smooth_picture
 from denseclip.clip.device import pick_precision
 from denseclip.data.transforms import normalize
 from denseclip.label.engines import LocalEngine
@@ -41,7 +41,10 @@ def run(images: int = IMAGES) -> dict[str, float]:
     stats = segmenter.encoder.stats
     inputs = normalize(smooth_picture(), stats.mean, stats.std)[None]  # (1, 3, 512, 512)
     embeddings = embeddings_near(segmenter.encoder.encode(inputs).map.float())
-    segmenter._embeddings, segmenter._ontology = embeddings, _ontology(embeddings)  # as set_classes would
+    segmenter._embeddings, segmenter._class_prompts = (
+        embeddings,
+        _class_prompts(embeddings),
+    )  # as set_classes would
     with tempfile.TemporaryDirectory() as name:
         source = write_jpegs(Path(name) / "in", images)
         ratios = [one_round(segmenter, inputs, source, Path(name) / f"out{k}", images) for k in range(ROUNDS)]

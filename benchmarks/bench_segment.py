@@ -67,7 +67,7 @@ def run() -> dict[str, float]:
     image = smooth_picture()
     embeddings = embeddings_near(plain_features(model, normalized(ours, image)))
     ours._embeddings = embeddings  # what set_classes would have computed
-    ours._ontology = _ontology(embeddings)
+    ours._class_prompts = _class_prompts(embeddings)
 
     def reference() -> np.ndarray:
         features = plain_features(model, normalized(ours, image))
@@ -107,7 +107,7 @@ def normalized(segmenter: Segmenter, image: np.ndarray) -> torch.Tensor:
     return normalize(image, stats.mean, stats.std)[None]
 
 
-def _ontology(embeddings: ClassEmbeddings):
+def _class_prompts(embeddings: ClassEmbeddings):
     from denseclip.text import ClassPrompts
 
     return ClassPrompts(embeddings.classes, tuple((name,) for name in embeddings.classes))

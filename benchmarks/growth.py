@@ -71,7 +71,7 @@ def ask(model: Segmenter, words: int) -> None:
     )
     names = tuple(f"word {index}" for index in range(words))
     model._embeddings = ClassEmbeddings(rows, torch.arange(words), names)  # what set_classes would compute
-    model._ontology = ClassPrompts(names, tuple((name,) for name in names))
+    model._class_prompts = ClassPrompts(names, tuple((name,) for name in names))
 
 
 def scenes(side: int, count: int) -> Iterator[np.ndarray]:

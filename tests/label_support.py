@@ -35,7 +35,7 @@ class Stub(Segmenter):
 
     def __init__(self, classes=CLASSES, *, background=False, seconds=0.0):
         self._names = ("background", *classes) if background else tuple(classes)
-        self._ontology = ClassPrompts.parse(list(self._names))
+        self._class_prompts = ClassPrompts.parse(list(self._names))
         self.settings = Settings()
         self.clip = SimpleNamespace(
             name="stub",

@@ -77,6 +77,22 @@ def test_no_two_modules_are_called_alike():
     assert not twice
 
 
+def test_no_module_says_a_name_twice():
+    """A constant that is set again further down changes what stands above it, and no linter minds."""
+    twice = []
+    for name, path in MODULES.items():
+        targets = [
+            part.id
+            for node in ast.parse(path.read_text()).body
+            if isinstance(node, ast.Assign)
+            for target in node.targets
+            for part in (target.elts if isinstance(target, ast.Tuple) else [target])
+            if isinstance(part, ast.Name)
+        ]
+        twice += [f"{name}.{one}" for one in sorted(set(targets)) if targets.count(one) > 1]
+    assert not twice
+
+
 def files_run(work):
     """Files of the package, without the data room, in which something is executed."""
     seen = set()

@@ -135,7 +135,7 @@ def test_own_words_are_those_of_the_training(trained):
     model = denseclip.load(outcome.checkpoint).clip
     spec = dataset_spec("stickers20")
     teacher = denseclip.load("tiny-rn", list(spec.classes), background="none")
-    own = model.embed(teacher._ontology, ("{}",), None)
+    own = model.embed(teacher._class_prompts, ("{}",), None)
     torch.testing.assert_close(own.matrix, teacher.embeddings.matrix)
 
 

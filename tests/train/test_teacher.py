@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from denseclip.train.batches import Share, TrainingBatches
-from denseclip.train.loop import verdict, watch
+from denseclip.train.loop import check_drift, watch
 from denseclip.train.maskclip_plus import Teacher, _cut_argmax
 from denseclip.train.training import open_training_data
 from train_support import small
@@ -44,24 +44,26 @@ def test_kept_labels_are_the_teachers():
     assert (kept == direct).float().mean() > 0.99  # kept in half precision
 
 
-def test_watch_and_verdict():
+def test_watch_and_drift():
     reference = torch.arange(4).repeat_interleave(16).view(1, 8, 8)
     hidden = torch.ones_like(reference, dtype=torch.bool)
     good = watch(reference, reference, hidden, 4, range(4))
     assert good["score"] == pytest.approx(1) and good["classes"] == pytest.approx(4)
     collapsed = watch(torch.zeros_like(reference), reference, hidden, 4, range(4))
     assert collapsed["classes"] == pytest.approx(1)
-    assert "1.0 classes" in verdict(good, collapsed)
+    assert "1.0 classes" in check_drift(good, collapsed)
     other = reference.flip(2).clone()
     other[:, 4:] = (other[:, 4:] + 1) % 4
-    assert "against the teacher" in verdict(good, watch(other, reference, hidden, 4, range(4)))
-    assert verdict(good, good) is None
-    assert "from 0.49 to 0.44" in verdict(good | {"agreement": 0.49}, good | {"agreement": 0.44})
-    assert verdict(good | {"agreement": 0.49}, good | {"agreement": 0.45}) is None
+    assert "against the teacher" in check_drift(good, watch(other, reference, hidden, 4, range(4)))
+    assert check_drift(good, good) is None
+    assert "from 0.49 to 0.44" in check_drift(good | {"agreement": 0.49}, good | {"agreement": 0.44})
+    assert check_drift(good | {"agreement": 0.49}, good | {"agreement": 0.45}) is None
     guided = watch(
         reference, reference // 2, hidden, 4, (0, 1)
     )  # some labeled classes are seen where there are none
     trained = watch(reference // 2, reference // 2, hidden, 4, (0, 1))
-    assert verdict(guided, trained) is None and guided["classes"] == trained["classes"] == pytest.approx(2)
+    assert check_drift(guided, trained) is None and guided["classes"] == trained["classes"] == pytest.approx(
+        2
+    )
     unknown = watch(reference, torch.full_like(reference, 255), hidden, 4, range(4))
     assert unknown["score"] == 0

@@ -9,19 +9,14 @@ from typing import TYPE_CHECKING, Any, Unpack
 from rich.table import Table
 
 from denseclip.cli import options as o
+from denseclip.cli.console import percent, protocol_table
 from denseclip.cli.segment import Pictures
 from denseclip.errors import UserError
 
 if TYPE_CHECKING:
     from denseclip.detection.predict import DetectionResult, TrainedDetector
-from typing import TYPE_CHECKING
-
-from denseclip.cli.console import percent, protocol_table
-
-if TYPE_CHECKING:
     from denseclip.evaluate.detection import DetectionFigures
     from denseclip.train.recipe import TrainRecipe
-
 
 RESULTS, IMAGES = "detections.json", "images.json"
 

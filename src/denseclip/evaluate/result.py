@@ -102,7 +102,7 @@ class Protocol:
         ids = [entry.image_id for entry in dataset.entries[:images]]
         contents: tuple[Any, ...] = (ids, spec.classes, spec.prompts, spec.background, spec.scenes)
         if segmenter.settings.compat.by_word:  # whose words are the method's, not the data set's
-            contents += (segmenter._words.prompts,)
+            contents += (segmenter.class_prompts.prompts,)
         return cls(
             clip.name,
             clip.describe().removeprefix(f"{clip.name}: "),

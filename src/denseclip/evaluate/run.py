@@ -125,7 +125,7 @@ def segmenter_for(
     )
     if "refine" not in {**settings, **segmenter.clip.recommended}:  # figures are of the method itself
         segmenter.configure(refine=Refinement())
-    if usual is not None and not has_background(segmenter._words):
+    if usual is not None and not has_background(segmenter.class_prompts):
         segmenter.configure(background=make_settings(background=usual).background)
     set_dataset_classes(segmenter, worded(spec, changes.get("compat")))
     return segmenter

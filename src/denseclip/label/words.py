@@ -43,9 +43,8 @@ class WordLabeller:
         model, settings, class_prompts = (
             self.segmenter.clip,
             self.segmenter.settings,
-            self.segmenter._ontology,
+            self.segmenter.class_prompts,
         )
-        assert class_prompts is not None
         return {
             "prompts": class_prompts.to_dict(),
             "templates": settings.templates,

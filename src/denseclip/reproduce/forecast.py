@@ -35,12 +35,12 @@ from denseclip.models.student import StudentConfig, build_student
 from denseclip.reproduce.runs import Run
 from denseclip.text import ClassEmbeddings
 from denseclip.text.prompts import coco_things
+from denseclip.train.estimate import STATES
 from denseclip.train.recipe import TrainRecipe
 
 NETWORKS = 0.5  # of a convolution's pace, which whole networks reach
 USUAL = (375, 500)  # pixels of a picture, where a data set's own are of many sizes
 PICTURES = {"cityscapes": (1024, 2048), COCO: (480, 640), "coco-stuff": (480, 640), "ade20k": (512, 683)}
-OPTIMIZER = {"sgd": 1, "adamw": 2}  # values kept for each weight
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def forecast(run: Run, pace: float, processes: int = 1, limit: int | None = None
     micro = ceil(recipe.batch / parts / processes)
     passes = recipe.batch / processes * (3 * macs + teacher) + parts * 3 * words
     training = recipe.steps * passes / pace
-    states = 4 * weights * (2 + OPTIMIZER[recipe.optimizer.name])
+    states = 4 * weights * (2 + STATES[recipe.optimizer.name])
     return Forecast(training, images * picture / pace, states + micro * kept)
 
 

@@ -17,14 +17,12 @@ from denseclip.clip.towers import to_map
 from denseclip.clip.transformer import Block, Grid
 from denseclip.segment.refine import pamr
 
-NEIGHBORS, SHARE = (
-    30,
-    0.05,
-)  # of the outlier test: neighbors looked at, and the share of tokens that is replaced
+NEIGHBORS = 30  # that the outlier test looks at
+SHARE = 0.05  # of the tokens that is replaced
 LEAST = 0.4  # similarities below it do not count where tokens are regrouped
 BELOW = float(np.nextafter(np.float32(LEAST), np.float32(0)))
 CLASS_TOKEN = 0.3  # of the class token that is added to every position
-FIRST, MIDDLE, STOP = 4, 9, 10  # blocks, counted from 1, of CLIPs with 12 blocks or more
+FIRST, MIDDLE, STOP = 4, 9, 10  # SC-CLIP's blocks, counted from 1, of CLIPs with 12 blocks or more
 
 
 def level(number: int, blocks: int) -> int:
@@ -136,14 +134,14 @@ def _last(block: Block, ways: Sequence[Tensor], share: Tensor) -> Tensor:
     return block.ls_1(attn.project(mixed) + (len(ways) - 1) * attn.out_proj.bias)
 
 
-FIRST, LAST = 6, 9  # blocks, counted from 1, whose attention is averaged
+AVERAGED = range(6, 10)  # blocks, counted from 1, whose attention is ResCLIP's mean one
 SCALE = 40.0  # of cosines in the first pass's probabilities
 SIGMA = 5.0  # of the smoothing of the feedback, in positions one after the other
 
 
 def with_attention(blocks: Sequence[Block], x: Tensor) -> tuple[Tensor, Tensor]:
     """Tokens (B, T, W) before the first block -> those before the last, and the mean attention (B, heads, T, T)."""
-    wanted = {level(number, len(blocks)) for number in range(FIRST, LAST + 1)} & set(range(1, len(blocks)))
+    wanted = {level(number, len(blocks)) for number in AVERAGED} & set(range(1, len(blocks)))
     total: Tensor | None = None
     for number, block in enumerate(blocks[:-1], 1):
         if number in wanted:

@@ -18,7 +18,7 @@ NOT_FINITE = "the scores hold NaN or infinite values: run the encoder in float32
 
 
 @dataclass(frozen=True)
-class Ask:
+class DecodeOptions:
     """What a decoder has to find out. confidence None: only the class ids."""
 
     confidence: Confidence | None
@@ -66,7 +66,7 @@ class Prediction(NamedTuple):
         return Prediction(self.mask, self.confidence)
 
     @classmethod
-    def blank(cls, shape: tuple[int, ...], ask: Ask, like: Tensor) -> "Prediction":
+    def blank(cls, shape: tuple[int, ...], ask: DecodeOptions, like: Tensor) -> "Prediction":
         """Uninitialized planes; `like` gives device and float type."""
         mask = like.new_empty(shape, dtype=ask.ids)
         return cls(mask, None if ask.confidence is None else like.new_empty(shape))
@@ -180,7 +180,7 @@ CROWD_SCORES = 1 << 18  # the same where all classes are evaluated
 FAR = 1 << 24  # above all class ids; all integers up to it are floats
 
 
-def decode_cells(scores: Tensor, rows: Taps, columns: Taps, ask: Ask) -> Prediction:
+def decode_cells(scores: Tensor, rows: Taps, columns: Taps, ask: DecodeOptions) -> Prediction:
     """Decode one map (K, h, w) to the H lines of `rows` and the W lines of `columns`."""
     down, across = strips(rows, scores.shape[1]), strips(columns, scores.shape[2])
     out = Prediction.blank((len(rows.first), len(columns.first)), ask, scores)
@@ -191,7 +191,7 @@ def decode_cells(scores: Tensor, rows: Taps, columns: Taps, ask: Ask) -> Predict
     return out
 
 
-def _decode_band(scores: Tensor, down: Strips, across: Strips, ask: Ask) -> Prediction:
+def _decode_band(scores: Tensor, down: Strips, across: Strips, ask: DecodeOptions) -> Prediction:
     """Decode some strips of rows over the whole width."""
     window = (down.taps, across.taps)
     top, bottom = int(down.window[0]), int(down.window[-1]) + down.taps
@@ -339,7 +339,7 @@ def decode(
     assert threshold is None or confidence is not None, "a threshold on which confidence?"
     scores = wide(scores)
     highest = max(scores.shape[1] - 1, 0 if threshold is None else void)
-    ask = Ask(confidence, temperature, torch.uint8 if highest <= 255 else torch.int32)
+    ask = DecodeOptions(confidence, temperature, torch.uint8 if highest <= 255 else torch.int32)
     if scores.is_cuda and scores.dtype == torch.float32 and _triton():
         from denseclip.segment.kernels import decode_cells as on_gpu
 
@@ -375,14 +375,14 @@ def _triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
-def cells_pay(scores: Tensor, size: Size, ask: Ask) -> bool:
+def cells_pay(scores: Tensor, size: Size, ask: DecodeOptions) -> bool:
     """Whether choosing classes cell by cell is quicker than computing all: on a CPU, with roomy cells."""
     pixels = size[0] * size[1]
     roomy = pixels >= (32 if ask.confidence == "probability" else 8) * scores[0, 0].numel()
     return roomy and scores.shape[1] * pixels >= SMALL_SCORES and scores.device.type == "cpu"
 
 
-def decode_chunks(scores: Tensor, size: Size, via: Size | None, ask: Ask) -> Prediction:
+def decode_chunks(scores: Tensor, size: Size, via: Size | None, ask: DecodeOptions) -> Prediction:
     """Decode one map (K, h, w) with a running winner over chunks of classes, computed at full size."""
     best = scores.new_full(size, -torch.inf)
     ids = torch.zeros(size, dtype=torch.int64, device=scores.device)

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from denseclip.data.datasets import colors as voc_colors
 from denseclip.text import BACKGROUND
 
 Array = NDArray[np.uint8]
@@ -59,12 +60,7 @@ def hexes(colors: Array) -> list[str]:
 
 def voc_palette(count: int) -> Array:
     """PASCAL VOC's color map, (count, 3) uint8: bits of the class id spread over the color bits."""
-    ids = np.arange(count)
-    colors = np.zeros((count, 3), np.int64)
-    for bit in range(8):
-        for channel in range(3):
-            colors[:, channel] |= ((ids >> (3 * bit + channel)) & 1) << (7 - bit)
-    return colors.astype(np.uint8)
+    return np.array(voc_colors(count), np.uint8)
 
 
 DEFICIENCIES: dict[str, NDArray[np.float64]] = {

@@ -72,7 +72,7 @@ class Segmenter(nn.Module):
         self._make_encoder()
         self._graphed: tuple[Any, Any] | None = None
         self._cache = cache
-        self._ontology: ClassPrompts | None = None
+        self._class_prompts: ClassPrompts | None = None
         self._embeddings: ClassEmbeddings | None = None
         self._pool: ClassEmbeddings | None = None
         classes = clip.class_prompts if classes is None and isinstance(clip, TrainedModel) else classes
@@ -138,13 +138,14 @@ class Segmenter(nn.Module):
     @property
     def classes(self) -> tuple[str, ...]:
         """Class names by mask id; with a background rule the first is "background"."""
-        return self.settings.background.names(self._words)
+        return self.settings.background.names(self.class_prompts)
 
     @property
-    def _words(self) -> ClassPrompts:
-        if self._ontology is None:
+    def class_prompts(self) -> ClassPrompts:
+        """The classes as they were asked for, without a background; UserError while there are none."""
+        if self._class_prompts is None:
             raise UserError(NO_CLASSES)
-        return self._ontology
+        return self._class_prompts
 
     @property
     def embeddings(self) -> ClassEmbeddings:
@@ -154,7 +155,7 @@ class Segmenter(nn.Module):
         return self._embeddings
 
     def set_classes(self, classes: "ClassSource | ClassPrompts") -> None:
-        """Ask for these words from now on; encoded pictures stay valid.
+        """DecodeOptions for these words from now on; encoded pictures stay valid.
 
         Raises UserError for words that cannot be used, see `ClassPrompts.parse`.
         """
@@ -163,7 +164,7 @@ class Segmenter(nn.Module):
         prompts = background.prompts(class_prompts)
         embeddings = self._embed(prompts)
         self._embeddings = self._with_pool(embeddings, prompts) if background.auto else embeddings
-        self._ontology = class_prompts
+        self._class_prompts = class_prompts
 
     def _with_pool(self, embeddings: ClassEmbeddings, prompts: ClassPrompts) -> ClassEmbeddings:
         if not isinstance(self.clip, Clip):
@@ -189,8 +190,11 @@ class Segmenter(nn.Module):
         before, self.settings = self.settings, replace(self.settings, **changes)
         self._make_encoder()
         after = self.settings
-        if self._ontology and (before.background, before.templates) != (after.background, after.templates):
-            self.set_classes(self._ontology)
+        if self._class_prompts and (before.background, before.templates) != (
+            after.background,
+            after.templates,
+        ):
+            self.set_classes(self._class_prompts)
 
     @property
     def machine(self) -> str:
@@ -329,7 +333,7 @@ class Segmenter(nn.Module):
     def _result(
         self, image: NDArray[np.uint8], decoding: Decoding, index: int, planes: Prediction
     ) -> Segmentation:
-        classes = self.settings.background.names(self._words)
+        classes = self.settings.background.names(self.class_prompts)
         kind = np.uint8 if len(classes) <= 256 else np.int32
         found = planes.confidence
         return Segmentation(

@@ -93,7 +93,7 @@ def watch(
     }
 
 
-def verdict(before: Mapping[str, float], now: Mapping[str, float]) -> str | None:
+def check_drift(before: Mapping[str, float], now: Mapping[str, float]) -> str | None:
     """What is wrong with self-training, if anything is; `before`: figures at the end of guidance."""
     if now["classes"] < FEWER_CLASSES * before["classes"]:
         return (
@@ -341,7 +341,7 @@ class Loop:
             self._probe(journal)
         if journal and recipe.panel_every and (step % recipe.panel_every == 0 or last):
             with self.fabric.autocast():
-                panel = self.task.panel(batch.to(self.fabric.device), step)
+                panel = self.task.visualize(batch.to(self.fabric.device), step)
             if panel is not None:
                 journal.panel(panel, step)
         if last or (recipe.save_every and step % recipe.save_every == 0):
@@ -358,7 +358,7 @@ class Loop:
             journal.scalars({f"probe/{name}": value for name, value in found.items()}, self.progress.step)
         if self.task.phase(self.progress.step) != "self-training":
             self.progress.reference = found
-        elif self.progress.reference and (wrong := verdict(self.progress.reference, found)):
+        elif self.progress.reference and (wrong := check_drift(self.progress.reference, found)):
             self.progress.warnings.append(f"step {self.progress.step}: {wrong}; best.pt holds the best state")
         if self.progress.best is None or found["score"] > self.progress.best:
             self.progress.best, self.progress.best_step = found["score"], self.progress.step
@@ -373,7 +373,7 @@ class Loop:
             self.optimizer,
             self.progress,
             self.recipe,
-            self.task.contents(),
+            self.task.metadata(),
             self.precision.name,
         )
 

@@ -213,7 +213,7 @@ class MaskClipPlus(Task):
         return [{"params": [p for p in self.model.parameters() if p.requires_grad]}]
 
     @torch.no_grad()
-    def panel(self, batch: Batch, step: int) -> NDArray[np.uint8] | None:
+    def visualize(self, batch: Batch, step: int) -> NDArray[np.uint8] | None:
         """Image, labels that are trained on, prediction: a row for each of the first pictures."""
         self.eval()
         some = batch.first(PANEL)
@@ -237,7 +237,7 @@ class MaskClipPlus(Task):
         classes = len(self.dataset.spec.classes)
         return watch(predicted, reference, batch.labels < 0, classes, self.hidden)
 
-    def contents(self) -> Mapping[str, Any]:
+    def metadata(self) -> Mapping[str, Any]:
         """See `TrainedStudent.of`."""
         words, spec = self.model.embeddings, self.dataset.spec
         names = [k for k in range(len(spec.classes)) if spec.classes[k] in words.classes]

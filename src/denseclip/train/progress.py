@@ -47,7 +47,7 @@ def save(
 ) -> None:
     """Write everything, atomically; all processes call it.
 
-    contents: plain values and tensors that are needed to use the model, see `Task.contents`. precision: what the
+    contents: plain values and tensors that are needed to use the model, see `Task.metadata`. precision: what the
     training runs in.
     """
     temporary = path.with_name(f".{path.name}.tmp")

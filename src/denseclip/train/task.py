@@ -40,7 +40,7 @@ class Task(nn.Module, ABC, Generic[B]):
         del step
         return "training"
 
-    def panel(self, batch: B, step: int) -> NDArray[np.uint8] | None:
+    def visualize(self, batch: B, step: int) -> NDArray[np.uint8] | None:
         """A picture (H, W, 3) of how training goes, if there is one."""
         del batch, step
         return None
@@ -51,7 +51,7 @@ class Task(nn.Module, ABC, Generic[B]):
         return {}
 
     @abstractmethod
-    def contents(self) -> Mapping[str, Any]:
+    def metadata(self) -> Mapping[str, Any]:
         """Everything but weights that is needed to use the model later: plain values and tensors."""
 
 

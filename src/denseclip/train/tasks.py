@@ -84,7 +84,7 @@ class DenseClipTask(GuidedTask[Batch]):
         return with_sum(self.model.loss(normalized(batch, self.stats), batch.labels))
 
     @torch.no_grad()
-    def panel(self, batch: Batch, step: int) -> NDArray[np.uint8] | None:
+    def visualize(self, batch: Batch, step: int) -> NDArray[np.uint8] | None:
         """Image, annotation, prediction."""
         del step
         self.eval()
@@ -94,7 +94,7 @@ class DenseClipTask(GuidedTask[Batch]):
         predicted = F.interpolate(logits, size, mode="bilinear").argmax(1)
         return draw_panel(some, some.labels, predicted, self.dataset.spec)
 
-    def contents(self) -> Mapping[str, Any]:
+    def metadata(self) -> Mapping[str, Any]:
         """See `TrainedDenseClip.of`."""
         return contents_of(self.model, self.stats)
 
@@ -133,7 +133,7 @@ class DetectionTask(GuidedTask[ThingsBatch]):
         return with_sum(self.model.loss(normalized(batch, self.stats), batch.extent, batch.instances))
 
     @torch.no_grad()
-    def panel(self, batch: ThingsBatch, step: int) -> NDArray[np.uint8] | None:
+    def visualize(self, batch: ThingsBatch, step: int) -> NDArray[np.uint8] | None:
         """Above the images with what is there, below with what is found."""
         del step
         self.eval()
@@ -154,7 +154,7 @@ class DetectionTask(GuidedTask[ThingsBatch]):
             )
         return np.concatenate(columns, axis=1)
 
-    def contents(self) -> Mapping[str, Any]:
+    def metadata(self) -> Mapping[str, Any]:
         """See `TrainedDetector.of`."""
         return detector_contents(self.model, self.stats, self.recipe.detection.resize)
 

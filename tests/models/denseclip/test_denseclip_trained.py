@@ -57,7 +57,7 @@ def test_other_words_by_the_score_map(kind, prompting):
     with torch.no_grad():
         scores = model.with_words(["cat", "a green sofa"])(frame())[0]
     np.testing.assert_allclose(segmenter.segment(picture()).scores, scores, atol=2e-3)
-    network, names = wrapped.network(segmenter._ontology, ())
+    network, names = wrapped.network(segmenter._class_prompts, ())
     assert names == ("cat", "a green sofa")
     torch.testing.assert_close(network(frame())[0], scores)
 
