@@ -53,11 +53,10 @@ def _table(table: dict[str, Any], prints: dict[str, str]) -> str:
     held = sum(bool(claim["held"]) for claim in claims)
     measured = [claim for claim in claims if claim["held"] is not None]
     lines = [f"## {table['title']}", "", f"`{table['command']}`: {held} of {len(measured)} claims held."]
-    if old := [
-        name
-        for name, now in prints.items()
-        if name in str(table["models"]) and now not in str(table["models"])
-    ]:
+    models = table["models"] or dict.fromkeys(
+        ["tiny-rn"], "not noted"
+    )  # as earlier tables of trained rows were
+    if old := [name for name, now in prints.items() if name in models and now not in models[name]]:
         lines[-1] += (
             f" **Made with earlier weights of {' and '.join(old)}**: its figures are not those of today's."
         )

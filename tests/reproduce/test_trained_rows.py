@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from cli_support import run
+from denseclip.clip import load_clip
 from denseclip.errors import UserError
 from denseclip.models.checkpoint import read_saved
 from denseclip.reproduce import reproduce, runner
@@ -143,6 +144,7 @@ def figures(folder):
 def test_rows_claims_and_named_figures(whole):
     report = json.loads(read(whole)["json"])
     assert report["complete"] and len(report["rows"]) == 4
+    assert report["models"] == {"tiny-rn": f"weights {load_clip('tiny-rn').fingerprint[:12]}"}
     teacher, guided, scales, supervised = report["rows"]
     assert teacher["mIoU spread"] is None and teacher["seeds"] == [], "a teacher has no seeds"
     assert teacher["low"] <= teacher["mIoU"] <= teacher["high"]

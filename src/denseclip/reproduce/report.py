@@ -143,7 +143,7 @@ def describe(
         "command": command,
         "complete": not any(line["missing"] for line in lines),
         "protocol": {**shared, "python": python_version()},
-        "models": dict(_model(some[0]) for some in finished.values() if not some[0].run.recipe),
+        "models": _models(finished),
         "notes": list(notes),
         "unlike": table.unlike,
         "metrics": list(table.metrics),
@@ -219,11 +219,17 @@ def _line(table: Table, runs: Sequence[Run], finished: Sequence[FinishedRun]) ->
     }
 
 
-def _model(one: FinishedRun) -> tuple[str, str]:
-    """A model of rows without training in one line, without where it lies."""
-    protocol = one.result.protocol
-    details = protocol.details.removeprefix(f"{protocol.model}: ")
-    return one.run.model, f"{details}, weights {protocol.weights}; stands for {one.run.stands_for}"
+def _models(finished: Finished) -> dict[str, str]:
+    """The CLIPs of a table, each in one line, without where it lies; those of trained rows by their weights."""
+    found: dict[str, str] = {}
+    for one in (some[0] for some in finished.values() if not some[0].run.recipe):
+        protocol = one.result.protocol
+        details = protocol.details.removeprefix(f"{protocol.model}: ")
+        found[one.run.model] = f"{details}, weights {protocol.weights}; stands for {one.run.stands_for}"
+    for one in (some[0] for some in finished.values()):
+        for name, weights in zip(one.run.clips, one.weights, strict=False):
+            found.setdefault(name, f"weights {weights[:12]}")
+    return found
 
 
 def _means(table: Table, scale: Scale, finished: Finished) -> list[dict[str, Any]]:

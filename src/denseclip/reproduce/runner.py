@@ -134,6 +134,11 @@ def fingerprint(clip: str) -> str:
     return load_clip(clip).fingerprint
 
 
+def _weights(run: Run) -> tuple[str, ...]:
+    """Fingerprints of the CLIPs of a run; rows of no recipe say it in their protocol."""
+    return tuple(map(fingerprint, run.clips)) if run.recipe else ()
+
+
 @dataclass(frozen=True)
 class RowRunner:
     """Trains what has to be trained, in folders in `trainings`, and evaluates.
@@ -162,18 +167,19 @@ class RowRunner:
 
         try:
             if run.seed is None:
-                return FinishedRun(run, self.evaluator.evaluate(run, run.source, counting))
+                result = self.evaluator.evaluate(run, run.source, counting)
+                return FinishedRun(run, result, weights=_weights(run))
             if not self.trained(run) and not (new and self.train(run)):
                 return None
             result = self.evaluator.evaluate(run, self.folder(run) / LAST, counting)
         except TimeUpError:
             return None
         done = self.progress(run)
-        return FinishedRun(run, result, done.seconds, tuple(done.warnings))
+        return FinishedRun(run, result, done.seconds, tuple(done.warnings), _weights(run))
 
     def folder(self, run: Run) -> Path:
         """Where the training of a run is kept."""
-        return self.trainings / run.folder("".join(map(fingerprint, run.clips)))
+        return self.trainings / run.folder("".join(_weights(run)))
 
     def progress(self, run: Run) -> Progress:
         """How far training is. Raises UserError for a checkpoint that cannot be read."""

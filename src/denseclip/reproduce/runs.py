@@ -118,12 +118,13 @@ class Run:
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run and its figures. seconds: of training. warnings: of drift."""
+    """A run and its figures. seconds: of training. warnings: of drift. weights: of its CLIPs, if it was trained."""
 
     run: Run
     result: Result | DetectionFigures
     seconds: float = 0.0
     warnings: tuple[str, ...] = ()
+    weights: tuple[str, ...] = ()
 
 
 Finished = Mapping[Key, Sequence[FinishedRun]]
