@@ -84,6 +84,7 @@ CALLS = {
     "classes": ["voc"],
     "doctor": [],
     "train": ["list"],
+    "reproduce": ["table1", "--dry-run"],
 }
 
 
@@ -100,6 +101,8 @@ def test_json_is_one_object_of_the_schema(capsys, tmp_path, picture, name):
     assert content["command"] == name or name == "demo"
     assert all(Path(file).is_file() for file in content["files"])
     assert bool(content["files"]) == ("OUT" in " ".join(CALLS[name]))
+    if name == "reproduce":
+        assert "in all about" in content["figures"]["plan"][-1]
     if name in ("segment", "label"):
         assert sum(content["areas"].values()) == pytest.approx(1, abs=1e-4)
         assert content["areas"].keys() <= {*content["classes"]}

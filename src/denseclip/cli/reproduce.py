@@ -58,9 +58,15 @@ def reproduce(table: Name, **options: Unpack[o.Options]) -> "o.Done[Report | Non
     from denseclip.reproduce import MissingError
     from denseclip.reproduce import reproduce as run
 
+    plan: list[str] = []
+
+    def say(line: str) -> None:
+        plan.append(line)
+        _say(line)
+
     try:
         with o.picture_progress() as progress:
-            report = run(table, **written, watch=_bar(progress), say=_say)
+            report = run(table, **written, watch=_bar(progress), say=say)
     except MissingError as error:
         for line in error.lines:
             if os.environ.get("RANK", "0") == "0":
@@ -72,7 +78,7 @@ def reproduce(table: Name, **options: Unpack[o.Options]) -> "o.Done[Report | Non
         made = [out / f"{table}-{scale}.{kind}" for kind in ("md", "csv", "json", "png")]
         _say(f"written: {out / f'{table}-{scale}'}.md, .csv, .json, .png")
         return o.Done(report, made, figures={"rows": report["rows"], "claims": report["claims"]})
-    return o.Done(None)
+    return o.Done(None, figures={"plan": plan})
 
 
 def _models(texts: list[str]) -> dict[str, str]:

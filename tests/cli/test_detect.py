@@ -1,0 +1,69 @@
+"""`denseclip segment` and `denseclip detect` with a detector find the same."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cli_support import run
+from clip_support import tiny_clip
+from denseclip.clip.clip import OPENAI_STATS
+from denseclip.detection.config import DetectorConfig, guidance_config
+from denseclip.detection.model import build_detector
+from denseclip.detection.predict import detector_contents, load_detector
+
+SCHEMA = json.loads((Path(__file__).parent / "result.schema.json").read_text())
+NAMES = ("cat", "red car")
+
+
+@pytest.fixture(scope="module", params=["maskrcnn", "retinanet"])
+def checkpoint(request, tmp_path_factory):
+    """As `denseclip train` writes it, with random weights."""
+    torch.manual_seed(0)
+    sizes = {"fpn_channels": 16, "decoder_width": 16, "decoder_layers": 1, "contexts": 2}
+    config = DetectorConfig(request.param, fc_width=16, candidates=(50, 50))
+    network = build_detector(guidance_config(sizes), config, tiny_clip("rn"), NAMES)
+    state = {f"model.{name}": tensor for name, tensor in network.state_dict().items()}
+    for name, tensor in state.items():
+        if name.endswith("cls_logits.bias"):
+            tensor += 5  # a RetinaNet finds nothing at first
+    saved = {"format": 1, "kind": "denseclip", "system": "detection", "model": state}
+    path = tmp_path_factory.mktemp(request.param) / "last.pt"
+    torch.save(saved | {"contents": detector_contents(network, OPENAI_STATS, "short:64")}, path)
+    return path
+
+
+@pytest.fixture
+def picture(tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+def test_segment_paints_what_detect_finds(capsys, checkpoint, picture, tmp_path):
+    jsonschema = pytest.importorskip("jsonschema")
+    found = load_detector(checkpoint, torch.device("cpu")).detect(np.asarray(Image.open(picture)))
+    threshold = float(np.median(found.scores)) - 1e-4
+    told = {}
+    for command in ("segment", "detect"):
+        options = ("-m", checkpoint, "--threshold", threshold, "-o", tmp_path / command)
+        ran = run(capsys, command, picture, *options, "--json")
+        assert ran.code == 0, ran.err
+        told[command] = json.loads(ran.out)
+        jsonschema.validate(told[command], SCHEMA)
+        assert all(Path(file).is_file() for file in told[command]["files"])
+    things = json.loads((tmp_path / "detect" / "detections.json").read_text())
+    kept = {NAMES[thing["category_id"] - 1] for thing in things}
+    mask = np.asarray(Image.open(tmp_path / "segment" / "a.png"))
+    painted = {told["segment"]["classes"][value] for value in np.unique(mask)} - {"background"}
+    assert painted and painted <= kept and len(things) > 2
+    assert sum(told["segment"]["areas"].values()) == pytest.approx(1, abs=1e-4)
+    assert told["segment"]["classes"] == ["background", *told["detect"]["classes"]]
+
+
+def test_words_are_the_detectors_own(capsys, checkpoint, picture, tmp_path):
+    ran = run(capsys, "segment", picture, "-m", checkpoint, "-c", "dog", "-o", tmp_path / "out")
+    assert ran.code == 2 and ran.err.count("\n") == 1 and not (tmp_path / "out").exists()
