@@ -1,6 +1,9 @@
 """Names and tags: what they mean, where their files come from, and that each has its own settings."""
 
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import open_clip
@@ -151,3 +154,36 @@ def test_a_download_that_stopped_is_said_with_what_to_remove(tmp_path, monkeypat
     assert str(caught.value).endswith(f"remove it and fetch {entry.url} by other means")
     assert "\n" not in str(caught.value)
     assert (tmp_path / "RN50.pt").read_bytes() == b"half of it", "nothing of the user's is removed"
+
+
+@pytest.fixture
+def broken_server():
+    """Its address; it promises 1,000 bytes of every file and breaks off after ten."""
+
+    class Half(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:  # noqa: N802
+            self.send_response(200)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            self.wfile.write(b"0123456789")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Half)
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_download_that_breaks_off_is_no_model(broken_server, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(pretrained, "_hub_answers", lambda: False)
+    monkeypatch.setattr(pretrained, "_in_hub_cache", lambda entry: None)
+    entry = pretrained.find_pretrained("RN50", None)
+    entry = replace(entry, url=f"{broken_server}/openaipublic/{'0' * 64}/RN50.pt")
+    for _ in range(2):  # what is left of the first try is not taken for a model by the second
+        with pytest.raises(UserError, match=r"RN50.*by other means") as caught:
+            pretrained.fetch(entry)
+        assert "\n" not in str(caught.value)
