@@ -161,7 +161,7 @@ def broken_server():
     """Its address; it promises 1,000 bytes of every file and breaks off after ten."""
 
     class Half(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # noqa: N802
+        def do_GET(self) -> None:
             self.send_response(200)
             self.send_header("Content-Length", "1000")
             self.end_headers()
