@@ -12,7 +12,8 @@ from dataset_trees import TREES, context, instances, lines
 
 from cli_support import run
 from denseclip.data.check import check
-from denseclip.data.opening import open_dataset, open_things
+from denseclip.data.open_things import open_things
+from denseclip.data.opening import open_dataset
 from denseclip.data.prepare import prepare
 from denseclip.reproduce.needs import archives
 

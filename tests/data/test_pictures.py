@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
+from denseclip.data.folder import open_folder
 from denseclip.data.images import as_rgb, list_images, read_image, unread_in, unread_line
-from denseclip.data.own import open_folder
 from denseclip.errors import UserError
 from denseclip.label.sources import list_items
 

@@ -18,7 +18,7 @@ from denseclip.data.instances import (
     mirrored,
     resized,
 )
-from denseclip.data.opening import open_things
+from denseclip.data.open_things import open_things
 from denseclip.data.transforms import ResizeRule
 from denseclip.errors import UserError
 

@@ -11,9 +11,10 @@ from PIL import Image
 
 from denseclip.data.check import check
 from denseclip.data.datasets import refuse_binary
+from denseclip.data.folder import open_folder
 from denseclip.data.images import list_images
-from denseclip.data.opening import open_dataset, open_things
-from denseclip.data.own import open_folder
+from denseclip.data.open_things import open_things
+from denseclip.data.opening import open_dataset
 from denseclip.errors import UserError
 from denseclip.train.recipe import read_recipe
 from denseclip.train.training import open_recipe_data

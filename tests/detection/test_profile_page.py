@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from denseclip.data.opening import COCO
+from denseclip.data.open_things import COCO
 from denseclip.detection.config import guidance_config
 from denseclip.detection.matching import MaxIou
 from denseclip.detection.model import STRIDE

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from cli_support import run
-from denseclip.data.opening import open_things
+from denseclip.data.open_things import open_things
 from denseclip.detection.predict import load_detector
 from denseclip.errors import UserError
 from denseclip.evaluate.detection import (

@@ -144,7 +144,7 @@ def evaluate(
 
     Raises UserError for an option that detectors do not have, and for results that are there already.
     """
-    from denseclip.data.opening import open_things
+    from denseclip.data.open_things import open_things
     from denseclip.evaluate.detection import evaluate_detector
     from denseclip.evaluate.plots import EXAMPLES, draw_detections
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from denseclip.data.coco import BoxesOnlyError
 from denseclip.data.datasets import SegmentationDataset
 from denseclip.data.instances import InstanceDataset
-from denseclip.data.opening import COCO, open_dataset, open_things
+from denseclip.data.open_things import COCO, open_things
+from denseclip.data.opening import open_dataset
 from denseclip.data.own import read_own
 from denseclip.data.published import dataset_spec, is_dataset
 from denseclip.errors import UserError

@@ -1,4 +1,4 @@
-"""The user's own data: images with masks or COCO annotations, as `data.json` describes them, or a plain folder."""
+"""The user's own data: images with masks, or images with COCO annotations, as `data.json` describes them."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -6,25 +6,20 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-import numpy as np
-
 from denseclip.data.coco_entries import read_coco
 from denseclip.data.datasets import SUFFIXES as MASK_SUFFIXES
 from denseclip.data.datasets import (
     DatasetSpec,
     Entry,
     MaskFile,
-    Sample,
     SegmentationDataset,
     colors,
     refuse_binary,
 )
-from denseclip.data.images import SUFFIXES, read_image, unread_in, unread_line, walk
 from denseclip.data.images import SUFFIXES as IMAGE_SUFFIXES
+from denseclip.data.images import walk
 from denseclip.errors import UserError
 from denseclip.io import first_doubled, read_json, read_lines
-from denseclip.outputs import is_output
-from denseclip.text.prompts import BACKGROUND
 
 
 class ImageEntry(Protocol):
@@ -236,54 +231,3 @@ def _id(number: Any) -> int:  # noqa: ANN401
     if isinstance(number, bool) or not str(number).isdecimal() or int(number) > 65535:
         raise ValueError(f"{number!r} is not an id (a whole number from 0 to 65535)")
     return int(number)
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A picture in a file; nothing is known of its pixels."""
-
-    image_id: str
-    image: Path
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The picture."""
-        return (self.image,)
-
-    def read(self, spec: DatasetSpec) -> Sample:
-        """The picture under a mask that is ignored everywhere; UserError if it cannot be read."""
-        image = read_image(self.image)
-        dtype = np.uint8 if spec.ignore_index <= 255 else np.int32
-        return Sample(self.image_id, image, np.full(image.shape[:2], spec.ignore_index, dtype))
-
-
-def open_folder(
-    folder: Path, classes: Sequence[str], prompts: Sequence[Sequence[str]], *, background: bool = False
-) -> SegmentationDataset:
-    """All pictures below a folder, in the order of their names, and the classes that are looked for in them.
-
-    background: class 0 is what is none of them.
-
-    Raises UserError if there is no such folder or no picture in it.
-    """
-    if not folder.is_dir():
-        raise UserError(f"there is no folder {folder}; give one with pictures")
-    paths = [path for path in walk(folder, SUFFIXES) if not is_output(path)]
-    if not paths:
-        others = unread_line(unread_in([folder]))
-        fix = f"put some there ({', '.join(SUFFIXES)})" + (f"; {others}" if others else "")
-        raise UserError(f"no pictures in {folder}; {fix}")
-    first = (BACKGROUND,) if background else ()
-    names = (*first, *classes)
-    spec = DatasetSpec(
-        folder.resolve().name,
-        classes=names,
-        prompts=(*((name,) for name in first), *(tuple(words) for words in prompts)),
-        palette=colors(len(classes) + 1)[1 - len(first) :],
-        label_ids=tuple(range(len(names))),
-        void_ids=(),
-        background=0 if background else None,
-    )
-    return SegmentationDataset(
-        spec, "all", [Picture(path.relative_to(folder).as_posix(), path) for path in paths]
-    )

@@ -15,7 +15,7 @@ from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from denseclip.clip.device import processor
-from denseclip.data.opening import COCO
+from denseclip.data.open_things import COCO
 from denseclip.data.published import dataset_spec, is_dataset
 from denseclip.data.transforms import ResizeRule
 from denseclip.detection.config import DetectorConfig, guidance_config

@@ -11,7 +11,7 @@ from typing import Any
 from denseclip.clip.config import embedded_folder
 from denseclip.clip.pretrained import EMBEDDED, OPENAI_CACHE, cached, fetch, find_pretrained, is_known
 from denseclip.data.check import check_split
-from denseclip.data.opening import COCO
+from denseclip.data.open_things import COCO
 from denseclip.data.published import dataset_spec
 from denseclip.errors import UserError
 from denseclip.evaluate.costs import clip_on_meta

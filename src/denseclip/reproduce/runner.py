@@ -19,7 +19,8 @@ import denseclip
 from denseclip.clip import load_clip
 from denseclip.clip.device import pick_device
 from denseclip.data.datasets import Sample, SegmentationDataset
-from denseclip.data.opening import open_dataset, open_things
+from denseclip.data.open_things import open_things
+from denseclip.data.opening import open_dataset
 from denseclip.detection.predict import load_detector
 from denseclip.errors import UserError
 from denseclip.evaluate.detection import DetectionFigures, kept_evaluation

@@ -12,9 +12,11 @@ import torch.distributed as dist
 
 from denseclip.clip.device import processor
 from denseclip.data.datasets import SegmentationDataset
+from denseclip.data.folder import open_folder
 from denseclip.data.instances import InstanceDataset
-from denseclip.data.opening import COCO, open_dataset, open_things
-from denseclip.data.own import open_folder, read_own
+from denseclip.data.open_things import COCO, open_things
+from denseclip.data.opening import open_dataset
+from denseclip.data.own import read_own
 from denseclip.data.published import dataset_spec, is_dataset
 from denseclip.data.sticker_sets import open_stickers
 from denseclip.errors import UserError
