@@ -9,11 +9,8 @@ import torch
 from PIL import Image
 
 from cli_support import run
-from clip_support import tiny_clip
-from denseclip.clip.clip import OPENAI_STATS
-from denseclip.detection.config import DetectorConfig, guidance_config
-from denseclip.detection.model import build_detector
-from denseclip.detection.predict import detector_contents, load_detector
+from denseclip.detection.predict import load_detector
+from detector_support import write_detector
 
 SCHEMA = json.loads((Path(__file__).parent / "result.schema.json").read_text())
 NAMES = ("cat", "red car")
@@ -21,19 +18,7 @@ NAMES = ("cat", "red car")
 
 @pytest.fixture(scope="module", params=["maskrcnn", "retinanet"])
 def checkpoint(request, tmp_path_factory):
-    """As `denseclip train` writes it, with random weights."""
-    torch.manual_seed(0)
-    sizes = {"fpn_channels": 16, "decoder_width": 16, "decoder_layers": 1, "contexts": 2}
-    config = DetectorConfig(request.param, fc_width=16, candidates=(50, 50))
-    network = build_detector(guidance_config(sizes), config, tiny_clip("rn"), NAMES)
-    state = {f"model.{name}": tensor for name, tensor in network.state_dict().items()}
-    for name, tensor in state.items():
-        if name.endswith("cls_logits.bias"):
-            tensor += 5  # a RetinaNet finds nothing at first
-    saved = {"format": 1, "kind": "denseclip", "system": "detection", "model": state}
-    path = tmp_path_factory.mktemp(request.param) / "last.pt"
-    torch.save(saved | {"contents": detector_contents(network, OPENAI_STATS, "short:64")}, path)
-    return path
+    return write_detector(tmp_path_factory.mktemp(request.param), request.param, NAMES)
 
 
 @pytest.fixture

@@ -10,14 +10,11 @@ import torch
 from PIL import Image
 
 from cli_support import run
-from clip_support import tiny_clip
-from denseclip.clip.clip import OPENAI_STATS
-from denseclip.detection.config import DetectorConfig, guidance_config
-from denseclip.detection.model import build_detector
-from denseclip.detection.predict import DetectionResult, detector_contents, load_detector
+from denseclip.detection.predict import DetectionResult, load_detector
 from denseclip.errors import UserError
 from denseclip.label.detected import InstanceLabeler
 from denseclip.label.labelled import Rules
+from detector_support import write_detector
 from label_support import label, tree, write_pictures
 
 pycoco = pytest.importorskip("pycocotools.coco")
@@ -162,19 +159,7 @@ def test_nothing_found_is_background(source, tmp_path):
 
 @pytest.fixture(scope="module", params=["maskrcnn", "retinanet"])
 def checkpoint(request, tmp_path_factory):
-    """As `denseclip train` writes it, with random weights."""
-    torch.manual_seed(0)
-    sizes = {"fpn_channels": 16, "decoder_width": 16, "decoder_layers": 1, "contexts": 2}
-    config = DetectorConfig(request.param, fc_width=16, candidates=(50, 50))
-    network = build_detector(guidance_config(sizes), config, tiny_clip("rn"), NAMES)
-    state = {f"model.{name}": tensor for name, tensor in network.state_dict().items()}
-    for name, tensor in state.items():
-        if name.endswith("cls_logits.bias"):
-            tensor += 5  # a RetinaNet finds nothing at first
-    saved = {"format": 1, "kind": "denseclip", "system": "detection", "model": state}
-    path = tmp_path_factory.mktemp(request.param) / "last.pt"
-    torch.save(saved | {"contents": detector_contents(network, OPENAI_STATS, "short:64")}, path)
-    return request.param, path
+    return request.param, write_detector(tmp_path_factory.mktemp(request.param), request.param, NAMES)
 
 
 def test_the_command(checkpoint, tmp_path, capsys):
